@@ -1,0 +1,9 @@
+"""Activations: phi, phi' and their Gaussian moments, the one place that knows them.
+
+`get("tanh")` gives an `Activation`; `Activation(phi, phi_prime)` makes one from any function.
+"""
+
+from mfcnn.activations.activation import Activation
+from mfcnn.activations.library import NAMES, get
+
+__all__ = ["NAMES", "Activation", "get"]

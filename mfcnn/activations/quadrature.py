@@ -1,0 +1,201 @@
+"""Gaussian expectations of functions of one variable, exact to rounding, kinks included.
+
+An expectation over x ~ N(0, q) is a sum of 16-point Gauss-Legendre rules on panels. The panels end
+at every standard deviation and at the edges that `find_panels` found: between two edges phi and
+phi' are polynomials of degree 31 to rounding, so neither a kink nor a large q costs accuracy.
+"""
+
+import numpy as np
+
+__all__ = ["derivative_hermite_weights", "expectation", "find_panels", "nested_expectation"]
+
+# Beyond 16 standard deviations the density is below 1e-55: enough for phi that grow like exp(x).
+_STANDARD_DEVIATIONS = 16.0
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+# Maps 16 values at the nodes to Legendre coefficients; the last rows measure what is unresolved.
+_TO_LEGENDRE = (
+    np.polynomial.legendre.legvander(_NODES, 15) * _WEIGHTS[:, None] * (np.arange(16) + 0.5)
+).T
+_RESOLVED = 1e-13
+_OUTWARD = 2.0 ** np.arange(-2, 9)
+_START = np.concatenate([-_OUTWARD[::-1], [0.0], _OUTWARD])
+
+
+def find_panels(functions):
+    """Splits [-256, 256] into panels on which all functions are smooth.
+
+    Args:
+      functions: callables from a float64 array to a float64 array of the same shape.
+
+    Returns:
+      (edges, kinks): float64 arrays; kinks are the edges at which some function or its slope jumps.
+
+    Raises:
+      ValueError: if the functions are not piecewise smooth to float64 precision.
+    """
+    scales = [np.max(np.abs(f(np.linspace(-1.0, 1.0, 101)))) for f in functions]
+    edges, kinks = _bisect(functions, scales, _START)
+    if kinks.size:
+        start = np.unique(np.concatenate([_START, kinks]))
+        # From the kinks on, both sides are smooth: what is left to split are real features.
+        edges, rest = _bisect(functions, scales, start)
+        kinks = np.unique(np.concatenate([kinks, rest]))
+    jumps = [k for k in edges[1:-1] if _jumps(functions, scales, k)]
+    return edges, np.unique(np.concatenate([kinks, jumps]))
+
+
+def _bisect(functions, scales, edges):
+    left, right = edges[:-1], edges[1:]
+    done, kinks = [edges], []
+    while left.size:
+        x = 0.5 * (left + right)[:, None] + 0.5 * (right - left)[:, None] * _NODES
+        rough = np.zeros(left.shape, bool)
+        for f, scale in zip(functions, scales):
+            values = f(x)
+            tail = np.max(np.abs(values @ _TO_LEGENDRE[-3:].T), axis=1)
+            # A value that overflows in float64 can't be split; it is reported where it is used.
+            rough |= tail > _RESOLVED * np.maximum(scale, np.max(np.abs(values), axis=1))
+        left, right = left[rough], right[rough]
+        if left.size > 512:
+            raise ValueError(
+                "The activation is not piecewise smooth to float64 precision near "
+                f"x = {left[0]:.6g}. phi and phi_prime must compute in the dtype they are given."
+            )
+        middle = 0.5 * (left + right)
+        tiny = right - left < 1e-14 * np.maximum(1.0, np.abs(middle))
+        kinks.append(middle[tiny])
+        left, right, middle = left[~tiny], right[~tiny], middle[~tiny]
+        done.append(middle)
+        left, right = np.concatenate([left, middle]), np.concatenate([middle, right])
+    return np.unique(np.concatenate(done)), _merge(np.concatenate(kinks) if kinks else np.array([]))
+
+
+def _merge(points):
+    """One point for each cluster of neighbours closer than 1e-12."""
+    points = np.sort(points)
+    if points.size < 2:
+        return points
+    return points[np.concatenate([[True], np.diff(points) > 1e-12 * (1 + np.abs(points[1:]))])]
+
+
+def _jumps(functions, scales, edge):
+    """Whether a function or its slope jumps at an edge (polynomials from both sides disagree)."""
+    h = 2.0**-6
+    t = h * (0.5 + 0.5 * _NODES)
+    for f, scale in zip(functions, scales):
+        both = [
+            np.polynomial.legendre.Legendre(_TO_LEGENDRE @ f(edge + side * t)) for side in (-1, 1)
+        ]
+        value = [p(-1.0) for p in both]
+        slope = [side * p.deriv()(-1.0) * 2 / h for side, p in zip((-1, 1), both)]
+        size = max(scale, abs(value[0]))
+        if abs(value[0] - value[1]) > 1e-11 * size or abs(slope[0] - slope[1]) > 1e-7 * size / h:
+            return True
+    return False
+
+
+def _rule(mean, deviation, edges):
+    """Nodes and weights for N(mean, deviation^2), broadcast over the leading axes: [..., m]."""
+    mean, deviation = np.broadcast_arrays(mean, deviation)
+    mean, deviation = mean[..., None], deviation[..., None]
+    reach = _STANDARD_DEVIATIONS
+    grid = np.linspace(-reach, reach, int(2 * reach) + 1)
+    ends = np.clip((edges - mean) / deviation, -reach, reach)
+    z = np.sort(np.concatenate([np.broadcast_to(grid, mean.shape[:-1] + grid.shape), ends], -1))
+    half = 0.5 * np.diff(z, axis=-1)[..., None]
+    nodes = 0.5 * (z[..., 1:] + z[..., :-1])[..., None] + half * _NODES
+    weights = half * _WEIGHTS * np.exp(-0.5 * nodes**2) / np.sqrt(2 * np.pi)
+    shape = nodes.shape[:-2] + (-1,)
+    return mean + deviation * nodes.reshape(shape), weights.reshape(shape)
+
+
+def expectation(function, q, edges):
+    """E[function(x)] for x ~ N(0, q).
+
+    Args:
+      function: takes x [n, m] and returns values [n, m].
+      q: variances, float64 [n], positive.
+      edges: panel edges of `find_panels`.
+
+    Returns:
+      float64 [n].
+    """
+    q = np.asarray(q, np.float64)
+    values = np.empty_like(q)
+    chunk = 4096
+    for i in range(0, q.size, chunk):
+        x, weights = _rule(0.0, np.sqrt(q[i : i + chunk]), edges)
+        values[i : i + chunk] = np.einsum("nm,nm->n", weights, function(x))
+    return values
+
+
+def nested_expectation(function, q, gap, edges, kinks):
+    """E[function(u, v)] for u, v ~ N(0, q) with correlation 1 - gap, for kinked integrands.
+
+    The inner integral runs over v given u, the outer one over u. Given u, v has the deviation
+    sqrt(q (1 - c^2)), so that near a kink the outer integrand varies on that scale: the outer
+    panels are refined there.
+
+    Args:
+      function: takes u [m, 1] and v [m, k] and returns values [m, k].
+      q: one variance, a positive float.
+      gap: 1 - c, a float in (0, 2).
+      edges: panel edges of `find_panels`.
+      kinks: the kinks among them.
+
+    Returns:
+      A float.
+    """
+    c = 1.0 - gap
+    deviation = np.sqrt(q * gap * (2.0 - gap))
+    steps = np.arange(-_STANDARD_DEVIATIONS, _STANDARD_DEVIATIONS + 1)
+    near = [edges]
+    if abs(c) > 1e-3:  # otherwise v hardly depends on u and the outer integrand is smooth
+        near += [kink / c + deviation / abs(c) * steps for kink in kinks]
+    u, outer = _rule(0.0, np.sqrt(q), np.concatenate(near))
+    keep = outer > 1e-40
+    u, outer = u[keep], outer[keep]
+    total = 0.0
+    for i in range(0, u.size, 512):
+        v, inner = _rule(c * u[i : i + 512], deviation, edges)
+        total += outer[i : i + 512] @ np.sum(inner * function(u[i : i + 512, None], v), axis=1)
+    return total
+
+
+def derivative_hermite_weights(phi_prime, q, edges, order):
+    """Squared Hermite coefficients b_k^2 of phi', b_k = E[phi'(sqrt(q) z) He_k(z)] / sqrt(k!).
+
+    They give E[phi'(u) phi'(v)] = sum_k b_k^2 c^k (Mehler), with terms of one sign for c >= 0.
+
+    Args:
+      phi_prime: callable on float64 arrays.
+      q: variances, float64 [n].
+      edges: panel edges of `find_panels`; phi' must be smooth.
+      order: the number of coefficients.
+
+    Returns:
+      float64 [n, order].
+    """
+    q = np.asarray(q, np.float64)
+    # One set of nodes for all q: panels that resolve phi' at the largest q and He_k at the order.
+    feature = np.min(np.diff(edges)) / np.sqrt(np.max(q))
+    width = min(1.0, feature, 8.0 / np.sqrt(order))
+    count = int(np.ceil(2 * _STANDARD_DEVIATIONS / width))
+    z, weights = _rule(0.0, 1.0, np.linspace(-16.0, 16.0, count + 1))
+    keep = weights > 1e-60
+    z, weights = z[keep], weights[keep]
+    # Hermite functions He_k(z) exp(-z^2 / 4) / sqrt(k!) stay bounded; the rest of the density
+    # goes into the weights.
+    weights = weights * np.exp(0.25 * z**2)
+    basis = np.empty((order, z.size))
+    basis[0] = np.exp(-0.25 * z**2)
+    if order > 1:
+        basis[1] = z * basis[0]
+    for k in range(1, order - 1):
+        basis[k + 1] = (z * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
+    basis = (basis * weights).T
+    squares = np.empty((q.size, order))
+    for i in range(0, q.size, 2048):
+        part = phi_prime(np.sqrt(q[i : i + 2048, None]) * z)
+        squares[i : i + 2048] = (part @ basis) ** 2
+    return squares
