@@ -204,10 +204,12 @@ class PiecewiseLinear(moments.Numerical):
         t = angle[:, None] * nodes
         total = np.zeros_like(q)
         jumps = np.diff(self._slopes)
+        t = np.maximum(t, 1e-150)
         for k, w in zip(self._kinks, jumps):
             for m, v in zip(self._kinks, jumps):
-                # k^2 - 2 k m cos(t) + m^2 = (k - m)^2 + 4 k m sin(t/2)^2
-                exponent = ((k - m) ** 2 + 4 * k * m * np.sin(t / 2) ** 2) / np.sin(t) ** 2
+                # k^2 - 2 k m cos(t) + m^2 over sin(t)^2; the first term is 0 / 0 for k = m, t = 0.
+                apart = 0.0 if k == m else (k - m) ** 2 / np.sin(t) ** 2
+                exponent = apart + k * m / np.cos(t / 2) ** 2
                 density = np.exp(-exponent / (2 * q[:, None]))
                 total += w * v * angle * ((density * factor(t, angle[:, None])) @ weights)
         return total / (2 * np.pi)

@@ -17,7 +17,7 @@ _TO_LEGENDRE = (
     np.polynomial.legendre.legvander(_NODES, 15) * _WEIGHTS[:, None] * (np.arange(16) + 0.5)
 ).T
 _RESOLVED = 1e-13
-_OUTWARD = 2.0 ** np.arange(-2, 9)
+_OUTWARD = 2.0 ** np.arange(0, 9)
 _START = np.concatenate([-_OUTWARD[::-1], [0.0], _OUTWARD])
 
 

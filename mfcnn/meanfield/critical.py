@@ -1,0 +1,115 @@
+"""The critical line chi_1 = 1, where gradients neither vanish nor explode."""
+
+import numpy as np
+
+from mfcnn import activations
+from mfcnn.meanfield._roots import bracketed_root
+
+__all__ = ["critical_point", "critical_weight_variance"]
+
+_SCAN = 10.0 ** (np.arange(-16 * 8, 6 * 8) / 8 + 0.0463)
+
+
+def critical_point(activation, q_star):
+    """The point of the critical line at which the variance's fixed point is q_star.
+
+        weight_variance = 1 / E[phi'(u)^2],   bias_variance = q* - E[phi(u)^2] / E[phi'(u)^2]
+
+    with u ~ N(0, q*) (CNN paper, section 2.1.4, chi_1 = 1). The bias variance is a small difference
+    (of order q*^3 for tanh), which is computed without cancellation. Where phi is not of sigmoid
+    shape (swish, gelu, exp) the fixed point can be unstable, chi_q > 1: inputs then go elsewhere,
+    as `fixed_point` tells.
+
+    Args:
+      activation: a name, an `Activation` or a known TF or Keras function.
+      q_star: the fixed-point variance, a positive number or array.
+
+    Returns:
+      (weight_variance, bias_variance), floats or float64 arrays of the shape of q_star.
+
+    Raises:
+      ValueError: if q_star is not positive, or no critical point has it (bias_variance < 0, as for
+        softplus and small q_star).
+    """
+    activation = activations.get(activation)
+    q = np.asarray(q_star, np.float64)
+    if np.any(~((q > 0) & np.isfinite(q))):
+        raise ValueError(f"q_star must be positive and finite. Received: q_star={q_star}")
+    if activation.homogeneity is not None:
+        return _like(np.full(q.shape, 1 / activation.homogeneity), np.zeros(q.shape))
+    derivative = activation.derivative_second_moment(q)
+    bias_variance = activation.deficit(q) / derivative
+    # Rounding of a deficit that is zero; below it a negative value is one.
+    bias_variance = np.where(np.abs(bias_variance) < 1e-30 * q, 0.0, bias_variance)
+    if np.any(bias_variance < 0):
+        raise ValueError(
+            f"{activation.name} has no critical point at q_star={q_star}: chi_1 = 1 there needs "
+            f"bias_variance={np.min(bias_variance):.4g}."
+        )
+    return _like(1 / derivative, bias_variance)
+
+
+def critical_weight_variance(activation, bias_variance):
+    """The weight variance of the critical line at a bias variance.
+
+    Args:
+      activation: a name, an `Activation` or a known TF or Keras function.
+      bias_variance: sigma_b^2, a non-negative number or array.
+
+    Returns:
+      weight_variance, a float or a float64 array of the shape of bias_variance. Where the line has
+      several points with this bias variance, it is the one of smallest q_star.
+
+    Raises:
+      ValueError: for a negative bias variance, or if no point of the line has it (relu and other
+        homogeneous activations are critical only at bias_variance 0).
+    """
+    activation = activations.get(activation)
+    target = np.asarray(bias_variance, np.float64)
+    if np.any(~((target >= 0) & np.isfinite(target))):
+        raise ValueError(
+            f"bias_variance must be finite and non-negative. Received: {bias_variance}"
+        )
+    if activation.homogeneity is not None:
+        if np.any(target > 0):
+            raise ValueError(
+                f"{activation.name} is critical only at bias_variance=0, "
+                f"weight_variance={1 / activation.homogeneity:g}. Received: {bias_variance}"
+            )
+        return _like(np.full(target.shape, 1 / activation.homogeneity))
+
+    def line(q):
+        return activation.deficit(q) / activation.derivative_second_moment(q)
+
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        scan = line(_SCAN)
+    flat = target.ravel()
+    result = np.empty_like(flat)
+    phi_0, slope_0 = activation.at_zero()
+    # The line starts at q* = 0 with bias variance 0 if phi(0) = 0 and phi is smooth there.
+    at_origin = phi_0 == 0 and slope_0 > 0
+    crosses = (scan[:-1] < flat[:, None]) & (scan[1:] >= flat[:, None])
+    origin = (flat == 0) & at_origin
+    result[origin] = 1 / slope_0 if at_origin else np.nan
+    found = crosses.any(axis=1)
+    below = ~origin & ~found
+    if at_origin:  # tiny bias variances, q* below the scan: the line is flat there
+        tiny = below & (flat <= scan[0])
+        result[tiny] = 1 / slope_0
+        below &= ~tiny
+    if np.any(below):
+        raise ValueError(
+            f"The critical line of {activation.name} has no point with bias_variance="
+            f"{flat[below][0]:g}."
+        )
+    rows = np.flatnonzero(found & ~origin)
+    if rows.size:
+        first = np.argmax(crosses[rows], axis=1)
+        q = bracketed_root(lambda x: line(x) - flat[rows], _SCAN[first], _SCAN[first + 1])
+        result[rows] = 1 / activation.derivative_second_moment(q)
+    return _like(result.reshape(target.shape))
+
+
+def _like(*arrays):
+    values = tuple(a.item() if np.ndim(a) == 0 else a for a in map(np.asarray, arrays))
+    return values if len(values) > 1 else values[0]
