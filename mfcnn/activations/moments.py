@@ -91,6 +91,7 @@ class _NumericalPair:
     def __init__(self, moments, q):
         self._moments, self._q = moments, q
         self._total = moments.derivative(q)
+        self._variance = moments.second(q) - moments.mean(q) ** 2
         self._blocks = []  # (rows, squared coefficients [rows, order], part of the total missing)
         edges, kinks = moments.panels
         left = np.arange(q.size) if kinks.size == 0 else np.arange(0)
@@ -111,7 +112,8 @@ class _NumericalPair:
         for rows, weights, missing in self._blocks:
             c = 1.0 - gap[rows]
             enough = missing * np.abs(c) ** weights.shape[1] < self._CONVERGED
-            values[rows[enough]] = polynomial(transform(weights[enough]), c[enough])
+            coefficients = transform(rows[enough], weights[enough], missing[enough])
+            values[rows[enough]] = polynomial(coefficients, c[enough])
         for i in np.flatnonzero(np.isnan(values)):
             values[i] = nested(i, gap[i])
         return values
@@ -122,16 +124,19 @@ class _NumericalPair:
         def nested(i, gap):
             return self._total[i] - self._half_square(self._moments.phi_prime, i, gap)
 
-        return self._evaluate(gap, lambda weights: weights, nested)
+        return self._evaluate(gap, lambda rows, weights, missing: weights, nested)
 
     def secant(self, gap):
         """(E[phi(u)^2] - E[phi(u) phi(v)]) / (q gap)."""
 
         # sum_k b_k^2 (1 - c^(k+1)) / ((k+1) (1 - c)) = sum_j c^j sum_(k >= j) b_k^2 / (k+1): terms
-        # of one sign, with no difference at c -> 1.
-        def transform(weights):
+        # of one sign, with no difference at c -> 1. The sum over all k is Var(phi) / q, which gives
+        # what lies beyond a truncated series.
+        def transform(rows, weights, missing):
             weights = weights / np.arange(1, weights.shape[1] + 1)
-            return np.cumsum(weights[:, ::-1], axis=1)[:, ::-1]
+            beyond = self._variance[rows] / self._q[rows] - np.sum(weights, axis=1)
+            beyond = np.where(missing < self._CONVERGED, 0.0, np.maximum(beyond, 0.0))
+            return np.cumsum(weights[:, ::-1], axis=1)[:, ::-1] + beyond[:, None]
 
         def nested(i, gap):
             if gap == 0.0:

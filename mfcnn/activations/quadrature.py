@@ -53,10 +53,12 @@ def _bisect(functions, scales, edges):
         for f, scale in zip(functions, scales):
             values = f(x)
             tail = np.max(np.abs(values @ _TO_LEGENDRE[-3:].T), axis=1)
-            # A value that overflows in float64 can't be split; it is reported where it is used.
-            rough |= tail > _RESOLVED * np.maximum(scale, np.max(np.abs(values), axis=1))
+            # An argument far from 0 is itself rounded, and phi moves with it. Values that overflow
+            # can't be split: they show where they are used.
+            size = np.maximum(scale, np.max(np.abs(values), axis=1)) * (1 + np.abs(left))
+            rough |= tail > _RESOLVED * size
         left, right = left[rough], right[rough]
-        if left.size > 512:
+        if left.size > 4096:
             raise ValueError(
                 "The activation is not piecewise smooth to float64 precision near "
                 f"x = {left[0]:.6g}. phi and phi_prime must compute in the dtype they are given."

@@ -25,7 +25,7 @@ _SCAN = 10.0 ** (np.arange(-24 * 8, 6 * 8) / 8 + 0.0463)
 
 
 class NoFixedPointError(ValueError):
-    """The variance has no stable fixed point: it grows without bound or oscillates."""
+    """The variance has no fixed point: it grows without bound."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,8 @@ class FixedPoint:
 def fixed_point(activation, weight_variance, bias_variance):
     """The fixed point that inputs of unit variance converge to.
 
-    Of several stable fixed points it is the one that the variance map reaches from q = 1. With
+    The map of q never oscillates: d log E[phi^2] / d log q >= -1/2 for every phi. Of several stable
+    fixed points it is the one that the variance map reaches from q = 1. With
     bias_variance 0 and phi(0) = 0 it can be q* = 0 (tanh, weight_variance <= 1); then chi_1 and
     chi_q are weight_variance phi'(0)^2 and c* is 1 by convention, as in the ordered phase. For
     a homogeneous phi (relu, linear) on its critical point, (2, 0) for relu, every q is a fixed
@@ -78,7 +79,7 @@ def fixed_point(activation, weight_variance, bias_variance):
 
     Raises:
       NoFixedPointError: (a ValueError) if the variance grows without bound, as for relu with
-        weight_variance > 2, or oscillates between two values.
+        weight_variance > 2.
       ValueError: for a negative or non-finite variance.
     """
     activation = activations.get(activation)
@@ -94,10 +95,6 @@ def fixed_point(activation, weight_variance, bias_variance):
     )
     if point.phase == "unbounded":
         raise NoFixedPointError(f"The variance grows without bound {where}: no fixed point.")
-    if point.phase == "oscillating":
-        raise NoFixedPointError(
-            f"The variance oscillates {where}: chi_q = {point.chi_q:.4g} at q = {point.q_star:.4g}."
-        )
     return point
 
 
@@ -110,9 +107,8 @@ def fixed_points(activation, weight_variance, bias_variance):
       bias_variance: sigma_b^2, non-negative, broadcast against weight_variance.
 
     Returns:
-      A `FixedPoint` whose fields are arrays of the broadcast shape. Entries without a stable fixed
-      point have the phase "unbounded" (q_star infinite) or "oscillating", and NaN for what does
-      not exist there.
+      A `FixedPoint` whose fields are arrays of the broadcast shape. Where the variance has no bound
+      the phase is "unbounded", q_star is infinite, and the rest, which does not exist, NaN.
     """
     activation = activations.get(activation)
     weight_variance, bias_variance = np.broadcast_arrays(
@@ -138,7 +134,6 @@ def _solve(moments, activation, weight_variance, bias_variance):
         q, chi_1, chi_q, phase, tolerance = _variance_fixed_point(
             moments, activation, weight_variance, bias_variance
         )
-        phase[(phase == "") & (chi_q < -1)] = "oscillating"
         found = phase == ""
         phase[found & (chi_1 < 1 - tolerance)] = "ordered"
         phase[found & (np.abs(chi_1 - 1) <= tolerance)] = "critical"
