@@ -1,0 +1,305 @@
+"""Batches of normalized images in an order that depends only on (seed, epoch).
+
+Batch s of the training data is the same set of examples for every number of workers, and can be
+asked for directly: a run that stopped after step s goes on with `train_batches(start_step=s)`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from mfcnn.data import sources
+from mfcnn.data.images import as_tensor, decoder, statistics
+
+__all__ = ["ImageData", "load", "load_arrays"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set with its order, batch size and normalization.
+
+    Attributes:
+        name: The data set.
+        image_shape: (height, width, channels).
+        class_names: One name for each label.
+        batch_size: Global batch size: of all replicas together.
+        seed: Of the shuffles.
+        mean: Per channel, of the training examples in use, pixels in [0, 1]; float64 [channels].
+        std: Likewise the standard deviation, 1 for a channel that is constant.
+    """
+
+    name: str
+    image_shape: tuple
+    class_names: tuple
+    batch_size: int
+    seed: int
+    mean: np.ndarray
+    std: np.ndarray
+    _splits: dict = dataclasses.field(repr=False)
+    _decode: Callable = dataclasses.field(repr=False)
+
+    @property
+    def classes(self):
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def train_size(self):
+        """Number of training examples in use."""
+        return len(self._splits["train"].labels)
+
+    @property
+    def test_size(self):
+        """Number of test examples."""
+        return len(self._splits["test"].labels)
+
+    @property
+    def steps_per_epoch(self):
+        """Whole batches in the training examples; the few left over differ in each epoch."""
+        return self.train_size // self.batch_size
+
+    @property
+    def train(self):
+        """`train_batches()`."""
+        return self.train_batches()
+
+    @property
+    def test(self):
+        """`test_batches()`."""
+        return self.test_batches()
+
+    def train_batches(self, start_step=0, input_context=None):
+        """The endless training batches from a step on; nothing before it is read.
+
+        Each epoch is a new permutation, fixed by (seed, epoch), cut into whole batches.
+
+        Args:
+            start_step: Number of global batches that were already used.
+            input_context: `tf.distribute.InputContext` of this input pipeline, as
+                `strategy.distribute_datasets_from_function` hands it over. Each global batch is
+                split among the pipelines, and there into the batches of the replicas.
+
+        Returns:
+            A tf.data.Dataset of (images float32 [b, h, w, c], labels int32 [b]), with b the batch
+            size of one replica: batch_size without an input_context.
+
+        Raises:
+            ValueError: A negative start_step; replicas that do not divide the batch.
+        """
+        if start_step < 0 or int(start_step) != start_step:
+            raise ValueError(f"`start_step` must be an int >= 0. Received: {start_step!r}")
+        size, batch_size, steps = self.train_size, self.batch_size, self.steps_per_epoch
+        split, pipeline = self._split_of_batch(batch_size, input_context)
+        start_epoch, first_step = divmod(int(start_step), steps)
+
+        def index_batches(epoch):
+            seed = tf.stack([tf.constant(self.seed, tf.int64), epoch])
+            order = tf.random.experimental.stateless_shuffle(tf.range(size), seed)
+            order = tf.reshape(order[: steps * batch_size], [steps, *split])
+            done = tf.where(epoch == start_epoch, first_step, 0)
+            mine = tf.reshape(order[done:, pipeline], [-1, split[-1]])
+            return tf.data.Dataset.from_tensor_slices(mine)
+
+        epochs = tf.data.Dataset.range(start_epoch, np.iinfo(np.int64).max)
+        dataset = self._gather(epochs.flat_map(index_batches), "train")
+        return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+
+    def test_batches(self, batch_size=None, input_context=None):
+        """All test examples once, in batches of one size: the last is filled up, with weight 0.
+
+        Args:
+            batch_size: Global batch size; None is the one of training.
+            input_context: As for `train_batches`; every pipeline has equally many batches.
+
+        Returns:
+            A tf.data.Dataset of (images float32 [b, h, w, c], labels int32 [b], weights float32
+            [b]): weight 1 for each test example, 0 for a filler.
+
+        Raises:
+            ValueError: A batch size below 1; replicas that do not divide the batch.
+        """
+        batch_size = self.batch_size if batch_size is None else batch_size
+        _check_positive("batch_size", batch_size)
+        split, pipeline = self._split_of_batch(batch_size, input_context)
+        steps = -(-self.test_size // batch_size)
+        indices = np.arange(steps * batch_size, dtype=np.int32)
+        weights = (indices < self.test_size).astype(np.float32)
+        indices[self.test_size :] = 0
+        mine = [
+            array.reshape(steps, *split)[:, pipeline].reshape(-1, split[-1])
+            for array in (indices, weights)
+        ]
+        return self._gather(tf.data.Dataset.from_tensor_slices(tuple(mine)), "test")
+
+    def arrays(self, split="train", subset=None):
+        """Examples as NumPy arrays, normalized like the batches.
+
+        Args:
+            split: "train" or "test".
+            subset: Number of examples, shuffled and balanced over the classes; None is all, in
+                the order of the data set.
+
+        Returns:
+            (images float32 [n, h, w, c], labels int32 [n]).
+
+        Raises:
+            ValueError: An unknown split; a subset below 1 or above the split's size.
+        """
+        if split not in self._splits:
+            raise ValueError(f"`split` must be 'train' or 'test'. Received: split={split!r}")
+        images, labels = _take_subset(self._splits[split], subset, self.seed)
+        normalize = tf.function(self._normalize, reduce_retracing=True)
+        batches = tf.data.Dataset.from_tensor_slices(as_tensor(images)).batch(500)
+        return np.concatenate([normalize(batch) for batch in batches]), labels
+
+    def _split_of_batch(self, batch_size, input_context):
+        """([pipelines, replicas of each, examples of each], index of this pipeline)."""
+        if input_context is None:
+            return (1, 1, batch_size), 0
+        replicas = input_context.num_replicas_in_sync
+        pipelines = input_context.num_input_pipelines
+        if batch_size % replicas or replicas % pipelines:
+            raise ValueError(
+                f"`batch_size` must be a multiple of the {replicas} replicas, and these of the "
+                f"{pipelines} input pipelines. Received: batch_size={batch_size}"
+            )
+        split = (pipelines, replicas // pipelines, batch_size // replicas)
+        return split, input_context.input_pipeline_id
+
+    def _gather(self, indices, split):
+        images, labels = self._splits[split]
+        images, labels = as_tensor(images), as_tensor(labels)
+
+        def example_batch(index, *weights):
+            batch = self._normalize(tf.gather(images, index))
+            return (batch, tf.gather(labels, index), *weights)
+
+        dataset = indices.map(example_batch, num_parallel_calls=tf.data.AUTOTUNE)
+        options = tf.data.Options()
+        options.deterministic = True
+        # The batches are split here already.
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+    def _normalize(self, images):
+        # A product: graph optimizers may turn a quotient into one, which rounds differently.
+        mean, rate = (tf.constant(value, tf.float32) for value in (self.mean, 1 / self.std))
+        return (self._decode(images) - mean) * rate
+
+
+def load(
+    name,
+    batch_size,
+    seed=0,
+    subset=None,
+    resize=None,
+    data_dir=None,
+    cache_dir=None,
+    download=True,
+):
+    """Opens a data set for training.
+
+    Pixels are divided by their largest possible value; then each channel gets mean 0 and variance
+    1 over the training examples in use, by the statistics of one pass in float64.
+
+    Args:
+        name: "digits" (scikit-learn's, needs no download), "mnist", "fashion_mnist", "cifar10" or
+            "imagenet_snakes" (ten classes of tensorflow-datasets' imagenet2012).
+        batch_size: Global batch size, at most the number of training examples.
+        seed: Of the order and of the subset.
+        subset: Number of training examples to use, shuffled and balanced over the classes; a
+            smaller subset is part of a larger one. None is all.
+        resize: Side in pixels of the images, antialiased bilinear; of the central square if an
+            image is none. None leaves them, and is 224 for imagenet_snakes.
+        data_dir: tensorflow-datasets directory; None is $TFDS_DATA_DIR, else its default.
+        cache_dir: Directory that keeps the snakes found in ImageNet (about 1.5 GB), for without
+            it each call reads all of ImageNet. None keeps nothing.
+        download: Whether mnist, fashion_mnist and cifar10 are downloaded if not prepared.
+
+    Returns:
+        An `ImageData`.
+
+    Raises:
+        ValueError: An unknown name, or a batch_size, subset or resize out of range.
+        DatasetNotPreparedError: Not prepared and not downloadable; says what to run.
+    """
+    _check_positive("batch_size", batch_size)
+    if resize is not None:
+        _check_positive("resize", resize)
+    source = sources.read(name, data_dir, cache_dir, download)
+    train = _take_subset(source.train, subset, seed)
+    if batch_size > len(train.labels):
+        raise ValueError(
+            f"`batch_size` must be at most the number of training examples, {len(train.labels)}. "
+            f"Received: batch_size={batch_size}"
+        )
+    decode, image_shape = decoder(source, resize)
+    mean, std = statistics(train.images, decode, image_shape[-1])
+    return ImageData(
+        name=name,
+        image_shape=image_shape,
+        class_names=source.class_names,
+        batch_size=int(batch_size),
+        seed=int(seed),
+        mean=mean,
+        std=std,
+        _splits={"train": train, "test": source.test},
+        _decode=decode,
+    )
+
+
+def load_arrays(
+    name, split="train", subset=None, seed=0, resize=None, data_dir=None, cache_dir=None
+):
+    """Examples as NumPy arrays, for kernels.
+
+    Both splits are normalized by the statistics of the whole training split, so that arrays of
+    different calls fit together.
+
+    Args:
+        name: As for `load`.
+        split: "train" or "test".
+        subset: Number of examples, shuffled and balanced over the classes; None is all.
+        seed: Of the subset.
+        resize: As for `load`.
+        data_dir: As for `load`.
+        cache_dir: As for `load`.
+
+    Returns:
+        (images float32 [n, h, w, c], labels int32 [n]).
+
+    Raises:
+        ValueError: As for `load`, or an unknown split.
+        DatasetNotPreparedError: As for `load`.
+    """
+    data = load(name, 1, seed=seed, resize=resize, data_dir=data_dir, cache_dir=cache_dir)
+    return data.arrays(split, subset)
+
+
+def _take_subset(examples, subset, seed):
+    """The first of a seeded shuffle that deals out the classes in turn."""
+    if subset is None:
+        return examples
+    _check_positive("subset", subset)
+    images, labels = examples
+    if subset > len(labels):
+        raise ValueError(
+            f"`subset` must be at most the {len(labels)} examples of the split. "
+            f"Received: subset={subset}"
+        )
+    # RandomState: its stream is frozen, that of numpy.random.Generator may change.
+    order = np.random.RandomState(seed % 2**32).permutation(len(labels))
+    shuffled = labels[order]
+    turn = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        of_class = shuffled == label
+        turn[of_class] = np.arange(of_class.sum())
+    keep = order[np.argsort(turn, kind="stable")][:subset]
+    return sources.Examples(images[keep], labels[keep])
+
+
+def _check_positive(name, value):
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ValueError(f"`{name}` must be an int of at least 1. Received: {name}={value!r}")

@@ -1,0 +1,215 @@
+"""Where the examples come from: scikit-learn's digits and tensorflow-datasets.
+
+A source holds every example in host memory: pixels as uint8, or, for ImageNet, the encoded
+JPEG files, which the pipeline decodes batch by batch. So any order costs nothing.
+"""
+
+import functools
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["NAMES", "SNAKE_WORDNET_IDS", "DatasetNotPreparedError", "Examples", "Source", "read"]
+
+# The linearization paper takes ten snake classes of ImageNet 2012 and does not say which. Of the
+# seventeen there these are the first ten in WordNet's order: thunder, ringneck, hognose, green,
+# king, garter, water, vine and night snake, boa constrictor.
+SNAKE_WORDNET_IDS = (
+    "n01728572",
+    "n01728920",
+    "n01729322",
+    "n01729977",
+    "n01734418",
+    "n01735189",
+    "n01737021",
+    "n01739381",
+    "n01740131",
+    "n01742172",
+)
+
+# Where tensorflow-datasets would download from: asked first, for it retries for minutes.
+_DOWNLOAD_URLS = {
+    "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/train-labels-idx1-ubyte.gz",
+    "fashion_mnist": (
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-labels-idx1-ubyte.gz"
+    ),
+    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+}
+
+NAMES = ("digits", *_DOWNLOAD_URLS, "imagenet_snakes")
+
+
+class DatasetNotPreparedError(FileNotFoundError):
+    """The data set is not on disk and cannot be downloaded; the message says what to run."""
+
+
+class Examples(NamedTuple):
+    """Images, uint8 [n, h, w, c] or an object array [n] of encoded files, and labels, int32 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Source(NamedTuple):
+    """Both splits, the names of the classes and the pixel value that stands for 1."""
+
+    train: Examples
+    test: Examples
+    class_names: tuple
+    scale: float = 255.0
+
+
+def read(name, data_dir=None, cache_dir=None, download=True):
+    """Reads a data set by name.
+
+    Args:
+        name: One of `NAMES`.
+        data_dir: tensorflow-datasets directory; None is $TFDS_DATA_DIR, else its default.
+        cache_dir: Where the snakes found in ImageNet are kept for the next call, or None.
+        download: Whether a data set that is not prepared may be downloaded.
+
+    Returns:
+        The `Source`.
+
+    Raises:
+        ValueError: An unknown name.
+        DatasetNotPreparedError: It is not prepared and cannot be downloaded.
+    """
+    if name not in NAMES:
+        raise ValueError(f"`name` must be one of {', '.join(NAMES)}. Received: name={name!r}")
+    if name == "digits":
+        return _digits()
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
+    data_dir = data_dir and os.path.abspath(os.path.expanduser(data_dir))
+    if name == "imagenet_snakes":
+        return _imagenet_snakes(data_dir, cache_dir)
+    return _small(name, data_dir, download)
+
+
+@functools.lru_cache(maxsize=1)
+def _digits():
+    """scikit-learn's 1,797 digits, 8 x 8, values 0..16: 1,437 for training and 360 for testing.
+
+    Shuffled by a fixed seed and sorted by class; every fifth is a test example.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = np.random.RandomState(0).permutation(len(bunch.target))
+    order = order[np.argsort(bunch.target[order], kind="stable")]
+    is_test = np.arange(len(order)) % 5 == 0
+
+    def take(indices):
+        images = bunch.images[indices].astype(np.uint8)[..., None]
+        return Examples(images, bunch.target[indices].astype(np.int32))
+
+    train, test = take(np.sort(order[~is_test])), take(np.sort(order[is_test]))
+    return Source(train, test, tuple(str(digit) for digit in range(10)), 16.0)
+
+
+@functools.lru_cache(maxsize=2)
+def _small(name, data_dir, download):
+    builder = _prepared_builder(name, data_dir, download)
+
+    def take(split):
+        batches = list(builder.as_dataset(split=split).batch(1000).as_numpy_iterator())
+        images = np.concatenate([batch["image"] for batch in batches])
+        return Examples(images, np.concatenate([batch["label"] for batch in batches], dtype="i4"))
+
+    return Source(take("train"), take("test"), tuple(builder.info.features["label"].names))
+
+
+def _imagenet_snakes(data_dir, cache_dir):
+    """Encoded images of ten classes: train from ImageNet's train split, test from validation."""
+    builder = _prepared_builder("imagenet2012", data_dir, download=False)
+    names = builder.info.features["label"].names
+    missing = [wordnet_id for wordnet_id in SNAKE_WORDNET_IDS if wordnet_id not in names]
+    if missing:
+        raise ValueError(f"imagenet2012 in {builder.data_dir} has no class {', '.join(missing)}")
+    new_label = np.full(len(names), -1, np.int32)
+    new_label[[names.index(wordnet_id) for wordnet_id in SNAKE_WORDNET_IDS]] = range(10)
+
+    def take(split):
+        cache = cache_dir and pathlib.Path(cache_dir, f"imagenet_snakes-{builder.version}-{split}")
+        if cache and cache.exists():
+            records = list(tf.data.TFRecordDataset(str(cache)).as_numpy_iterator())
+        else:
+            records = _scan(builder, split, new_label)
+        if cache and not cache.exists():
+            _write_records(cache, records)
+        images = np.empty(len(records), object)
+        images[:] = [record[1:] for record in records]
+        return Examples(images, np.array([record[0] for record in records], np.int32))
+
+    return Source(take("train"), take("validation"), SNAKE_WORDNET_IDS)
+
+
+def _scan(builder, split, new_label):
+    """The examples of a split with a new label, as label byte and encoded image."""
+    import tensorflow_datasets as tfds
+
+    undecoded = {"image": tfds.decode.SkipDecoding()}
+    dataset = builder.as_dataset(split=split, decoders=undecoded)
+    new_label = tf.constant(new_label)
+    dataset = dataset.map(
+        lambda example: (example["image"], tf.gather(new_label, example["label"]))
+    )
+    dataset = dataset.filter(lambda image, label: label >= 0)
+    return [bytes([label]) + image for image, label in dataset.as_numpy_iterator()]
+
+
+def _write_records(path, records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Renamed when whole: a killed run leaves no half cache.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with tf.io.TFRecordWriter(str(partial)) as writer:
+        for record in records:
+            writer.write(record)
+    partial.replace(path)
+
+
+def _prepared_builder(name, data_dir, download):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    if builder.is_prepared():
+        return builder
+    where = data_dir or str(pathlib.Path(builder.data_dir).parents[1])
+    reason = "downloading was not asked for"
+    if name == "imagenet2012":
+        reason = "ImageNet has to be downloaded by hand, from https://image-net.org"
+        where = f"{where}, after putting ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into "
+        where += f"{data_dir or '~/tensorflow_datasets'}/downloads/manual"
+    elif download:
+        reason = _why_unreachable(_DOWNLOAD_URLS[name])
+        if reason is None:
+            try:
+                builder.download_and_prepare()
+                return builder
+            except Exception as error:
+                raise _not_prepared(name, where, f"the download failed: {error}") from error
+    raise _not_prepared(name, where, reason)
+
+
+def _not_prepared(name, where, reason):
+    return DatasetNotPreparedError(
+        f"The data set {name!r} is not prepared in {where}, and {reason}. If it is prepared "
+        "elsewhere, set TFDS_DATA_DIR to that directory; else run, with a network,\n"
+        f'    python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}'
+        ').download_and_prepare()"\n'
+        "The data set 'digits' needs no download."
+    )
+
+
+def _why_unreachable(url):
+    """None if the server answers within seconds, else the reason."""
+    import requests
+
+    try:
+        requests.head(url, timeout=5, allow_redirects=True)
+    except requests.RequestException as error:
+        return f"its server {url} does not answer ({type(error).__name__})"
+    return None
