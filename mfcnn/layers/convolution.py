@@ -1,0 +1,115 @@
+"""Convolutions whose output has the size of the input, for circular and zero padding.
+
+`convolve` is differentiable to any order. Its gradient by the input is written as a convolution
+with the flipped kernel, which costs what the forward pass costs, in either form:
+
+    "library"  tf.nn.conv2d on the padded input
+    "matmul"   one matrix product of the k x k neighbourhoods (im2col) and the kernel
+"""
+
+import tensorflow as tf
+
+__all__ = ["FORMS", "PADDINGS", "convolve", "pad", "same_padding"]
+
+FORMS = ("library", "matmul")
+PADDINGS = ("circular", "same")
+
+
+def same_padding(size, window, stride=1):
+    """Rows added before and after an axis so that the output has ceil(size / stride) of them.
+
+    The split is that of 'SAME' padding: the odd row goes after.
+    """
+    total = max((-(-size // stride) - 1) * stride + window - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad(x, padding, pads):
+    """Pads height and width of x [b, h, w, c] by pads ((before, after), (before, after))."""
+    if padding == "same":
+        return tf.pad(x, [[0, 0], *map(list, pads), [0, 0]])
+    for axis, (before, after) in zip((1, 2), pads):
+        size = x.shape[axis]
+        if max(before, after) > size:
+            raise ValueError(
+                "padding='circular' needs a window that wraps around the image at most once. "
+                f"Received: an axis of size {size} to be padded by {(before, after)}."
+            )
+        if before or after:
+            x = tf.concat(
+                [_take(x, axis, size - before, before), x, _take(x, axis, 0, after)], axis=axis
+            )
+    return x
+
+
+def convolve(x, kernel, padding="circular", form="library", pads=None):
+    """Convolution (cross-correlation) of stride 1 that keeps height and width.
+
+    y[b, i, j, o] = sum_{u, v, c} x_padded[b, i + u, j + v, c] kernel[u, v, c, o].
+
+    Args:
+        x: [b, h, w, c_in].
+        kernel: [k, k, c_in, c_out], of x's dtype.
+        padding: "circular" or "same" (zeros).
+        form: "library" or "matmul", see the module's heading.
+        pads: rows added ((top, bottom), (left, right)); by default those of 'SAME'.
+
+    Returns:
+        [b, h, w, c_out].
+    """
+    if pads is None:
+        pads = tuple(same_padding(x.shape[axis + 1], kernel.shape[axis]) for axis in (0, 1))
+
+    @tf.custom_gradient
+    def correlate(x, kernel):
+        neighbours = _neighbourhoods(x, kernel.shape, padding, pads) if form == "matmul" else None
+        if form == "matmul":
+            y = tf.matmul(neighbours, tf.reshape(kernel, [-1, kernel.shape[-1]]))
+        else:
+            y = tf.nn.conv2d(pad(x, padding, pads), kernel, 1, "VALID")
+
+        def gradient(d_y):
+            return _convolve_gradient(x, kernel, d_y, padding, form, pads)
+
+        return y, gradient
+
+    return correlate(x, kernel)
+
+
+def _convolve_gradient(x, kernel, d_y, padding, form, pads):
+    flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
+    d_x = convolve(d_y, flipped, padding, form, tuple(p[::-1] for p in pads))
+    if form == "matmul":
+        neighbours = _neighbourhoods(x, kernel.shape, padding, pads)
+        columns = tf.reshape(neighbours, [-1, neighbours.shape[-1]])
+        rows = tf.reshape(d_y, [-1, d_y.shape[-1]])
+        d_kernel = tf.reshape(tf.matmul(columns, rows, transpose_a=True), kernel.shape)
+    else:
+        d_kernel = tf.raw_ops.Conv2DBackpropFilter(
+            input=pad(x, padding, pads),
+            filter_sizes=kernel.shape,
+            out_backprop=d_y,
+            strides=[1, 1, 1, 1],
+            padding="VALID",
+        )
+    return d_x, d_kernel
+
+
+def _neighbourhoods(x, kernel_shape, padding, pads):
+    """[b, h, w, k * k * c]: for each position its k x k neighbours, in the kernel's order."""
+    _, height, width, _ = x.shape
+    if kernel_shape[0] == kernel_shape[1] == 1:
+        return x
+    padded = pad(x, padding, pads)
+    rows = [
+        _take(_take(padded, 1, u, height), 2, v, width)
+        for u in range(kernel_shape[0])
+        for v in range(kernel_shape[1])
+    ]
+    return tf.concat(rows, axis=-1)
+
+
+def _take(x, axis, start, size):
+    begin, extent = [0] * 4, [-1] * 4
+    begin[axis], extent[axis] = start, size
+    return tf.slice(x, begin, extent)

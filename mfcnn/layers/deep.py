@@ -1,0 +1,302 @@
+"""Deep stacks of equal layers as one Keras layer: stacked weights, one loop over depth."""
+
+import keras
+import tensorflow as tf
+
+from mfcnn import activations, initializers
+from mfcnn.layers.convolution import FORMS, PADDINGS, convolve
+from mfcnn.layers.deep_loop import DeepLoop
+
+__all__ = ["DeepConvolution", "DeepDense"]
+
+# The convolution of XLA on CPU is about ten times slower inside a loop than outside, a matrix
+# product is not; the library's convolution wins only uncompiled and with many channels.
+_MATMUL_MAX_CHANNELS = 48
+
+
+class _DeepStack(keras.layers.Layer):
+    """`depth` times (affine map, activation); a subclass gives the affine map."""
+
+    def __init__(
+        self,
+        depth,
+        activation="tanh",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        checkpoint_levels=1,
+        jit_compile=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
+            raise ValueError(f"depth must be an integer of at least 1. Received: depth={depth!r}")
+        if checkpoint_levels not in (0, 1, 2):
+            raise ValueError(
+                "checkpoint_levels must be 0 (keep all), 1 or 2. "
+                f"Received: checkpoint_levels={checkpoint_levels!r}"
+            )
+        self.depth = depth
+        self.activation = activation
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.checkpoint_levels = checkpoint_levels
+        self.jit_compile = jit_compile
+        self._phi = activation_function(activation)
+
+    def _build_stack(self, kernel_shape, bias_shape):
+        # Not cast as a whole under a mixed precision policy: the loop casts layer by layer.
+        self.kernel = self._add_stack("kernel", kernel_shape, self.kernel_initializer)
+        self.bias = None
+        if self.use_bias:
+            self.bias = self._add_stack("bias", bias_shape, self.bias_initializer)
+        self._loop = DeepLoop(
+            self._affine,
+            lambda z: (self._phi(z[0]),),
+            checkpoint_levels=self.checkpoint_levels,
+            jit_compile=self.jit_compile,
+        )
+
+    def _add_stack(self, name, shape, initializer):
+        def draw(stacked_shape, dtype=None):
+            return initializers.stack_initializer(initializer, self.depth, shape, dtype)
+
+        stacked_shape = (self.depth, *shape)
+        return self.add_weight(shape=stacked_shape, initializer=draw, name=name, autocast=False)
+
+    def _affine(self, state, parameters):
+        (x,) = state
+        kernel, *bias = (tf.cast(p, x.dtype) for p in parameters)
+        z = self._linear(x, kernel)
+        return (z + bias[0],) if bias else (z,)
+
+    def call(self, x):
+        """Applies the stack; the shape stays."""
+        parameters = (self.kernel,) if self.bias is None else (self.kernel, self.bias)
+        parameters = tuple(tf.convert_to_tensor(p.value) for p in parameters)
+        return self._loop((x,), parameters)[0]
+
+    def compute_output_shape(self, input_shape):
+        """The input's shape."""
+        return input_shape
+
+    def get_layer_weights(self, layer):
+        """The kernel and the bias of one layer as NumPy arrays."""
+        return [keras.ops.convert_to_numpy(w.value[layer]) for w in self.weights]
+
+    def set_layer_weights(self, layer, values):
+        """Sets the kernel and the bias of one layer from arrays, in `get_layer_weights`'s order.
+
+        Raises:
+            ValueError: if the number of arrays or a shape differs, or there is no such layer.
+        """
+        shapes = [tuple(w.shape[1:]) for w in self.weights]
+        if [tuple(getattr(v, "shape", ())) for v in values] != shapes:
+            raise ValueError(
+                f"values must have the shapes {shapes}. "
+                f"Received: {[getattr(v, 'shape', ()) for v in values]}"
+            )
+        if not -self.depth <= layer < self.depth:
+            raise ValueError(f"layer must be below depth={self.depth}. Received: layer={layer}")
+        for weight, value in zip(self.weights, values):
+            weight.value[layer % self.depth].assign(tf.cast(value, weight.dtype))
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        activation = self.activation
+        if not isinstance(activation, str):
+            activation = keras.saving.serialize_keras_object(activation)
+        return {
+            **super().get_config(),
+            "depth": self.depth,
+            "activation": activation,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "checkpoint_levels": self.checkpoint_levels,
+            "jit_compile": self.jit_compile,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the layer that `get_config` described."""
+        config = dict(config)
+        if isinstance(config["activation"], dict):
+            config["activation"] = keras.saving.deserialize_keras_object(config["activation"])
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="mfcnn")
+class DeepConvolution(_DeepStack):
+    """`depth` equal convolutions of stride 1, each followed by the activation.
+
+    x_{l+1} = activation(kernel_l * x_l + bias_l) for l = 0 ... depth - 1, with height, width and
+    number of channels kept (CNN paper, eq. 2.1 in two dimensions). The program's size, and so
+    the time to compile it, does not depend on depth; the backward pass recomputes activations
+    from checkpoints, see `mfcnn.layers.deep_loop`.
+
+    Example:
+        >>> deep = DeepConvolution(10_000, 16, kernel_initializer=ConvolutionDeltaOrthogonal())
+        >>> deep(tf.zeros([32, 8, 8, 16])).shape
+        TensorShape([32, 8, 8, 16])
+
+    Args:
+        depth: number of layers, at least 1.
+        filters: channels of input and output.
+        kernel_size: side of the square window.
+        activation: a name known to `mfcnn.activations` or to Keras, or a callable on tensors.
+        padding: "circular" or "same" (zeros).
+        kernel_initializer: any Keras initializer, drawn independently for each layer.
+        bias_initializer: the same for the biases.
+        use_bias: whether there are biases.
+        form: "library", "matmul" (see `mfcnn.layers.convolution`) or "auto".
+        checkpoint_levels: 0 keeps every pre-activation for the backward pass, 1 of the order
+            sqrt(depth), 2 of the order cbrt(depth).
+        jit_compile: whether XLA compiles the two loops, also where the caller is not compiled.
+        **kwargs: those of `keras.layers.Layer`.
+
+    Input and output shape:
+        [batch, height, width, filters].
+
+    Raises:
+        ValueError: for a depth or size below 1, an unknown padding or form, or an input whose
+            channels are not `filters`.
+    """
+
+    def __init__(
+        self,
+        depth,
+        filters,
+        kernel_size=3,
+        activation="tanh",
+        padding="circular",
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        use_bias=True,
+        form="auto",
+        checkpoint_levels=1,
+        jit_compile=False,
+        **kwargs,
+    ):
+        super().__init__(
+            depth,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            checkpoint_levels,
+            jit_compile,
+            **kwargs,
+        )
+        for name, value in (("filters", filters), ("kernel_size", kernel_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1. Received: {value!r}")
+        for name, value, accepted in (
+            ("padding", padding, PADDINGS),
+            ("form", form, ("auto", *FORMS)),
+        ):
+            if value not in accepted:
+                raise ValueError(f"{name} must be one of {accepted}. Received: {value!r}")
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.padding = padding
+        self.form = form
+
+    def build(self, input_shape):
+        """Makes the stacked kernels [depth, k, k, c, c] and biases [depth, c]."""
+        if len(input_shape) != 4 or input_shape[-1] != self.filters:
+            raise ValueError(
+                f"DeepConvolution keeps the number of channels: it needs an input [batch, height, "
+                f"width, filters={self.filters}]. Received: input_shape={input_shape}"
+            )
+        size = self.kernel_size
+        self._build_stack((size, size, self.filters, self.filters), (self.filters,))
+
+    def _linear(self, x, kernel):
+        form = self.form
+        if form == "auto":
+            few = self.filters <= _MATMUL_MAX_CHANNELS
+            form = "matmul" if few or self.jit_compile else "library"
+        return convolve(x, kernel, self.padding, form)
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "padding": self.padding,
+            "form": self.form,
+        }
+
+
+@keras.saving.register_keras_serializable(package="mfcnn")
+class DeepDense(_DeepStack):
+    """`depth` equal dense layers of `units` units, each followed by the activation.
+
+    x_{l+1} = activation(x_l kernel_l + bias_l); see `DeepConvolution` for the arguments.
+
+    Input and output shape:
+        [batch, ..., units].
+    """
+
+    def __init__(
+        self,
+        depth,
+        units,
+        activation="tanh",
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        use_bias=True,
+        checkpoint_levels=1,
+        jit_compile=False,
+        **kwargs,
+    ):
+        super().__init__(
+            depth,
+            activation,
+            use_bias,
+            kernel_initializer,
+            bias_initializer,
+            checkpoint_levels,
+            jit_compile,
+            **kwargs,
+        )
+        if not isinstance(units, int) or units < 1:
+            raise ValueError(f"units must be an integer of at least 1. Received: {units!r}")
+        self.units = units
+
+    def build(self, input_shape):
+        """Makes the stacked kernels [depth, units, units] and biases [depth, units]."""
+        if input_shape[-1] != self.units:
+            raise ValueError(
+                f"DeepDense keeps the width: it needs an input [..., units={self.units}]. "
+                f"Received: input_shape={input_shape}"
+            )
+        self._build_stack((self.units, self.units), (self.units,))
+
+    def _linear(self, x, kernel):
+        return tf.tensordot(x, kernel, axes=1)
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return {**super().get_config(), "units": self.units}
+
+
+def activation_function(identifier):
+    """The function on tensors that a name, an Activation or a callable stands for.
+
+    Raises:
+        ValueError: for a name that neither mfcnn nor Keras knows.
+    """
+    if isinstance(identifier, activations.Activation):
+        return identifier.phi
+    if callable(identifier):
+        return identifier
+    if identifier in activations.NAMES:
+        return activations.get(identifier).phi
+    function = keras.activations.get(identifier)
+    if function is None:
+        raise ValueError(f"activation must be a name or a callable. Received: {identifier!r}")
+    return function
