@@ -91,7 +91,8 @@ class _ConvolutionInitializer(keras.initializers.Initializer):
             return self._draw_stack(seed, depth, shape, dtype)
 
         # As a graph also when called eagerly: there loops are quick and buffers are reused.
-        seed = self._next_seed()
+        # Folded, so that no kernel of the stack shares its random numbers with `__call__`.
+        seed = tf.random.experimental.stateless_fold_in(self._next_seed(), 0)
         return tf.function(draw, autograph=False).get_concrete_function(seed)(seed)
 
     def get_config(self):

@@ -177,29 +177,33 @@ def _prepared_builder(name, data_dir, download):
     builder = tfds.builder(name, data_dir=data_dir)
     if builder.is_prepared():
         return builder
-    where = data_dir or str(pathlib.Path(builder.data_dir).parents[1])
-    reason = "downloading was not asked for"
     if name == "imagenet2012":
-        reason = "ImageNet has to be downloaded by hand, from https://image-net.org"
-        where = f"{where}, after putting ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into "
-        where += f"{data_dir or '~/tensorflow_datasets'}/downloads/manual"
-    elif download:
-        reason = _why_unreachable(_DOWNLOAD_URLS[name])
-        if reason is None:
-            try:
-                builder.download_and_prepare()
-                return builder
-            except Exception as error:
-                raise _not_prepared(name, where, f"the download failed: {error}") from error
-    raise _not_prepared(name, where, reason)
+        manual = pathlib.Path(builder.data_dir).parents[1] / "downloads" / "manual"
+        raise _not_prepared(
+            builder,
+            data_dir,
+            "ImageNet has to be downloaded by hand",
+            f"put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {manual} and run",
+        )
+    if not download:
+        raise _not_prepared(builder, data_dir, "downloading was not asked for")
+    unreachable = _why_unreachable(_DOWNLOAD_URLS[name])
+    if unreachable:
+        raise _not_prepared(builder, data_dir, unreachable)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        raise _not_prepared(builder, data_dir, f"the download failed: {error}") from error
+    return builder
 
 
-def _not_prepared(name, where, reason):
+def _not_prepared(builder, data_dir, reason, remedy="run, with a network"):
+    arguments = f"{builder.name!r}" + (f", data_dir={data_dir!r}" if data_dir else "")
     return DatasetNotPreparedError(
-        f"The data set {name!r} is not prepared in {where}, and {reason}. If it is prepared "
-        "elsewhere, set TFDS_DATA_DIR to that directory; else run, with a network,\n"
-        f'    python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}'
-        ').download_and_prepare()"\n'
+        f"The data set {builder.name!r} is not prepared in {builder.data_dir}, and {reason}. If it "
+        f"is prepared elsewhere, set TFDS_DATA_DIR to that directory; else {remedy}\n"
+        '    python -c "import tensorflow_datasets as tfds; '
+        f'tfds.builder({arguments}).download_and_prepare()"\n'
         "The data set 'digits' needs no download."
     )
 

@@ -126,7 +126,8 @@ def test_snakes_are_kept_in_the_cache(imagenet, tmp_path, monkeypatch):
 def test_what_is_not_prepared_says_what_to_run(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_why_unreachable", lambda url: f"{url} does not answer")
     stored_name = "imagenet2012" if name == "imagenet_snakes" else name
-    command = rf"TFDS_DATA_DIR.*tfds.builder\('{stored_name}'\).download_and_prepare\(\)"
+    builder = rf"tfds.builder\('{stored_name}', data_dir='{tmp_path}'\)"
+    command = rf"TFDS_DATA_DIR.*{builder}.download_and_prepare\(\)"
     with pytest.raises(data.DatasetNotPreparedError, match=f"(?s){tmp_path}.*{command}"):
         data.load(name, 8, data_dir=tmp_path)
     assert not list(tmp_path.iterdir())
