@@ -83,40 +83,47 @@ class Numerical:
 
 
 class _NumericalPair:
-    """Two-point moments: Hermite series where they converge, nested quadrature elsewhere."""
+    """Two-point moments: Hermite series where they converge, nested quadrature elsewhere.
 
-    _ORDERS = (64, 256, 1024)
+    With phi'(sqrt(q) z) = sum_k b_k he_k(z) the two moments are power series in c with coefficients
+    of one sign, so that nothing cancels at c -> 1:
+
+        E[phi'(u) phi'(v)] = sum_k b_k^2 c^k
+        secant = sum_k b_k^2 / (k+1) (1 - c^(k+1)) / (1 - c) = sum_j c^j sum_(k >= j) b_k^2 / (k+1)
+    """
+
+    _ORDERS = (64, 160, 400, 1024, 3072)
     _CONVERGED = 1e-13
 
     def __init__(self, moments, q):
-        self._moments, self._q = moments, q
+        self._moments = moments
+        # A variance that comes with many correlations is expanded once.
+        self._q, self._rows = np.unique(q, return_inverse=True)
+        q = self._q
         self._total = moments.derivative(q)
-        self._variance = moments.second(q) - moments.mean(q) ** 2
-        self._blocks = []  # (rows, squared coefficients [rows, order], part of the total missing)
-        edges, kinks = moments.panels
-        left = np.arange(q.size) if kinks.size == 0 else np.arange(0)
+        self._series = []  # (variances, coefficients of derivative, of secant, the part missing)
+        left = np.arange(q.size) if moments.panels[1].size == 0 else np.arange(0)
         for order in self._ORDERS:
+            unresolved = []
             for rows in _split_by_size(left, q):
-                weights = quadrature.derivative_hermite_weights(
-                    moments.phi_prime, q[rows], edges, order
-                )
+                squares = quadrature.derivative_hermite_weights(
+                    moments.phi_prime, q[rows], moments.panels[0], order
+                ).T
                 # Parseval: sum_k b_k^2 = E[phi'^2], so what is missing bounds the error at any c.
-                missing = np.abs(1.0 - np.sum(weights, axis=1) / self._total[rows])
+                missing = np.abs(1.0 - np.sum(squares, axis=0) / self._total[rows])
                 keep = (missing < self._CONVERGED) | (order == self._ORDERS[-1])
-                self._blocks.append((rows[keep], weights[keep], missing[keep]))
-            taken = np.concatenate([rows for rows, _, _ in self._blocks] or [left])
-            left = np.setdiff1d(left, taken)
+                self._append(rows[keep], squares[:, keep], missing[keep])
+                unresolved.append(rows[~keep])
+            left = np.concatenate(unresolved) if unresolved else left
 
-    def _evaluate(self, gap, transform, nested):
-        values = np.full_like(self._q, np.nan)
-        for rows, weights, missing in self._blocks:
-            c = 1.0 - gap[rows]
-            enough = missing * np.abs(c) ** weights.shape[1] < self._CONVERGED
-            coefficients = transform(rows[enough], weights[enough], missing[enough])
-            values[rows[enough]] = polynomial(coefficients, c[enough])
-        for i in np.flatnonzero(np.isnan(values)):
-            values[i] = nested(i, gap[i])
-        return values
+    def _append(self, rows, squares, missing):
+        secants = squares / np.arange(1, len(squares) + 1)[:, None]
+        # The sum over all k is Var(phi) / q, which tells what lies beyond a truncated series.
+        q = self._q[rows]
+        beyond = (self._moments.second(q) - self._moments.mean(q) ** 2) / q - secants.sum(axis=0)
+        secants = np.cumsum(secants[::-1], axis=0)[::-1]
+        secants += np.where(missing < self._CONVERGED, 0.0, np.maximum(beyond, 0.0))
+        self._series.append((rows, squares, secants, missing))
 
     def derivative(self, gap):
         """E[phi'(u) phi'(v)]."""
@@ -124,31 +131,35 @@ class _NumericalPair:
         def nested(i, gap):
             return self._total[i] - self._half_square(self._moments.phi_prime, i, gap)
 
-        return self._evaluate(gap, lambda rows, weights, missing: weights, nested)
+        return self._evaluate(1, gap, nested)
 
     def secant(self, gap):
         """(E[phi(u)^2] - E[phi(u) phi(v)]) / (q gap)."""
 
-        # sum_k b_k^2 (1 - c^(k+1)) / ((k+1) (1 - c)) = sum_j c^j sum_(k >= j) b_k^2 / (k+1): terms
-        # of one sign, with no difference at c -> 1. The sum over all k is Var(phi) / q, which gives
-        # what lies beyond a truncated series.
-        def transform(rows, weights, missing):
-            weights = weights / np.arange(1, weights.shape[1] + 1)
-            beyond = self._variance[rows] / self._q[rows] - np.sum(weights, axis=1)
-            beyond = np.where(missing < self._CONVERGED, 0.0, np.maximum(beyond, 0.0))
-            return np.cumsum(weights[:, ::-1], axis=1)[:, ::-1] + beyond[:, None]
-
         def nested(i, gap):
-            if gap == 0.0:
-                return self._total[i]
             return self._half_square(self._moments.phi, i, gap) / (self._q[i] * gap)
 
-        return self._evaluate(gap, transform, nested)
+        return self._evaluate(2, gap, nested)
+
+    def _evaluate(self, which, gap, nested):
+        values = np.where(gap == 0, self._total[self._rows], np.nan)
+        for series in self._series:
+            place = np.full(self._q.size, -1)
+            place[series[0]] = np.arange(series[0].size)
+            column = place[self._rows]
+            rows = np.flatnonzero((column >= 0) & (gap != 0))
+            column, c = column[rows], 1.0 - gap[rows]
+            enough = series[3][column] * np.abs(c) ** len(series[which]) < self._CONVERGED
+            coefficients = series[which]
+            if coefficients.shape[1] != column.size or np.any(np.diff(column) != 1):
+                coefficients = coefficients[:, column]
+            values[rows] = np.where(enough, polynomial(coefficients, c), np.nan)
+        for i in np.flatnonzero(np.isnan(values)):
+            values[i] = nested(self._rows[i], gap[i])
+        return values
 
     def _half_square(self, f, i, gap):
         """E[(f(u) - f(v))^2] / 2 = E[f(u)^2] - E[f(u) f(v)], without cancellation."""
-        if gap == 0.0:
-            return 0.0
         return quadrature.nested_expectation(
             lambda u, v: 0.5 * (f(u) - f(v)) ** 2, self._q[i], gap, *self._moments.panels
         )
@@ -163,10 +174,11 @@ def _split_by_size(rows, q, ratio=4.0):
 
 
 def polynomial(coefficients, x):
-    """sum_k coefficients[:, k] x^k by Horner's rule, [n]."""
+    """sum_k coefficients[k] x^k by Horner's rule, [n], for coefficients [order, n]."""
     value = np.zeros_like(x)
-    for column in coefficients.T[::-1]:
-        value = value * x + column
+    for coefficient in coefficients[::-1]:
+        value *= x
+        value += coefficient
     return value
 
 

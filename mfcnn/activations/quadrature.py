@@ -182,22 +182,25 @@ def derivative_hermite_weights(phi_prime, q, edges, order):
     # One set of nodes for all q: panels that resolve phi' at the largest q and He_k at the order.
     feature = np.min(np.diff(edges)) / np.sqrt(np.max(q))
     width = min(1.0, feature, 8.0 / np.sqrt(order))
-    count = int(np.ceil(2 * _STANDARD_DEVIATIONS / width))
-    z, weights = _rule(0.0, 1.0, np.linspace(-16.0, 16.0, count + 1))
-    keep = weights > 1e-60
+    count = 2 * int(np.ceil(_STANDARD_DEVIATIONS / width))
+    z, weights = _rule(
+        0.0, 1.0, np.linspace(-_STANDARD_DEVIATIONS, _STANDARD_DEVIATIONS, count + 1)
+    )
+    keep = (weights > 1e-60) & (z > 0)  # He_k is even or odd: half of the nodes are enough
     z, weights = z[keep], weights[keep]
     # Hermite functions He_k(z) exp(-z^2 / 4) / sqrt(k!) stay bounded; the rest of the density
     # goes into the weights.
-    weights = weights * np.exp(0.25 * z**2)
     basis = np.empty((order, z.size))
     basis[0] = np.exp(-0.25 * z**2)
-    if order > 1:
-        basis[1] = z * basis[0]
+    basis[1] = z * basis[0]
     for k in range(1, order - 1):
         basis[k + 1] = (z * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
-    basis = (basis * weights).T
-    squares = np.empty((q.size, order))
+    basis = (basis * (weights * np.exp(0.25 * z**2))).T
+    squares = np.zeros((q.size, order))
     for i in range(0, q.size, 2048):
-        part = phi_prime(np.sqrt(q[i : i + 2048, None]) * z)
-        squares[i : i + 2048] = (part @ basis) ** 2
+        x = np.sqrt(q[i : i + 2048, None]) * z
+        right, left = phi_prime(x), phi_prime(-x)
+        squares[i : i + 2048, 0::2] = ((right + left) @ basis[:, 0::2]) ** 2
+        if np.any(right != left):
+            squares[i : i + 2048, 1::2] = ((right - left) @ basis[:, 1::2]) ** 2
     return squares

@@ -1,54 +1,134 @@
-"""One-point moments by interpolation in log(q): what makes a grid of fixed points cheap."""
+"""Moments by interpolation: what makes a grid of fixed points cheap."""
 
 import numpy as np
 
 __all__ = ["MomentTable"]
 
 _DEGREE = 15
-_LOW, _HIGH, _WIDTH = np.log(1e-25), np.log(2e6), np.log(10.0) / 2
+_LOW, _WIDTH, _PIECES = np.log(1e-25), np.log(10.0) / 2, 63  # up to q = 3e6
+_CONVERGED = 1e-13
+_POINTS = np.polynomial.chebyshev.chebpts1(_DEGREE + 1)
 
 
 class MomentTable:
-    """The one-point moments of an activation, by Chebyshev interpolation on pieces of log(q).
+    """The moments of an activation, by Chebyshev interpolation on pieces of log(q).
 
     A moment is analytic in log(q) with the nearest singularity about pi away (q < 0), so that
-    degree 15 on half a decade leaves an error of about (pi / 0.29)^-16 < 1e-16.
+    degree 15 on half a decade leaves an error of about (2 pi / 0.58)^-16 < 1e-16.
     """
 
     def __init__(self, activation):
-        """Evaluates the moments of the activation at 16 points in each half decade of q."""
-        self._pieces = int(np.ceil((_HIGH - _LOW) / _WIDTH))
-        points = np.polynomial.chebyshev.chebpts1(_DEGREE + 1)
-        t = _LOW + _WIDTH * (np.arange(self._pieces)[:, None] + 0.5 + 0.5 * points)
+        """Evaluates the one-point moments at 16 points in each half decade of q."""
+        self._activation = activation
         with np.errstate(over="ignore", invalid="ignore"):
-            # Coefficients from values at Chebyshev points: a discrete cosine transform.
-            to_coefficients = np.linalg.inv(np.polynomial.chebyshev.chebvander(points, _DEGREE))
-            self._tables = [
-                np.asarray(f(np.exp(t))) @ to_coefficients.T
-                for f in (
+            q = _variances(np.arange(_PIECES))
+            self._second, self._derivative, self._slope, self._mean = (
+                _coefficients(np.asarray(moment(q)))
+                for moment in (
                     activation.second_moment,
                     activation.derivative_second_moment,
                     activation.second_moment_slope,
+                    activation.mean,
                 )
-            ]
-
-    def _evaluate(self, table, q):
-        t = (np.log(q) - _LOW) / _WIDTH
-        piece = np.clip(np.floor(t).astype(int), 0, self._pieces - 1)
-        x = 2 * (t - piece) - 1
-        b1 = b2 = np.zeros_like(x)
-        for k in range(_DEGREE, 0, -1):
-            b1, b2 = table[piece, k] + 2 * x * b1 - b2, b1
-        return table[piece, 0] + x * b1 - b2
+            )
 
     def second_moment(self, q):
         """E[phi^2] at q [n]."""
-        return self._evaluate(self._tables[0], q)
+        return _interpolate(self._second, q)
 
     def derivative_second_moment(self, q):
         """E[phi'^2] at q [n]."""
-        return self._evaluate(self._tables[1], q)
+        return _interpolate(self._derivative, q)
 
     def second_moment_slope(self, q):
         """d/dq E[phi^2] at q [n]."""
-        return self._evaluate(self._tables[2], q)
+        return _interpolate(self._slope, q)
+
+    def mean(self, q):
+        """E[phi] at q [n]."""
+        return _interpolate(self._mean, q)
+
+    def pair_moments(self, q):
+        """Two-point moments at q [n], with the methods derivative and secant of (gap)."""
+        return _PairTable(self._activation, q, self.derivative_second_moment(q))
+
+
+class _PairTable:
+    """Two-point moments at many q, by interpolation in log(q) and in the angle arccos(c).
+
+    In the angle they are smooth down to c = 1, also where phi has a kink.
+    """
+
+    def __init__(self, activation, q, total):
+        self._total = total
+        t, piece = _place(q)
+        basis = np.polynomial.chebyshev.chebvander(t, _DEGREE)
+        tables = [_angular(activation, p) for p in np.unique(piece)]
+        most = max(table.shape[-1] for table in tables)
+        self._series = np.zeros((2, most, q.size))
+        for p, table in zip(np.unique(piece), tables):
+            rows = piece == p
+            self._series[:, : table.shape[-1], rows] = np.einsum("fkj,nk->fjn", table, basis[rows])
+
+    def _evaluate(self, series, gap):
+        x = 2 * np.arcsin(np.sqrt(0.5 * gap)) * 4 / np.pi - 1
+        # At gap = 0 all moments are E[phi'^2]: only the change from there is interpolated.
+        return self._total + _clenshaw(series, x) - _clenshaw(series, np.full_like(x, -1.0))
+
+    def derivative(self, gap):
+        """E[phi'(u) phi'(v)]."""
+        return self._evaluate(self._series[0], gap)
+
+    def secant(self, gap):
+        """(E[phi(u)^2] - E[phi(u) phi(v)]) / (q gap)."""
+        return self._evaluate(self._series[1], gap)
+
+
+def _angular(activation, piece):
+    """Coefficients [2, 16, order] of the pair's moments in log(q) and the angle, for one piece."""
+    q = _variances(np.array([piece])).ravel()
+    for order in (32, 64, 128, 256):
+        points = np.polynomial.chebyshev.chebpts1(order)
+        gap = 2 * np.sin(np.pi / 8 * (points + 1)) ** 2
+        pair = activation.pair_moments(np.repeat(q, order))
+        gaps = np.tile(gap, q.size)
+        values = np.stack([pair.derivative(gaps), pair.secant(gaps)]).reshape(2, q.size, order)
+        table = _coefficients(values.swapaxes(1, 2)).swapaxes(1, 2)  # along log(q)
+        table = _coefficients(table)  # along the angle
+        if np.max(np.abs(table[..., -3:])) < _CONVERGED * np.max(np.abs(table)):
+            break
+    return table
+
+
+def _variances(pieces):
+    return np.exp(_LOW + _WIDTH * (pieces[:, None] + 0.5 + 0.5 * _POINTS))
+
+
+def _coefficients(values):
+    """Chebyshev coefficients along the last axis from values at Chebyshev points."""
+    n = values.shape[-1]
+    points = np.polynomial.chebyshev.chebpts1(n)
+    vander = np.polynomial.chebyshev.chebvander(points, n - 1)
+    scale = np.full(n, 2.0 / n)
+    scale[0] = 1.0 / n
+    return values @ (vander * scale)
+
+
+def _place(q):
+    """(position in [-1, 1], piece) of each q."""
+    t = (np.log(q) - _LOW) / _WIDTH
+    piece = np.clip(np.floor(t).astype(int), 0, _PIECES - 1)
+    return 2 * (t - piece) - 1, piece
+
+
+def _interpolate(table, q):
+    x, piece = _place(q)
+    return _clenshaw(table[piece].T, x)
+
+
+def _clenshaw(coefficients, x):
+    """sum_k coefficients[k] T_k(x), [n], for coefficients [order, n]."""
+    b1 = b2 = np.zeros_like(x)
+    for coefficient in coefficients[:0:-1]:
+        b1, b2 = coefficient + 2 * x * b1 - b2, b1
+    return coefficients[0] + x * b1 - b2

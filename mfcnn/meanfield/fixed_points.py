@@ -145,7 +145,7 @@ def _solve(moments, activation, weight_variance, bias_variance):
         chaotic = phase == "chaotic"
         if np.any(chaotic):
             c[chaotic], chi_c[chaotic] = _correlation_fixed_point(
-                activation, q[chaotic], weight_variance[chaotic], bias_variance[chaotic]
+                moments, q[chaotic], weight_variance[chaotic], bias_variance[chaotic]
             )
         critical = phase == "critical"
         xi_c = np.where(critical, np.inf, -1 / np.log(chi_c))
@@ -245,12 +245,12 @@ def _variance_fixed_point(moments, activation, weight_variance, bias_variance):
     return q, chi_1, chi_q, phase, tolerance
 
 
-def _correlation_fixed_point(activation, q, weight_variance, bias_variance):
+def _correlation_fixed_point(moments, q, weight_variance, bias_variance):
     """(c*, chi_c) of chaotic points, each [n]."""
     # c* solves weight_variance (E[phi^2] - E[phi phi](c)) = q (1 - c): the quotient falls from
     # chi_1 > 1 at c = 1 to at most 1 at c = 0, since E[phi' phi'] grows with c.
-    pair = activation.pair_moments(q)
-    means = np.asarray(activation.mean(q))
+    pair = moments.pair_moments(q)
+    means = np.asarray(moments.mean(q))
     uncorrelated = (bias_variance == 0) & (weight_variance * means**2 < 1e-28 * q)
     gap = bracketed_root(
         lambda gap: np.where(uncorrelated, gap - 1.0, weight_variance * pair.secant(gap) - 1.0),
