@@ -60,11 +60,22 @@ class Activation:
                 return None
         return float(np.mean(self._numerical.phi(np.array([-1.0, 1.0])) ** 2))
 
+    def slopes_at_zero(self):
+        """Slopes phi' to the left and to the right of 0, float64 [2]."""
+        return self._numerical.phi_prime(np.array([-1e-150, 1e-150]))
+
     def at_zero(self):
         """(phi(0), (phi'(-0)^2 + phi'(+0)^2) / 2): what decides whether q* = 0 is stable."""
-        tiny = np.array([-1e-150, 1e-150])
-        slopes = self._numerical.phi_prime(tiny)
+        slopes = self.slopes_at_zero()
         return float(self._numerical.phi(np.zeros(1))[0]), float(np.mean(slopes**2))
+
+    def derivative_expectation(self, function, q):
+        """E[function(phi'(u))] for u ~ N(0, q) and a function of arrays; q as `second_moment`."""
+        return _apply(lambda q: self._numerical.derivative_expectation(function, q), q)
+
+    def derivative_fourth_moment(self, q):
+        """E[phi'(u)^4] for u ~ N(0, q): the spread of the Jacobian's singular values."""
+        return self.derivative_expectation(lambda x: x**4, q)
 
     def second_moment(self, q):
         """E[phi(u)^2] for u ~ N(0, q).

@@ -61,6 +61,10 @@ class Numerical:
         """E[phi]."""
         return self._expectation(self.phi, q)
 
+    def derivative_expectation(self, function, q):
+        """E[function(phi')]."""
+        return self._expectation(lambda x: function(self.phi_prime(x)), q)
+
     def deficit(self, q):
         """The difference q E[phi'^2] - E[phi^2]."""
         # With phi = a u + R and a = E[phi'], R is orthogonal to u and E[R'] = 0, so the deficit is

@@ -196,8 +196,9 @@ def test_the_grid_agrees_with_single_points(name):
             continue
         assert grid.phase[i, j] == point.phase
         for field in ("q_star", "c_star", "chi_1", "chi_c", "chi_q"):
+            # The table is converged to 1e-13 of the largest moment; c* amplifies it near c = 0.
             np.testing.assert_allclose(
-                getattr(grid, field)[i, j], getattr(point, field), rtol=1e-11, atol=1e-12
+                getattr(grid, field)[i, j], getattr(point, field), rtol=1e-11, atol=1e-10
             )
 
 
