@@ -1,0 +1,218 @@
+r"""Trains a deep vanilla CNN: the main job.
+
+    python -m experiments.train --dataset=digits --depth=100 --output_dir=runs/digits
+
+Before it trains it says what theory expects. Started again with the same flags it goes on where
+it stopped. Writes config.json, metrics.csv, curves.png, tensorboard/, checkpoints/, model.keras.
+"""
+
+import math
+import os
+
+import keras
+import tensorflow as tf
+from absl import app, flags
+
+from mfcnn import data, layers, meanfield, models, training
+from mfcnn.activations import NAMES as ACTIVATIONS
+
+OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
+_SLOTS = {"sgd": 0, "momentum": 1, "rmsprop": 1, "adam": 2}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits needs no download.")
+flags.DEFINE_integer("subset", None, "Training examples to use; all if not given.", lower_bound=1)
+flags.DEFINE_integer("resize", None, "Side of the images in pixels.", lower_bound=1)
+flags.DEFINE_integer("depth", 100, "Convolutions of the deep block.", lower_bound=1)
+flags.DEFINE_integer("filters", 16, "Channels of the deep block.", lower_bound=1)
+flags.DEFINE_enum(
+    "initialization", "delta_orthogonal", models.INITIALIZATIONS, "Kernels of the deep block."
+)
+flags.DEFINE_enum("activation", "tanh", ACTIVATIONS, "Activation.")
+flags.DEFINE_float("q_star", None, "Start on the critical line with this fixed-point variance; "
+                   "1 / depth if no variance is given.")  # fmt: skip
+flags.DEFINE_float("weight_variance", None, "sigma_w^2, with bias_variance instead of q_star.")
+flags.DEFINE_float("bias_variance", None, "sigma_b^2.", lower_bound=0.0)
+flags.DEFINE_enum(
+    "padding", "same", layers.PADDINGS,
+    "same (zeros) or circular. Zeros break the symmetry by which pooling sees only the sum over "
+    "positions, and a deep network learns several times faster.",
+)  # fmt: skip
+flags.DEFINE_enum("readout", "pool", models.READOUTS, "Global average pooling or flatten.")
+flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "Optimizer; momentum is SGD with 0.9.")
+flags.DEFINE_string("learning_rate", "auto", "A number, or auto: 0.01 / depth for adam, rmsprop.")
+flags.DEFINE_integer("batch_size", 32, "Examples in a step, of all replicas.", lower_bound=1)
+flags.DEFINE_integer("steps", 1500, "Training steps in all.", lower_bound=1)
+flags.DEFINE_integer("eval_every", 250, "Steps between two rows of metrics.csv.", lower_bound=1)
+flags.DEFINE_integer(
+    "checkpoint_every", None, "Steps between two checkpoints; eval_every if not given.",
+    lower_bound=1,
+)  # fmt: skip
+flags.DEFINE_integer("seed", 0, "Seed of weights and data order.", lower_bound=0)
+flags.DEFINE_enum("strategy", "default", training.STRATEGIES, "Where to run.")
+flags.DEFINE_string("tpu", "local", "TPU name or address, for strategy=tpu.")
+flags.DEFINE_boolean("jit_compile", None, "XLA for the step; by default on, but on a CPU only "
+                     "for up to 48 filters, where it is faster.")  # fmt: skip
+flags.DEFINE_integer("steps_per_execution", 10, "Steps in one call.", lower_bound=1)
+flags.DEFINE_string("output_dir", "runs/train", "Where the run is kept.")
+
+# What a continued run may change without changing what was computed so far.
+_MAY_DIFFER = ("steps", "checkpoint_every", "tpu")
+
+
+@flags.validator("q_star", message="q_star must be positive")
+def _positive_q_star(value):
+    return value is None or (value > 0 and math.isfinite(value))
+
+
+@flags.validator("weight_variance", message="weight_variance must be positive")
+def _positive_weight_variance(value):
+    return value is None or (value > 0 and math.isfinite(value))
+
+
+@flags.multi_flags_validator(
+    ["q_star", "weight_variance", "bias_variance"],
+    message="give q_star, or both weight_variance and bias_variance, or none of the three",
+)
+def _one_start(values):
+    variances = (values["weight_variance"] is None, values["bias_variance"] is None)
+    return all(variances) or (not any(variances) and values["q_star"] is None)
+
+
+@flags.validator("learning_rate", message="learning_rate must be auto or a positive number")
+def _learning_rate_is_valid(value):
+    try:
+        return value == "auto" or 0 < float(value) < math.inf
+    except ValueError:
+        return False
+
+
+def configuration():
+    """The flags of this binary that decide what is computed, as a dict."""
+    chosen = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)}
+    del chosen["output_dir"]
+    return chosen
+
+
+def theory(config, image_shape):
+    """What mean field theory says of the run before it starts, as text."""
+    depth, activation = config["depth"], config["activation"]
+    weight_variance, bias_variance, _ = models.initial_variances(
+        activation, depth, config["q_star"], config["weight_variance"], config["bias_variance"]
+    )
+    verdict = meanfield.trainability(
+        activation,
+        weight_variance,
+        bias_variance,
+        depth,
+        orthogonal=config["initialization"] != "gaussian",
+    )
+    sides = [math.ceil(math.ceil(side / 2) / 2) for side in image_shape[:2]]
+    filters = config["filters"]
+    memory = layers.stack_memory(
+        depth,
+        layer_parameters=(9 * filters + 1) * filters,
+        activation_size=config["batch_size"] * math.prod(sides) * filters,
+        slots=_SLOTS[config["optimizer"]],
+    )
+    return (
+        f"Start: sigma_w^2 = {weight_variance:.6g}, sigma_b^2 = {bias_variance:.6g}.\n"
+        f"{verdict}\n"
+        f"Deep block: {depth * (9 * filters + 1) * filters:,} parameters on "
+        f"{sides[0]}x{sides[1]} positions; memory {memory}."
+    )
+
+
+def learning_rate(config):
+    """The learning rate of the flags, `auto` resolved."""
+    if config["learning_rate"] != "auto":
+        return float(config["learning_rate"])
+    if config["optimizer"] in ("adam", "rmsprop"):
+        return 0.01 / config["depth"]
+    raise ValueError("--learning_rate=auto needs --optimizer=adam or rmsprop.")
+
+
+def make_optimizer(config):
+    """The Keras optimizer of the flags."""
+    rate = learning_rate(config)
+    return {
+        "sgd": lambda: keras.optimizers.SGD(rate),
+        "momentum": lambda: keras.optimizers.SGD(rate, momentum=0.9),
+        "rmsprop": lambda: keras.optimizers.RMSprop(rate),
+        "adam": lambda: keras.optimizers.Adam(rate),
+    }[config["optimizer"]]()
+
+
+def make_model(config, image_shape, classes, jit_compile):
+    """The vanilla CNN of the flags."""
+    return models.vanilla_cnn(
+        image_shape,
+        config["depth"],
+        config["filters"],
+        classes,
+        activation=config["activation"],
+        initialization=config["initialization"],
+        q_star=config["q_star"],
+        weight_variance=config["weight_variance"],
+        bias_variance=config["bias_variance"],
+        padding=config["padding"],
+        readout=config["readout"],
+        seed=config["seed"],
+        form="matmul" if jit_compile else "auto",
+    )
+
+
+def run(config, output_dir):
+    """Trains as a configuration says and returns the last row of metrics."""
+    directory = training.open_run(output_dir, config, _MAY_DIFFER)
+    strategy = training.make_strategy(config["strategy"], config["tpu"])
+    dataset = data.load(
+        config["dataset"],
+        config["batch_size"],
+        seed=config["seed"],
+        subset=config["subset"],
+        resize=config["resize"],
+        cache_dir=str(directory / "cache") if config["dataset"] == "imagenet_snakes" else None,
+    )
+    print(
+        f"{dataset.name}: {dataset.train_size} training and {dataset.test_size} test images "
+        f"{dataset.image_shape}, {dataset.classes} classes.\n"
+        f"{theory(config, dataset.image_shape)}\n"
+        f"{config['optimizer']}, learning rate {learning_rate(config):.4g}.",
+        flush=True,
+    )
+    jit_compile = config["jit_compile"]
+    if jit_compile is None:
+        on_accelerator = config["strategy"] == "tpu" or bool(tf.config.list_physical_devices("GPU"))
+        jit_compile = on_accelerator or config["filters"] <= 48
+    trainer = training.Trainer(
+        lambda: make_model(config, dataset.image_shape, dataset.classes, jit_compile),
+        lambda: make_optimizer(config),
+        dataset,
+        directory,
+        strategy=strategy,
+        jit_compile=jit_compile,
+        eval_every=config["eval_every"],
+        checkpoint_every=config["checkpoint_every"],
+        steps_per_execution=config["steps_per_execution"],
+        title=f"{dataset.name}, {config['depth']} layers, {config['initialization']}",
+    )
+    return trainer.run(config["steps"])
+
+
+def main(argv):
+    """Runs the flags' configuration."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    try:
+        row = run(configuration(), FLAGS.output_dir)
+    except (training.ConfigurationError, data.DatasetNotPreparedError, ValueError) as error:
+        raise SystemExit(f"experiments.train: {error}") from error
+    print(
+        f"Step {row['step']:.0f}: test accuracy {row['test_accuracy']:.4f}, test loss "
+        f"{row['test_loss']:.4f}. Curves: {os.path.join(FLAGS.output_dir, 'curves.png')}"
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,15 @@
+"""Training: distribution strategies, the loop with its checkpoints, the records of a run."""
+
+from mfcnn.training.records import ConfigurationError, MetricsFile, open_run, plot_curves
+from mfcnn.training.strategy import STRATEGIES, make_strategy
+from mfcnn.training.trainer import Trainer
+
+__all__ = [
+    "STRATEGIES",
+    "ConfigurationError",
+    "MetricsFile",
+    "Trainer",
+    "make_strategy",
+    "open_run",
+    "plot_curves",
+]
