@@ -1,0 +1,243 @@
+"""How an architecture lays out pairs of positions, and how its affine maps mix them.
+
+Signals of a batch of b inputs are [*spatial, b], batch last: then a shift over positions moves
+whole contiguous blocks. A kernel over pairs is laid out as
+
+    fully connected     [b1, b2]
+    CNN with flatten    [*spatial, b1, b2], equal positions only: the readout asks for no others
+    CNN with pooling    [h, h', w, w', pairs], all pairs of positions of a list of pairs
+
+A convolution adds, for both positions shifted together, over its taps (NTK paper, equation 29).
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["Convolution", "FullyConnected", "Flatten", "Pool", "mix"]
+
+
+class Convolution(NamedTuple):
+    """Taps of a convolution: one factor per spatial axis if the variance profile is a product.
+
+    Attributes:
+        profile: variances v_beta of the taps, [k] * rank, with sum one.
+        padding: "circular", "same" or "valid".
+        strides: one integer per spatial axis.
+    """
+
+    profile: np.ndarray
+    padding: str
+    strides: tuple
+
+    def terms(self):
+        """The profile as a sum of products, a list of tuples of one vector per axis."""
+        if self.profile.ndim == 1:
+            return [(self.profile,)]
+        left, singular, right = np.linalg.svd(self.profile)
+        keep = singular > 1e-15 * singular[0]
+        return [(left[:, k] * singular[k], right[k]) for k in range(singular.size) if keep[k]]
+
+    def margins(self, axis, size):
+        """Positions added before and after an axis; an odd one at the end, as TensorFlow does."""
+        if self.padding == "valid":
+            return 0, 0
+        taps, stride = self.profile.shape[axis], self.strides[axis]
+        total = max((-(-size // stride) - 1) * stride + taps - size, 0)
+        return total // 2, total - total // 2
+
+    def shifts(self, axis, size):
+        """For each tap of an axis the 0-1 matrix [outputs, size] from input to output positions."""
+        taps, stride = self.profile.shape[axis], self.strides[axis]
+        before, after = self.margins(axis, size)
+        outputs = (size + before + after - taps) // stride + 1
+        matrices = np.zeros([taps, outputs, size])
+        for tap in range(taps):
+            for output in range(outputs):
+                position = output * stride + tap - before
+                if self.padding == "circular":
+                    position %= size
+                if 0 <= position < size:
+                    matrices[tap, output, position] += 1.0
+        return matrices
+
+
+def _apply(x, matrices):
+    """Applies one matrix to each leading axis of x [n_1, n_2, ..., m], one product if small."""
+    if np.prod([m.shape[1] for m in matrices]) <= 128:
+        matrices = [functools.reduce(np.kron, matrices)]
+    shape = [m.shape[1] for m in matrices]
+    x = tf.reshape(x, [*shape, -1])
+    if len(matrices) == 1:
+        return tf.matmul(tf.constant(matrices[0], x.dtype), x)
+    first, second = (tf.constant(m, x.dtype) for m in matrices)
+    x = tf.matmul(first, tf.reshape(x, [shape[0], -1]))
+    return tf.einsum("ij,njm->nim", second, tf.reshape(x, [first.shape[0], shape[1], -1]))
+
+
+def mix(x, convolution, rank, *, pairs):
+    """Averages over the taps of a convolution with its variance profile.
+
+    As products with small dense matrices: on a CPU they are several times faster than shifted
+    slices, in a compiled loop, and compile in a tenth of the time.
+
+    Args:
+        x: [*spatial, ...]; with pairs, [h, h', w, w', ...], whose two positions shift together.
+        convolution: a `Convolution`.
+        rank: number of spatial axes.
+        pairs: whether x has pairs of positions.
+
+    Returns:
+        The tensor at the output positions.
+    """
+    copies = 2 if pairs else 1
+    sizes = [x.shape[copies * axis] for axis in range(rank)]
+    shifts = [convolution.shifts(axis, size) for axis, size in enumerate(sizes)]
+    if pairs:
+        shifts = [np.stack([np.kron(m, m) for m in matrices]) for matrices in shifts]
+    total = sum(
+        _apply(x, [np.tensordot(f, m, 1) for f, m in zip(factors, shifts)])
+        for factors in convolution.terms()
+    )
+    outputs = [convolution.shifts(axis, size).shape[1] for axis, size in enumerate(sizes)]
+    outputs = [size for size in outputs for _ in range(copies)]
+    return tf.reshape(total, [*outputs, *x.shape[copies * rank :]])
+
+
+def _norm(root, rank):
+    """A power of 16 near the norm of a whole image: a scale that images of like size share.
+
+    Shared scales keep equal pixels of different images equal; the kernel does not depend on them.
+    """
+    power = tf.reduce_mean(root * root, axis=list(range(rank)), keepdims=True)
+    exponent = tf.round(tf.math.log(tf.maximum(power, 1e-30)) / math.log(256.0))
+    return tf.stop_gradient(tf.exp(exponent * math.log(16.0)))
+
+
+class FullyConnected:
+    """Kernels [b1, b2] of signals [b]."""
+
+    shrinks = False
+
+    def first(self, a):
+        """Lays a signal of the first inputs out along its axes of a pair."""
+        return a[:, None]
+
+    def second(self, a):
+        """Lays a signal of the second inputs out along its axes of a pair."""
+        return a[None, :]
+
+    def mix_signal(self, a):
+        """The average over the taps, of a signal."""
+        return a
+
+    mix_pair = readout = mix_signal
+
+    def beyond_edge(self, square1, square2):
+        """What positions outside the image add to a squared distance: nothing here."""
+        return 0.0
+
+    def norm(self, root):
+        """The scale of a signal: here its own norm, so that every signal is normalised to one."""
+        return root
+
+    def coincide(self, ids1, ids2, spatial=()):
+        """The pairs known to be equal."""
+        del spatial
+        return tf.equal(ids1[:, None], ids2[None, :])
+
+
+class Flatten:
+    """Kernels [*spatial, b1, b2] of signals [*spatial, b]; the readout is the mean."""
+
+    def __init__(self, convolution):
+        self.convolution, self._rank = convolution, convolution.profile.ndim
+        self.shrinks = convolution.padding == "valid" or max(convolution.strides) > 1
+
+    def first(self, a):
+        """Lays a signal of the first inputs out along its axes of a pair."""
+        return a[..., None]
+
+    def second(self, a):
+        """Lays a signal of the second inputs out along its axes of a pair."""
+        return a[..., None, :]
+
+    def mix_signal(self, a):
+        """The average over the taps, of a signal."""
+        return mix(a, self.convolution, self._rank, pairs=False)
+
+    mix_pair = mix_signal
+
+    def beyond_edge(self, square1, square2):
+        """Nothing: both positions of a pair leave the image together."""
+        return 0.0
+
+    def readout(self, a):
+        """The readout of pairs of positions to pairs of inputs."""
+        return tf.reduce_mean(a, axis=list(range(self._rank)))
+
+    def norm(self, root):
+        """The scale of a whole image."""
+        return _norm(root, self._rank)
+
+    def coincide(self, ids1, ids2, spatial):
+        """The pairs known to be equal."""
+        del spatial
+        return tf.equal(ids1[:, None], ids2[None, :])
+
+
+class Pool:
+    """Kernels [h, h', w, w', pairs] of two signals [h, w, pairs]; the readout is the mean."""
+
+    def __init__(self, convolution):
+        self.convolution, self._rank = convolution, convolution.profile.ndim
+        self.shrinks = convolution.padding == "valid" or max(convolution.strides) > 1
+
+    def first(self, a):
+        """Lays a signal of the first inputs out along its axes of a pair."""
+        return tf.reshape(a, [s for size in a.shape[:-1] for s in (size, 1)] + [a.shape[-1]])
+
+    def second(self, a):
+        """Lays a signal of the second inputs out along its axes of a pair."""
+        return tf.reshape(a, [s for size in a.shape[:-1] for s in (1, size)] + [a.shape[-1]])
+
+    def mix_signal(self, a):
+        """The average over the taps, of a signal."""
+        return mix(a, self.convolution, self._rank, pairs=False)
+
+    def mix_pair(self, a):
+        """The average over the taps, of pairs."""
+        return mix(a, self.convolution, self._rank, pairs=True)
+
+    def beyond_edge(self, square1, square2):
+        """Squared distances at taps where one position is outside, in the zeros, and one inside."""
+        if self.convolution.padding != "same":
+            return 0.0
+        # A ring of zeros around the image, wide enough for every tap; then it is VALID.
+        sizes = square1.shape[: self._rank]
+        paddings = [self.convolution.margins(axis, size) for axis, size in enumerate(sizes)]
+        paddings.append((0, 0))
+        outside = 1 - tf.pad(tf.ones_like(square1[..., :1]), paddings)
+        distance = self.first(tf.pad(square1, paddings)) * self.second(outside)
+        distance += self.first(outside) * self.second(tf.pad(square2, paddings))
+        valid = self.convolution._replace(padding="valid")
+        return mix(distance, valid, self._rank, pairs=True)
+
+    def readout(self, a):
+        """The readout of pairs of positions to pairs of inputs."""
+        return tf.reduce_mean(a, axis=list(range(2 * self._rank)))
+
+    def norm(self, root):
+        """The scale of a whole image."""
+        return _norm(root, self._rank)
+
+    def coincide(self, ids1, ids2, spatial):
+        """The pairs known to be equal."""
+        # Equal positions of equal images; other equal pixels are found by their values.
+        same = np.ones([])
+        for size in spatial:
+            same = np.multiply.outer(same, np.eye(size))
+        return tf.logical_and(tf.constant(same[..., None] > 0), tf.equal(ids1, ids2))

@@ -1,0 +1,468 @@
+"""Kernels of infinitely wide fully connected and convolutional networks."""
+
+import functools
+import math
+from collections import namedtuple
+
+import numpy as np
+import tensorflow as tf
+
+from mfcnn import activations
+from mfcnn.activations import dual as dual_lib
+from mfcnn.activations import dual_numerical
+from mfcnn.kernels import blocks, geometry, recursion
+
+__all__ = ["convolutional", "fully_connected"]
+
+_FIELDS = ("nngp", "ntk")
+
+
+class _Kernel:
+    """What both architectures share: arguments, duals by layer, the answer's form."""
+
+    def __init__(self, depth, activation, weight_variance, bias_variance, dtype):
+        if isinstance(depth, bool) or not isinstance(depth, (int, np.integer)) or depth < 0:
+            raise ValueError(f"depth must be an integer of at least 0. Received: depth={depth!r}")
+        self.depth = int(depth)
+        self.activation = activations.get(activation)
+        self.dtype = tf.as_dtype(dtype)
+        if self.dtype not in (tf.float32, tf.float64):
+            raise ValueError(f"dtype must be float32 or float64. Received: dtype={dtype!r}")
+        self.weight_variance = _variance("weight_variance", weight_variance)
+        self.bias_variance = _variance("bias_variance", bias_variance)
+        self._closed_form = dual_lib.closed_form_dual(self.activation)
+
+    def __call__(
+        self,
+        x1,
+        x2=None,
+        get=_FIELDS,
+        *,
+        log_scale=False,
+        progress=False,
+        output_dir=None,
+    ):
+        """Evaluates the kernel on all pairs of inputs.
+
+        Args:
+            x1: inputs, [n1, ...].
+            x2: inputs, [n2, ...]; None is x1, at half the cost.
+            get: "nngp", "ntk", or a tuple of them.
+            log_scale: True returns the NTK divided by exp(log_scale), with log_scale as a further
+                field: finite in the chaotic phase at any depth.
+            progress: True writes a progress bar to stderr.
+            output_dir: a directory that keeps finished blocks; a second call goes on from them.
+
+        Returns:
+            A namedtuple of the fields asked for, [n1, n2] each in the kernel's dtype (and
+            log_scale, a scalar); the bare tensor if `get` is a string and log_scale is False.
+
+        Raises:
+            ValueError: for inputs of a wrong shape, an unknown field, or non-finite inputs.
+            OverflowError: if the result is not finite in this dtype.
+        """
+        fields = (get,) if isinstance(get, str) else tuple(get)
+        if not fields or any(field not in _FIELDS for field in fields):
+            raise ValueError(f"get must be of {_FIELDS} or a tuple of them. Received: get={get!r}")
+        x1 = self._inputs("x1", x1)
+        x2 = None if x2 is None else self._inputs("x2", x2)
+        if x2 is not None and x1.shape[1:] != x2.shape[1:]:
+            raise ValueError(
+                f"x1 and x2 must have inputs of one shape. Received: {x1.shape} and {x2.shape}"
+            )
+        run = blocks.Run(self._fingerprint(log_scale), progress, output_dir)
+        nngp, ntk, scale = self._evaluate(x1, x2, bool(log_scale), run)
+        values = {"nngp": nngp, "ntk": ntk}
+        for field in fields:
+            if tf.executing_eagerly() and not np.isfinite(np.max(np.abs(values[field]))):
+                raise OverflowError(
+                    f"the {field} at depth {self.depth} is not finite in {self.dtype.name}: it "
+                    "grows exponentially with depth in the chaotic phase. Ask for log_scale=True, "
+                    "or for float64, or for fewer layers."
+                )
+        if isinstance(get, str) and not log_scale:
+            return values[get]
+        names = [*fields, "log_scale"] if log_scale else fields
+        result = namedtuple("Kernels", names)
+        return result(*(values[field] for field in fields), *([scale] if log_scale else []))
+
+    def _inputs(self, name, x):
+        # The first layer is always computed in float64: it costs one matrix product, and close
+        # inputs keep their distance in float32 as well.
+        x = tf.cast(tf.convert_to_tensor(x), tf.float64)
+        if not self._check(x) or 0 in x.shape:
+            raise ValueError(
+                f"{name} must be {self._layout} and not empty. Received: {name}.shape={x.shape}"
+            )
+        if tf.executing_eagerly() and not np.isfinite(np.sum(x)):
+            raise ValueError(f"{name} must be finite. Received NaN or infinite values.")
+        return x
+
+    def _parameters(self, dtype=None):
+        dtype = dtype or self.dtype
+        return tf.cast(self.weight_variance, dtype), tf.cast(self.bias_variance, dtype)
+
+    def _tables(self, low, high, share=1.0):
+        """The duals of all layers as a tuple of stacked tables, () for a closed form.
+
+        Args:
+            low: smallest variance after the first affine map.
+            high: largest.
+            share: the smallest sum of taps at a position (below 1 with zero padding).
+        """
+        if self._closed_form is not None:
+            return ()
+        weight_variance, bias_variance = (float(p) for p in self._parameters(tf.float64))
+        tables, largest_gap = [], 2.0
+        for _ in range(self.depth):
+            slack = 1e-14 * high
+            table = dual_numerical.build_table(
+                self.activation, max(low - slack, 0.0), high + slack, largest_gap
+            )
+            tables.append(table)
+            (low, high), largest_gap = dual_numerical.next_range(
+                table, weight_variance, bias_variance, share
+            )
+            if len(tables) > 1 and dual_numerical.same(tables[-1], tables[-2]):
+                tables.extend([tables[-1]] * (self.depth - len(tables)))
+                break
+        return dual_numerical.stack_tables(tables)
+
+    def _dual_at(self, tables):
+        if self._closed_form is not None:
+            return lambda layer: self._closed_form
+        return lambda layer: dual_numerical.TabulatedDual(
+            dual_numerical.Table(*(part[layer] for part in tables)), self.dtype
+        )
+
+    def _fingerprint(self, log_scale):
+        return (
+            type(self).__name__,
+            self.depth,
+            self.activation.name,
+            *(repr(float(p)) if tf.executing_eagerly() else p.name for p in self._parameters()),
+            self.dtype.name,
+            log_scale,
+        )
+
+
+def _variance(name, value):
+    value = tf.convert_to_tensor(value, None if tf.is_tensor(value) else tf.float64)
+    if value.shape.rank != 0:
+        raise ValueError(f"{name} must be a scalar. Received: shape={value.shape}")
+    if tf.executing_eagerly() and not (np.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and not negative. Received: {float(value)}")
+    return value
+
+
+def identities(x1, x2):
+    """Numbers that are equal for equal inputs: int32 [n1] and [n2]."""
+    rows = x1 if x2 is None else tf.concat([x1, x2], 0)
+    rows = tf.reshape(rows, [tf.shape(rows)[0], -1]) + 0.0
+    _, ids = tf.raw_ops.UniqueV2(x=tf.stop_gradient(rows), axis=[0])
+    ids1 = ids[: x1.shape[0]]
+    return ids1, ids1 if x2 is None else ids[x1.shape[0] :]
+
+
+def fully_connected(depth, activation, weight_variance, bias_variance, dtype="float64"):
+    """The NNGP and NTK of an infinitely wide fully connected network.
+
+    Args:
+        depth: number of hidden layers; 0 is the linear model.
+        activation: a name or a `mfcnn.activations.Activation`.
+        weight_variance: sigma_w^2, a float, or a scalar tensor to differentiate by.
+        bias_variance: sigma_b^2, likewise.
+        dtype: "float64" or "float32".
+
+    Returns:
+        A callable kernel(x1, x2=None, get=("nngp", "ntk")) of inputs [n, features]; see
+        `_Kernel.__call__` for its further arguments.
+
+    Raises:
+        ValueError: for arguments outside these ranges.
+
+    Source: NTK paper, equations 2 and 6.
+    """
+    return _FullyConnectedKernel(depth, activation, weight_variance, bias_variance, dtype)
+
+
+def convolutional(
+    depth,
+    activation,
+    weight_variance,
+    bias_variance,
+    kernel_size=3,
+    readout="flatten",
+    padding="circular",
+    variance_profile=None,
+    dtype="float64",
+):
+    """The NNGP and NTK of a convolutional network with infinitely many channels.
+
+    Args:
+        depth: number of convolutions, each followed by the activation; then the linear readout.
+        activation: a name or a `mfcnn.activations.Activation`.
+        weight_variance: sigma_w^2, a float, or a scalar tensor to differentiate by.
+        bias_variance: sigma_b^2, likewise.
+        kernel_size: taps in each direction, an integer or one per spatial axis.
+        readout: "flatten" (CNN-F) or "pool" (global average, CNN-P).
+        padding: "circular", "same" (zeros) or "valid" (none).
+        variance_profile: share of the weight variance of each tap, an array [k, k] (images) or [k]
+            (sequences) with sum one, or "delta" for all at the centre; None is uniform.
+        dtype: "float64" or "float32".
+
+    Returns:
+        A callable kernel(x1, x2=None, get=("nngp", "ntk")) of images [n, height, width, channels]
+        or sequences [n, length, channels]; see `_Kernel.__call__` for its further arguments.
+
+    Raises:
+        ValueError: for arguments outside these ranges.
+
+    Source: NTK paper, equations 18, 27 to 31; profile: CNN paper, section 2.1.6.
+    """
+    return _ConvolutionalKernel(
+        depth,
+        activation,
+        weight_variance,
+        bias_variance,
+        kernel_size,
+        readout,
+        padding,
+        variance_profile,
+        dtype,
+    )
+
+
+class _FullyConnectedKernel(_Kernel):
+    _layout, _block = "[batch, features]", 160
+
+    def _check(self, x):
+        return x.shape.rank == 2
+
+    def _evaluate(self, x1, x2, scaled, run):
+        weight_variance, bias_variance = self._parameters(tf.float64)
+        features = x1.shape[1]
+        second = x1 if x2 is None else x2
+        if self.depth == 0:
+            linear = weight_variance * tf.matmul(x1, second, transpose_b=True) / features
+            linear = tf.cast(linear + bias_variance, self.dtype)
+            return linear, linear, tf.zeros([], self.dtype)
+        ids1, ids2 = identities(x1, x2)
+
+        def variance(x):
+            return weight_variance * tf.reduce_sum(x * x, 1) / features + bias_variance
+
+        q1 = variance(x1)
+        q2 = q1 if x2 is None else variance(x2)
+
+        def first_layer(rows, columns):
+            a, b, p1, p2 = (
+                tf.gather(*pair)
+                for pair in ((x1, rows), (second, columns), (q1, rows), (q2, columns))
+            )
+            product = weight_variance * tf.matmul(a, b, transpose_b=True) / features
+            root = recursion.safe_sqrt(p1)[:, None] * recursion.safe_sqrt(p2)[None, :]
+            gap = (root - product - bias_variance) * recursion.inverse(root)
+            return [tf.cast(t, self.dtype) for t in (p1, p2, tf.clip_by_value(gap, 0, 2))]
+
+        tables = self._tables(*blocks.extremes(q1, q2)) if self._closed_form is None else ()
+        function = _compiled(self, scaled, geometry.FullyConnected())
+
+        def block(rows, columns):
+            ids = tf.gather(ids1, rows), tf.gather(ids2, columns)
+            return function(*first_layer(rows, columns), *ids, *self._parameters(), *tables)
+
+        columns = None if x2 is None else x2.shape[0]
+        return run.grid(block, x1.shape[0], columns, self._block, [x1, second])
+
+
+class _ConvolutionalKernel(_Kernel):
+    _layout = "[batch, height, width, channels] or [batch, length, channels]"
+
+    def __init__(
+        self,
+        depth,
+        activation,
+        weight_variance,
+        bias_variance,
+        kernel_size,
+        readout,
+        padding,
+        variance_profile,
+        dtype,
+    ):
+        super().__init__(depth, activation, weight_variance, bias_variance, dtype)
+        for name, value, accepted in (
+            ("readout", readout, ("flatten", "pool")),
+            ("padding", padding, ("circular", "same", "valid")),
+        ):
+            if value not in accepted:
+                raise ValueError(f"{name} must be one of {accepted}. Received: {name}={value!r}")
+        self.readout, self.padding = readout, padding
+        self.kernel_size, self.variance_profile = kernel_size, variance_profile
+
+    def _check(self, x):
+        return x.shape.rank in (3, 4)
+
+    def _evaluate(self, x1, x2, scaled, run):
+        rank = x1.shape.rank - 2
+        profile = variance_profile(self.variance_profile, self.kernel_size, rank)
+        convolution = geometry.Convolution(profile, self.padding, (1,) * rank)
+        kind = geometry.Flatten if self.readout == "flatten" else geometry.Pool
+        architecture = kind(convolution)
+        second = x1 if x2 is None else x2
+        n1, n2 = x1.shape[0], None if x2 is None else x2.shape[0]
+        if self.depth == 0:
+            return self._linear(x1, second, rank)
+        shape = x1.shape[1:-1]
+        if self.padding == "valid":
+            for axis, size in enumerate(shape):
+                if size - self.depth * (profile.shape[axis] - 1) < 1:
+                    raise ValueError(
+                        f"padding='valid' leaves nothing of {size} positions after {self.depth} "
+                        f"layers with {profile.shape[axis]} taps. Received: depth={self.depth}"
+                    )
+        ids1, ids2 = identities(x1, x2)
+        tables = self._tables(
+            *self._range(x1, second, architecture), self._share(architecture, shape)
+        )
+        function = _compiled_convolution(self, scaled, architecture)
+        order = [rank + 1, *range(1, rank + 1), 0]
+        signals1, signals2 = tf.transpose(x1, order), tf.transpose(second, order)
+
+        def block(first, other):
+            images = tf.gather(signals1, first, axis=-1), tf.gather(signals2, other, axis=-1)
+            ids = tf.gather(ids1, first), tf.gather(ids2, other)
+            return function(*images, *ids, *self._parameters(), *tables)
+
+        positions = int(np.prod(shape))
+        if self.readout == "flatten":
+            size = max(1, math.isqrt(65536 // positions))
+            return run.grid(block, n1, n2, size, [x1, second])
+        size = max(1, 65536 // positions**2)
+        return run.pairs(block, n1, n2, size, [x1, second])
+
+    def _linear(self, x1, x2, rank):
+        weight_variance, bias_variance = self._parameters(tf.float64)
+        if self.readout == "pool":
+            x1, x2 = (tf.reduce_mean(x, list(range(1, rank + 1))) for x in (x1, x2))
+        x1, x2 = (tf.reshape(x, [x.shape[0], -1]) for x in (x1, x2))
+        linear = weight_variance * tf.matmul(x1, x2, transpose_b=True) / x1.shape[1]
+        linear = tf.cast(linear + bias_variance, self.dtype)
+        return linear, linear, tf.zeros([], self.dtype)
+
+    def _range(self, x1, x2, architecture):
+        """Smallest and largest variance after the first convolution, if tables need them."""
+        if self._closed_form is not None:
+            return 0.0, 0.0
+        weight_variance, bias_variance = self._parameters(tf.float64)
+        rank = x1.shape.rank - 2
+        order = [*range(1, rank + 1), 0]
+        return blocks.extremes(
+            *(
+                weight_variance
+                * architecture.mix_signal(tf.transpose(tf.reduce_mean(x * x, -1), order))
+                + bias_variance
+                for x in (x1, x2)
+            )
+        )
+
+    @staticmethod
+    def _share(architecture, shape):
+        """The smallest sum of taps at a position: below one at the edge of zero padding."""
+        if architecture.convolution.padding != "same":
+            return 1.0
+        return float(tf.reduce_min(architecture.mix_signal(tf.ones([*shape, 1], tf.float64))))
+
+
+def variance_profile(profile, kernel_size, rank):
+    """The variance profile as an array with `rank` axes and sum one."""
+    sizes = np.broadcast_to(kernel_size, [rank])
+    if np.any(sizes < 1) or np.any(sizes != np.round(sizes)):
+        raise ValueError(
+            f"kernel_size must be positive integers. Received: kernel_size={kernel_size!r}"
+        )
+    sizes = tuple(int(s) for s in sizes)
+    if profile is None:
+        return np.full(sizes, 1 / np.prod(sizes))
+    if isinstance(profile, str):
+        if profile != "delta":
+            raise ValueError(f"variance_profile must be 'delta', an array or None: {profile!r}")
+        delta = np.zeros(sizes)
+        delta[tuple((s - 1) // 2 for s in sizes)] = 1.0
+        return delta
+    profile = np.asarray(profile, np.float64)
+    if profile.ndim == 1 and rank == 2:
+        profile = np.outer(profile, profile)
+    if profile.shape != sizes or np.any(profile < 0) or abs(profile.sum() - 1) > 1e-6:
+        raise ValueError(
+            f"variance_profile must have shape {sizes}, no negative entry and sum one. Received: "
+            f"shape {profile.shape}, sum {profile.sum()}"
+        )
+    return profile / profile.sum()
+
+
+def _key(kernel, scaled, architecture):
+    convolution = getattr(architecture, "convolution", None)
+    if convolution is not None:
+        profile = convolution.profile
+        convolution = (profile.shape, profile.tobytes(), convolution.padding, convolution.strides)
+    return kernel._closed_form, kernel.dtype, kernel.depth, scaled, type(architecture), convolution
+
+
+_FUNCTIONS = {}
+
+
+def _cached(build):
+    """One compiled function for all kernels that differ only in variances and inputs."""
+
+    @functools.wraps(build)
+    def wrapper(kernel, scaled, architecture):
+        key = (build.__name__, *_key(kernel, scaled, architecture))
+        if key not in _FUNCTIONS:
+            _FUNCTIONS[key] = build(kernel, scaled, architecture)
+        return _FUNCTIONS[key]
+
+    return wrapper
+
+
+@_cached
+def _compiled(kernel, scaled, architecture):
+    depth, dual_at = kernel.depth, kernel._dual_at
+
+    @tf.function(jit_compile=True, autograph=False)
+    def function(q1, q2, gap, ids1, ids2, weight_variance, bias_variance, *tables):
+        parameters = weight_variance, bias_variance
+        gap = tf.where(architecture.coincide(ids1, ids2), tf.zeros_like(gap), gap)
+        return recursion.propagate(
+            q1,
+            q2,
+            gap,
+            (ids1, ids2),
+            dual_at(tables),
+            architecture,
+            depth,
+            parameters,
+            scaled=scaled,
+        )
+
+    return function
+
+
+@_cached
+def _compiled_convolution(kernel, scaled, architecture):
+    depth, dual_at, dtype = kernel.depth, kernel._dual_at, kernel.dtype
+
+    @tf.function(jit_compile=True, autograph=False)
+    def function(x1, x2, ids1, ids2, weight_variance, bias_variance, *tables):
+        parameters = weight_variance, bias_variance
+        ids = ids1, ids2
+        # The first layer in float64 whatever the dtype: it costs little and keeps close pixels.
+        wide = [tf.cast(p, tf.float64) for p in parameters]
+        first = recursion.start(x1, x2, architecture, ids, *wide)
+        q1, q2, gap = (tf.cast(t, dtype) for t in first)
+        return recursion.propagate(
+            q1, q2, gap, ids, dual_at(tables), architecture, depth, parameters, scaled=scaled
+        )
+
+    return function

@@ -1,0 +1,99 @@
+"""Eigenvalues of a kernel matrix, and the learning rate they allow."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["Spectrum", "max_learning_rate", "spectrum"]
+
+
+class Spectrum(NamedTuple):
+    """Eigenvalues of a kernel matrix on m inputs.
+
+    Attributes:
+        eigenvalues: float64 [m], descending.
+        lambda_max: the largest.
+        lambda_rest: the mean of all others, the bulk of the NTK paper's two-level spectrum.
+        lambda_min: the smallest.
+        condition_number: lambda_max / lambda_min; infinite if lambda_min is not above the rounding
+            error of the decomposition, where its digits mean nothing.
+    """
+
+    eigenvalues: np.ndarray
+    lambda_max: float
+    lambda_rest: float
+    lambda_min: float
+    condition_number: float
+
+
+def check_matrix(name, matrix, square=False):
+    """The matrix as a float64 array, after checks that name the argument."""
+    matrix = np.asarray(matrix, np.float64)
+    if matrix.ndim != 2 or 0 in matrix.shape or (square and matrix.shape[0] != matrix.shape[1]):
+        kind = "a square matrix" if square else "a matrix"
+        raise ValueError(f"{name} must be {kind}. Received: {name}.shape={matrix.shape}")
+    if not np.all(np.isfinite(matrix)):
+        raise ValueError(f"{name} must be finite. Received NaN or infinite entries.")
+    if square and np.max(np.abs(matrix - matrix.T)) > 1e-5 * np.max(np.abs(matrix)):
+        raise ValueError(f"{name} must be symmetric.")
+    return matrix
+
+
+def rounding(kernel_matrix, eigenvalues):
+    """What rounding may add to an eigenvalue: m eps lambda_max, eps of the matrix's own dtype."""
+    dtype = np.asarray(kernel_matrix).dtype
+    eps = np.finfo(dtype if np.issubdtype(dtype, np.floating) else np.float64).eps
+    return eigenvalues.size * eps * np.max(np.abs(eigenvalues))
+
+
+def spectrum(kernel_matrix):
+    """Eigenvalues, lambda_max, lambda_rest, lambda_min and condition number of a kernel matrix.
+
+    Args:
+        kernel_matrix: symmetric [m, m]; any float dtype, decomposed in float64.
+
+    Returns:
+        A `Spectrum`.
+
+    Raises:
+        ValueError: if the matrix is not square, finite and symmetric.
+
+    Source: NTK paper, section 3 (lambda_max, lambda_rest, kappa).
+    """
+    matrix = check_matrix("kernel_matrix", kernel_matrix, square=True)
+    values = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1].copy()
+    smallest = float(values[-1])
+    resolved = smallest > rounding(kernel_matrix, values)
+    return Spectrum(
+        values,
+        float(values[0]),
+        float(np.mean(values[1:])) if values.size > 1 else float(values[0]),
+        smallest,
+        float(values[0]) / smallest if resolved else np.inf,
+    )
+
+
+def max_learning_rate(kernel_matrix):
+    """The largest learning rate of gradient descent on the mean squared error, 2 / lambda_max.
+
+    Its scaling is that of `predict`: with df/dt = -learning_rate * Theta (f - y), gradient descent
+    on the loss sum |f - y|^2 / 2 over the m inputs of the matrix; it converges for rates below
+    2 / lambda_max. For a loss averaged over the inputs and k outputs multiply by m * k; for Keras's
+    `mean_squared_error`, the mean of |f - y|^2 without the half, by m * k / 2.
+
+    Args:
+        kernel_matrix: NTK on the training inputs, [m, m].
+
+    Returns:
+        A float.
+
+    Raises:
+        ValueError: if the matrix is not square, finite and symmetric, or has no positive
+            eigenvalue.
+
+    Source: NTK paper, section 4 (eta_theory).
+    """
+    largest = spectrum(kernel_matrix).lambda_max
+    if largest <= 0:
+        raise ValueError(f"kernel_matrix must have a positive eigenvalue. Received: {largest}")
+    return 2.0 / largest
