@@ -1,6 +1,6 @@
 r"""Trains a deep vanilla CNN: the main job.
 
-    python -m experiments.train --dataset=digits --depth=100 --output_dir=runs/digits
+    python -m experiments.train --dataset=digits --depth=1000 --output_dir=runs/digits
 
 Before it trains it says what theory expects. Started again with the same flags it goes on where
 it stopped. Writes config.json, metrics.csv, curves.png, tensorboard/, checkpoints/, model.keras.
@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits needs no download.")
 flags.DEFINE_integer("subset", None, "Training examples to use; all if not given.", lower_bound=1)
 flags.DEFINE_integer("resize", None, "Side of the images in pixels.", lower_bound=1)
-flags.DEFINE_integer("depth", 100, "Convolutions of the deep block.", lower_bound=1)
+flags.DEFINE_integer("depth", 1000, "Convolutions of the deep block.", lower_bound=1)
 flags.DEFINE_integer("filters", 16, "Channels of the deep block.", lower_bound=1)
 flags.DEFINE_enum(
     "initialization", "delta_orthogonal", models.INITIALIZATIONS, "Kernels of the deep block."
@@ -42,8 +42,8 @@ flags.DEFINE_enum("readout", "pool", models.READOUTS, "Global average pooling or
 flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "Optimizer; momentum is SGD with 0.9.")
 flags.DEFINE_string("learning_rate", "auto", "A number, or auto: 0.01 / depth for adam, rmsprop.")
 flags.DEFINE_integer("batch_size", 32, "Examples in a step, of all replicas.", lower_bound=1)
-flags.DEFINE_integer("steps", 1500, "Training steps in all.", lower_bound=1)
-flags.DEFINE_integer("eval_every", 250, "Steps between two rows of metrics.csv.", lower_bound=1)
+flags.DEFINE_integer("steps", 800, "Training steps in all.", lower_bound=1)
+flags.DEFINE_integer("eval_every", 100, "Steps between two rows of metrics.csv.", lower_bound=1)
 flags.DEFINE_integer(
     "checkpoint_every", None, "Steps between two checkpoints; eval_every if not given.",
     lower_bound=1,
@@ -206,7 +206,7 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     try:
         row = run(configuration(), FLAGS.output_dir)
-    except (training.ConfigurationError, data.DatasetNotPreparedError, ValueError) as error:
+    except (ValueError, RuntimeError, data.DatasetNotPreparedError, FloatingPointError) as error:
         raise SystemExit(f"experiments.train: {error}") from error
     print(
         f"Step {row['step']:.0f}: test accuracy {row['test_accuracy']:.4f}, test loss "

@@ -1,0 +1,161 @@
+"""The deep layers as Keras layers: fit, files, configurations, precision, errors."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mfcnn.activations import Activation
+from mfcnn.initializers import ConvolutionDeltaOrthogonal
+from mfcnn.layers import DeepConvolution, DeepDense, stack_memory
+
+
+@keras.saving.register_keras_serializable(package="mfcnn_tests")
+def cubic(x):
+    return x - x**3 / 6
+
+
+def small_model(**options):
+    return keras.Sequential(
+        [
+            keras.Input((4, 4, 3)),
+            DeepConvolution(5, 3, kernel_initializer=ConvolutionDeltaOrthogonal(seed=1), **options),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def images(count=8):
+    return np.random.default_rng(0).normal(size=(count, 4, 4, 3)).astype("float32")
+
+
+def test_the_dense_stack_equals_stock_dense_layers():
+    deep = DeepDense(6, 5, activation="erf", dtype="float64", bias_initializer="random_normal")
+    x = np.random.default_rng(0).normal(size=(3, 5))
+    found, expected = deep(x), x
+    for layer in range(6):
+        kernel, bias = deep.get_layer_weights(layer)
+        expected = tf.math.erf(expected @ kernel + bias)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu", cubic, tf.sin])
+def test_any_activation_is_applied_after_each_convolution(activation):
+    deep = DeepConvolution(2, 3, kernel_size=1, activation=activation)
+    x = images()
+    function = keras.activations.get(activation)
+    expected = x
+    for layer in range(2):
+        kernel, bias = deep(x) is not None and deep.get_layer_weights(layer)
+        expected = function(expected @ kernel[0, 0] + bias)
+    np.testing.assert_allclose(deep(x), expected, atol=1e-6)
+
+
+def test_an_activation_of_the_package_is_taken_as_it_is():
+    identity = Activation(lambda x: x, tf.ones_like)
+    deep = DeepConvolution(3, 3, activation=identity, kernel_initializer="zeros")
+    np.testing.assert_array_equal(deep(images()), np.zeros((8, 4, 4, 3)))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fit_lowers_the_loss(jit_compile):
+    model = small_model(form="matmul" if jit_compile else "auto")
+    model.compile(keras.optimizers.Adam(1e-2), "mse", jit_compile=jit_compile)
+    x = images(32)
+    y = x[:, 0, 0, :2]
+    history = model.fit(x, y, batch_size=8, epochs=6, verbose=0).history["loss"]
+    assert history[-1] < history[0] / 2
+
+
+def test_a_model_loads_in_a_process_that_only_imported_the_package(tmp_path):
+    model = small_model()
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", images())
+    program = (
+        "import sys, mfcnn, keras, numpy as np; d = sys.argv[1];"
+        "m = keras.models.load_model(d + '/model.keras');"
+        "np.save(d + '/y.npy', m(np.load(d + '/x.npy')))"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model(images()), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        DeepConvolution(3, 4, 2, activation="relu", padding="same", checkpoint_levels=2),
+        DeepConvolution(3, 4, activation=cubic, use_bias=False, form="matmul"),
+        DeepDense(7, 4, kernel_initializer="orthogonal"),
+    ],
+    ids=["convolution", "custom activation", "dense"],
+)
+def test_a_layer_survives_its_configuration(layer):
+    again = type(layer).from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    assert again._phi is layer._phi
+
+
+def test_layers_of_a_stack_start_from_different_kernels():
+    deep = DeepConvolution(4, 3, kernel_initializer=keras.initializers.GlorotUniform(seed=0))
+    deep.build((None, 4, 4, 3))
+    kernels = [deep.get_layer_weights(layer)[0] for layer in range(4)]
+    assert len({kernel.tobytes() for kernel in kernels}) == 4
+
+
+def test_weights_are_set_layer_by_layer():
+    deep = DeepConvolution(4, 3)
+    deep.build((None, 4, 4, 3))
+    before = deep.get_layer_weights(1)
+    deep.set_layer_weights(2, [np.ones((3, 3, 3, 3)), np.full(3, 2.0)])
+    np.testing.assert_array_equal(deep.get_layer_weights(2)[1], np.full(3, 2.0))
+    np.testing.assert_array_equal(deep.get_layer_weights(1)[0], before[0])
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights_and_gradients():
+    deep = DeepConvolution(5, 3, dtype="mixed_bfloat16")
+    x = tf.cast(images(), tf.bfloat16)
+    with tf.GradientTape() as tape:
+        y = deep(x)
+        loss = tf.reduce_sum(tf.cast(y, tf.float32) ** 2)
+    assert y.dtype == tf.bfloat16
+    for weight, gradient in zip(deep.weights, tape.gradient(loss, [w.value for w in deep.weights])):
+        assert weight.dtype == "float32" and gradient.dtype == tf.float32
+    full = DeepConvolution(5, 3)
+    full.build(x.shape)
+    full.set_weights(deep.get_weights())
+    # Five layers, each rounding to the 2^-8 of bfloat16 a few times, values below one.
+    np.testing.assert_allclose(tf.cast(y, tf.float32), full(images()), atol=5 * 4 * 2**-8)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DeepConvolution(0, 3), "depth must be.*depth=0"),
+        (lambda: DeepConvolution(2, 0), "filters must be.*0"),
+        (lambda: DeepConvolution(2, 3, padding="valid"), "padding must be one of.*'valid'"),
+        (lambda: DeepConvolution(2, 3, form="fft"), "form must be one of.*'fft'"),
+        (lambda: DeepConvolution(2, 3, checkpoint_levels=3), "checkpoint_levels must be.*3"),
+        (lambda: DeepConvolution(2, 3, activation="thanh"), "thanh"),
+        (lambda: DeepDense(2, 0), "units must be.*0"),
+        (lambda: DeepConvolution(2, 3).build((None, 4, 4, 2)), "filters=3"),
+        (lambda: DeepDense(2, 3).build((None, 2)), "units=3"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_memory_is_parameters_slots_gradients_and_a_root_of_the_activations():
+    memory = stack_memory(
+        10_000, 9 * 16 * 16 + 16, activation_size=32 * 8 * 8 * 16, slots=2, checkpoint_levels=1
+    )
+    parameters = 10_000 * (9 * 16 * 16 + 16) * 4
+    assert memory.parameters == memory.gradients == parameters
+    assert memory.slots == 2 * parameters
+    one_activation = 32 * 8 * 8 * 16 * 4
+    assert 200 * one_activation <= memory.activations <= 230 * one_activation

@@ -1,0 +1,98 @@
+"""The vanilla CNN: its shapes, its start on the critical line, its refusals."""
+
+import keras
+import numpy as np
+import pytest
+
+from mfcnn import meanfield
+from mfcnn.models import initial_variances, vanilla_cnn
+
+
+def test_the_stem_takes_a_quarter_of_the_sides_and_the_block_keeps_them():
+    model = vanilla_cnn((28, 28, 1), depth=4, filters=8, classes=10, seed=0)
+    assert model.get_layer("deep").output.shape == (None, 7, 7, 8)
+    assert model.output_shape == (None, 10)
+
+
+def test_the_start_is_critical_at_one_over_depth():
+    weight_variance, bias_variance, q_star = initial_variances("tanh", 50)
+    fixed_point = meanfield.fixed_point("tanh", weight_variance, bias_variance)
+    assert q_star == 1 / 50
+    assert fixed_point.q_star == pytest.approx(1 / 50, rel=1e-6)
+    assert fixed_point.chi_1 == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("initialization", ["delta_orthogonal", "orthogonal", "gaussian"])
+def test_kernels_have_the_critical_variance(initialization):
+    filters = 32
+    model = vanilla_cnn((8, 8, 1), 20, filters, 10, initialization=initialization, seed=3)
+    kernel = np.asarray(model.get_layer("deep").kernel)
+    weight_variance, _, _ = initial_variances("tanh", 20)
+    # The sum over taps and inputs of the squares, for each of 20 x 32 outputs, has mean
+    # sigma_w^2: exactly for orthogonal columns, and with relative deviation
+    # sqrt(2 / (9 * 32)) for Gaussian ones, so 5 standard errors of the mean of 640 of them.
+    found = np.mean(np.sum(kernel**2, axis=(1, 2, 3)))
+    tolerance = 5 * np.sqrt(2 / (9 * filters) / 640) if initialization == "gaussian" else 1e-5
+    assert found == pytest.approx(weight_variance, rel=tolerance)
+
+
+def test_the_signal_leaves_the_stack_with_the_variance_of_the_fixed_point():
+    # Biased start: the fixed point attracts, and 60 layers are enough for it to be reached.
+    model = vanilla_cnn(
+        (8, 8, 1), 60, 256, 10, initialization="gaussian", weight_variance=1.5, bias_variance=0.1,
+        seed=0,
+    )  # fmt: skip
+    deep = keras.Model(model.input, model.get_layer("deep").output)
+    features = deep(np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype("float32"))
+    fixed_point = meanfield.fixed_point("tanh", 1.5, 0.1)
+    mean_squares = np.mean(np.arctanh(np.asarray(features, "float64")) ** 2, axis=(0, 1, 2))
+    # Pre-activations of the 256 channels are nearly independent of one another but not over
+    # inputs and positions; the bias and the finite width of earlier layers correlate them
+    # weakly, which 6 standard errors cover.
+    error = mean_squares.std() / np.sqrt(len(mean_squares))
+    assert abs(mean_squares.mean() - fixed_point.q_star) < 6 * error
+
+
+def test_the_same_seed_gives_the_same_network():
+    first, second, other = (
+        vanilla_cnn((8, 8, 1), 3, 4, 10, seed=seed).get_weights() for seed in (5, 5, 6)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(first, second))
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_the_readout_gets_features_of_unit_scale():
+    assert vanilla_cnn((8, 8, 1), 25, 4, 10).get_layer("readout_scale").scale == pytest.approx(5)
+    relu = vanilla_cnn((8, 8, 1), 25, 4, 10, activation="relu")
+    assert relu.get_layer("readout_scale").scale == 1
+
+
+def test_a_saved_model_gives_the_same_logits(tmp_path):
+    model = vanilla_cnn((8, 8, 1), 5, 4, 10, seed=0)
+    model.save(tmp_path / "model.keras")
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype("float32")
+    np.testing.assert_allclose(keras.models.load_model(tmp_path / "model.keras")(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 0}, "depth must be.*depth=0"),
+        ({"depth": -3}, "depth must be.*depth=-3"),
+        ({"filters": 0}, "filters must be.*0"),
+        ({"q_star": 0.0}, "q_star must be positive.*0.0"),
+        ({"q_star": -1.0}, "q_star must be positive.*-1.0"),
+        ({"weight_variance": 1.0}, "both weight_variance and bias_variance"),
+        ({"weight_variance": -1.0, "bias_variance": 0.0}, "weight_variance"),
+        ({"weight_variance": 1.0, "bias_variance": -0.1}, "bias_variance"),
+        ({"initialization": "he"}, "initialization must be one of.*'he'"),
+        ({"readout": "max"}, "readout must be one of.*'max'"),
+        ({"padding": "valid"}, "padding must be one of"),
+        ({"variance_profile": "delta"}, "initialization='gaussian'"),
+        ({"activation": "thanh"}, "thanh"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    arguments = {"input_shape": (8, 8, 1), "depth": 3, "filters": 4, "classes": 10, **options}
+    with pytest.raises(ValueError, match=message):
+        vanilla_cnn(**arguments)
