@@ -73,6 +73,10 @@ class Activation:
         """E[function(phi'(u))] for u ~ N(0, q) and a function of arrays; q as `second_moment`."""
         return _apply(lambda q: self._numerical.derivative_expectation(function, q), q)
 
+    def derivative_distribution(self, q):
+        """(values, weights) such that E[f(phi'(u))] = weights @ f(values) for u ~ N(0, q)."""
+        return self._numerical.derivative_distribution(float(q))
+
     def derivative_fourth_moment(self, q):
         """E[phi'(u)^4] for u ~ N(0, q): the spread of the Jacobian's singular values."""
         return self.derivative_expectation(lambda x: x**4, q)

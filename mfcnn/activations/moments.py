@@ -65,6 +65,14 @@ class Numerical:
         """E[function(phi')]."""
         return self._expectation(lambda x: function(self.phi_prime(x)), q)
 
+    def derivative_distribution(self, q):
+        """Values of phi' at the nodes of the quadrature at one variance q, and their weights."""
+        x, weights = quadrature.nodes(q, self.panels[0])
+        values = self.phi_prime(x)
+        # Few different values (piecewise linear phi) need few nodes.
+        unique, inverse = np.unique(values, return_inverse=True)
+        return unique, np.bincount(inverse, weights)
+
     def deficit(self, q):
         """The difference q E[phi'^2] - E[phi^2]."""
         # With phi = a u + R and a = E[phi'], R is orthogonal to u and E[R'] = 0, so the deficit is

@@ -7,7 +7,13 @@ phi' are polynomials of degree 31 to rounding, so neither a kink nor a large q c
 
 import numpy as np
 
-__all__ = ["derivative_hermite_weights", "expectation", "find_panels", "nested_expectation"]
+__all__ = [
+    "derivative_hermite_weights",
+    "expectation",
+    "find_panels",
+    "nested_expectation",
+    "nodes",
+]
 
 # Beyond 16 standard deviations the density is below 1e-55: enough for phi that grow like exp(x).
 _STANDARD_DEVIATIONS = 16.0
@@ -109,6 +115,13 @@ def _rule(mean, deviation, edges):
     weights = half * _WEIGHTS * np.exp(-0.5 * nodes**2) / np.sqrt(2 * np.pi)
     shape = nodes.shape[:-2] + (-1,)
     return mean + deviation * nodes.reshape(shape), weights.reshape(shape)
+
+
+def nodes(q, edges):
+    """Nodes x and weights of expectations under N(0, q) for one q, both [m]."""
+    x, weights = _rule(0.0, np.sqrt(np.float64(q)), edges)
+    keep = weights > 1e-40
+    return x[keep], weights[keep]
 
 
 def expectation(function, q, edges):

@@ -1,6 +1,7 @@
 """Moments by interpolation: what makes a grid of fixed points cheap."""
 
 import numpy as np
+import tensorflow as tf
 
 __all__ = ["MomentTable"]
 
@@ -47,6 +48,24 @@ class MomentTable:
     def mean(self, q):
         """E[phi] at q [n]."""
         return _interpolate(self._mean, q)
+
+    def variance_step(self, q):
+        """(E[phi^2], E[phi'^2]) as tensors for a float64 tensor q of any shape, in a tf loop.
+
+        Below and above the table, q < 1e-25 or q > 3e6, phi counts as homogeneous.
+        """
+        ends = tf.constant([np.exp(_LOW), np.exp(_LOW + _PIECES * _WIDTH)], tf.float64)
+        inside = tf.clip_by_value(q, ends[0], ends[1])
+        t = (tf.math.log(inside) - _LOW) / _WIDTH
+        piece = tf.clip_by_value(tf.cast(tf.floor(t), tf.int32), 0, _PIECES - 1)
+        x = 2 * (t - tf.cast(piece, q.dtype)) - 1
+        second, derivative = (
+            _clenshaw(tf.unstack(tf.gather(tf.constant(table), piece), axis=-1), x)
+            for table in (self._second, self._derivative)
+        )
+        if self._activation.at_zero()[0] == 0:
+            second = tf.where(q < ends[0], second * (q / ends[0]), second)
+        return tf.where(q > ends[1], second * (q / ends[1]), second), derivative
 
     def pair_moments(self, q):
         """Two-point moments at q [n], with the methods derivative and secant of (gap)."""
@@ -128,7 +147,7 @@ def _interpolate(table, q):
 
 def _clenshaw(coefficients, x):
     """sum_k coefficients[k] T_k(x), [n], for coefficients [order, n]."""
-    b1 = b2 = np.zeros_like(x)
+    b1 = b2 = 0 * x
     for coefficient in coefficients[:0:-1]:
         b1, b2 = coefficient + 2 * x * b1 - b2, b1
     return coefficients[0] + x * b1 - b2

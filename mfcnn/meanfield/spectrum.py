@@ -15,8 +15,9 @@ import dataclasses
 import numpy as np
 
 from mfcnn import activations
+from mfcnn.meanfield._roots import bracketed_root
 
-__all__ = ["JacobianMoments", "jacobian_moments"]
+__all__ = ["JacobianMoments", "jacobian_density", "jacobian_moments"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,71 @@ def jacobian_moments(activation, weight_variance, depth, q, orthogonal=False):
         spread = np.where(first > 0, second / first**2 - 1, 0.0)
         relative = np.sum(spread[inverse] + (0.0 if orthogonal else 1.0))
         return JacobianMoments(float(mean), float(mean**2 * relative), float(relative))
+
+
+def jacobian_density(activation, weight_variance, depth, q, points, orthogonal=False):
+    """Density of the squared singular values of the Jacobian.
+
+    Solves for the parameter y of the module's description at z = points * exp(i angle), starting
+    from the negative axis (angle pi), where y is real and the equation monotone, and following the
+    root by Newton steps to the positive axis. Atoms are left out: at 0, where phi' vanishes on an
+    interval, and at weight_variance^depth for orthogonal weights and a phi' that is 1 on one.
+
+    Args:
+      activation: a name or an `Activation`.
+      weight_variance: sigma_w^2, positive.
+      depth: the number of layers.
+      q: variance of the pre-activations, positive, the same in all layers.
+      points: squared singular values, positive, [m].
+      orthogonal: whether the weights are orthogonal rather than Gaussian.
+
+    Returns:
+      float64 [m].
+
+    Raises:
+      ValueError: for points that are not positive, depth < 1, or a flat distribution (linear and
+        orthogonal), which has no density.
+    """
+    activation = activations.get(activation)
+    points = np.asarray(points, np.float64)
+    if points.ndim != 1 or not np.all(points > 0) or depth < 1:
+        raise ValueError(
+            f"points must be positive, [m], and depth >= 1. Received: depth={depth}, "
+            f"points of shape {points.shape}"
+        )
+    d, weights = activation.derivative_distribution(q)
+    d = d**2
+    if orthogonal and np.ptp(d[weights > 0]) == 0:
+        raise ValueError("All singular values are equal: there is no density.")
+    weights = weights / weights.sum()
+    scale = np.log(weight_variance)
+
+    def log_z(y):
+        """(log z, d log z / dy, w), continuous from the negative axis, where log(-z) is real."""
+        inverse = 1 / (y[:, None] - d)
+        w = inverse @ (weights * d)
+        rest = y * (inverse @ weights)  # 1 + w, which vanishes with y
+        slope = -(inverse**2) @ (weights * d)
+        divisor, its_slope = (np.log(rest), slope / rest) if orthogonal else (0.0, 0.0)
+        value = np.log(rest) - np.log(-w) + depth * (scale + np.log(w * y) - divisor)
+        derivative = slope / rest - slope / w + depth * (slope / w + 1 / y - its_slope)
+        return value, derivative, w
+
+    # log(-z) on the negative axis, as a function of log(-y): from far below to far above all d.
+    target = np.log(points)
+    low, high = np.full(points.shape, -90.0), np.full(points.shape, 90.0)
+    y = -np.exp(bracketed_root(lambda t: log_z(-np.exp(t))[0] - target, low, high)) + 0j
+    # -z turns from the positive axis by pi; the steps shorten towards the real axis, and the last
+    # one is on it: outside the support the root is then real, without a tail from smoothing.
+    angles = np.concatenate([np.linspace(np.pi, 0.2, 80), np.geomspace(0.2, 1e-7, 80), [0.0]])
+    for turn in np.pi - angles:
+        for _ in range(3):
+            value, derivative, w = log_z(y)
+            step = (value - (target - 1j * turn)) / derivative
+            y = y - step * np.minimum(1.0, 0.3 * np.abs(y) / np.maximum(np.abs(step), 1e-300))
+            y = np.real(y) + 1j * np.abs(np.imag(y))  # Im y > 0 in the upper half plane
+    w = log_z(y)[2]
+    return np.maximum(-np.imag(w) / points / np.pi, 0.0)
 
 
 def _derivative_moments(activation, q):

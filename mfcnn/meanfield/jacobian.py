@@ -1,0 +1,109 @@
+"""Singular values of the input-output Jacobian of a Keras model, measured at an input."""
+
+import numpy as np
+import tensorflow as tf
+from scipy.sparse import linalg
+
+__all__ = ["jacobian_singular_values"]
+
+
+def jacobian_singular_values(model, x, count=None, max_bytes=2**30, batch_size=64, seed=0):
+    """Singular values of d model(x) / d x at one input.
+
+    Exact, by the full matrix and its SVD, when that takes at most `max_bytes`; else the `count`
+    largest by Lanczos bidiagonalization (`scipy.sparse.linalg.svds`) on Jacobian-vector and
+    vector-Jacobian products. The Jacobian-vector product is the transpose's gradient, which is
+    linear: it needs no forward mode, so that every differentiable model serves.
+
+    Args:
+      model: a callable on a batch, such as a `keras.Model`; it runs in inference mode.
+      x: one input without the batch axis.
+      count: how many of the largest to compute; None means all, which needs the full matrix.
+      max_bytes: the largest matrix to form, in bytes at 8 per entry.
+      batch_size: rows of the Jacobian computed at once.
+      seed: of the start vector of the iteration.
+
+    Returns:
+      float64, in descending order: min(inputs, outputs) values, or `count` of them.
+
+    Raises:
+      ValueError: if all are asked for and the matrix is too large, or count is out of range.
+    """
+    x = tf.convert_to_tensor(x)
+    outputs = int(np.prod(_call(model, x[None]).shape[1:]))
+    inputs = int(np.prod(x.shape))
+    rank = min(inputs, outputs)
+    if count is not None and not 1 <= count <= rank:
+        raise ValueError(f"count must lie between 1 and {rank}. Received: count={count}")
+    fits = 8 * inputs * outputs <= max_bytes
+    if fits:
+        matrix = _full(model, x, outputs, batch_size)
+        return np.linalg.svd(matrix, compute_uv=False)[: count or rank]
+    if count is None:
+        raise ValueError(
+            f"The Jacobian, {outputs} x {inputs}, takes over max_bytes={max_bytes}: give count, "
+            "the number of largest singular values."
+        )
+    if count >= rank:
+        raise ValueError(f"Without the full matrix count must be below {rank}. Received: {count}")
+    start = np.random.default_rng(seed).standard_normal(rank)
+    values = linalg.svds(
+        _operator(model, x, outputs), k=count, v0=start, return_singular_vectors=False
+    )
+    return np.sort(np.asarray(values, np.float64))[::-1]
+
+
+def _call(model, batch):
+    try:
+        return model(batch, training=False)
+    except TypeError:  # a plain function
+        return model(batch)
+
+
+def _full(model, x, outputs, batch_size):
+    @tf.function
+    def rows(cotangents):
+        batch = tf.repeat(x[None], tf.shape(cotangents)[0], axis=0)
+        with tf.GradientTape() as tape:
+            tape.watch(batch)
+            y = _call(model, batch)
+        return tape.gradient(y, batch, output_gradients=tf.reshape(cotangents, tf.shape(y)))
+
+    blocks = []
+    for i in range(0, outputs, batch_size):
+        block = np.zeros((batch_size, outputs))  # of one shape, so that it compiles once
+        size = min(batch_size, outputs - i)
+        block[np.arange(size), i + np.arange(size)] = 1.0
+        gradient = rows(tf.constant(block, x.dtype)).numpy()[:size]
+        blocks.append(gradient.reshape(size, -1).astype(np.float64))
+    return np.concatenate(blocks)
+
+
+def _operator(model, x, outputs):
+    inputs = int(np.prod(x.shape))
+
+    def transposed(cotangent):
+        batch = x[None]
+        with tf.GradientTape() as tape:
+            tape.watch(batch)
+            y = _call(model, batch)
+        return tape.gradient(y, batch, output_gradients=tf.reshape(cotangent, tf.shape(y)))
+
+    @tf.function
+    def vjp(cotangent):
+        return tf.reshape(transposed(cotangent), [-1])
+
+    @tf.function
+    def jvp(tangent):
+        dummy = tf.zeros([outputs], x.dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(dummy)
+            pulled = tf.reshape(transposed(dummy), [-1])
+        return tf.reshape(tape.gradient(pulled, dummy, output_gradients=tangent), [-1])
+
+    def wrap(product):
+        return lambda v: product(tf.constant(np.ravel(v), x.dtype)).numpy().astype(np.float64)
+
+    return linalg.LinearOperator(
+        (outputs, inputs), matvec=wrap(jvp), rmatvec=wrap(vjp), dtype=float
+    )
