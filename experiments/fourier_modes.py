@@ -1,0 +1,197 @@
+"""The depth scales of single Fourier modes, measured: figure S4 of the CNN paper.
+
+    python -m experiments.fourier_modes
+
+The set-up is the paper's: erf, sigma_w = 3/2, sigma_b = 1/2, n = 10, v = [0.025, 0.95, 0.025]. The
+input covariance deviates from the fixed point in the first cyclic diagonal only, by the given
+Fourier coefficients (of numpy's unnormalized transform). An ensemble of random networks of c
+channels is averaged. Given layer l, the channels of layer l + 1 of a network with Gaussian weights
+are independent normal vectors with covariance A_v * (sigma_w^2 phi phi^T / c) + sigma_b^2: drawing
+them from that law is drawing a random network, without its c^2 weights. Each network has a twin
+that starts at Sigma^* and gets the same normal numbers; epsilon is the twin's empirical covariance
+less the network's. It has the expectation of Sigma^* - Sigma up to terms of order 1 / c, and its
+noise shrinks with epsilon, so that small modes can be seen.
+"""
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags, logging
+
+from experiments import common
+from mfcnn import activations, meanfield
+
+FLAGS = flags.FLAGS
+common.define_flags("fourier_modes")
+common.define_override("channels", "Channels c.", lower_bound=2)
+common.define_override("networks", "Random networks in the ensemble.", lower_bound=2)
+common.define_override("depth", "Layers to follow.", lower_bound=2)
+
+ACTIVATION, WEIGHT_VARIANCE, BIAS_VARIANCE, SIZE = "erf", 2.25, 0.25, 10
+PROFILE = np.array([0.025, 0.95, 0.025])
+# epsilon^0 = Sigma^* - Sigma^0 in the first cyclic diagonal, by Fourier coefficients.
+START = -(np.array([2 / 3] * SIZE) ** [0, 1, 3, 5, 4, 2, 4, 5, 3, 1]) / 6
+
+
+def start_covariance(point):
+    """Sigma^0 [n, n]: the fixed point, less epsilon^0 on the first cyclic diagonals."""
+    covariance = meanfield.fixed_point_covariance(point, (SIZE,)).reshape(SIZE, SIZE)
+    diagonal = np.real(np.fft.ifft(START))
+    for i in range(SIZE):
+        j = (i + 1) % SIZE
+        covariance[i, j] -= diagonal[i]
+        covariance[j, i] -= diagonal[i]
+    return covariance
+
+
+def modes_of(difference):
+    """Fourier coefficients of the first cyclic diagonal of [..., n, n]."""
+    index = np.arange(SIZE)
+    return np.fft.fft(difference[..., index, (index + 1) % SIZE])
+
+
+@tf.function
+def _differences(phi, factors, channels, networks, depth, seed):
+    """Twin's empirical covariance less the network's, [depth + 1, networks, n, n].
+
+    `factors` [2, 1, n, n] are square roots of Sigma^0 and Sigma^*.
+    """
+    shape = [networks, SIZE, channels]
+
+    def normal(index):
+        return tf.random.stateless_normal(shape, [seed, index], dtype=tf.float64)
+
+    def gram(h):
+        return tf.matmul(h, h, transpose_b=True) / channels
+
+    def layer(index, h, history):
+        second = WEIGHT_VARIANCE * gram(phi(h)) + BIAS_VARIANCE
+        mixed = tf.add_n(
+            [v * tf.roll(second, [1 - i, 1 - i], [2, 3]) for i, v in enumerate(PROFILE)]
+        )
+        h = tf.linalg.cholesky(mixed) @ normal(index + 1)
+        return index + 1, h, history.write(index + 1, difference(h))
+
+    def difference(h):
+        covariances = gram(h)
+        return covariances[1] - covariances[0]
+
+    h = factors @ normal(0)
+    history = tf.TensorArray(tf.float64, depth + 1).write(0, difference(h))
+    return tf.while_loop(lambda i, *_: i < depth, layer, (0, h, history))[2].stack()
+
+
+def measure(point, channels, networks, depth, seed, batch=20):
+    """Fourier coefficients [networks, depth + 1, n] of epsilon in single networks, complex128."""
+    fixed = meanfield.fixed_point_covariance(point, (SIZE,)).reshape(SIZE, SIZE)
+    factors = tf.constant(np.linalg.cholesky(np.stack([start_covariance(point), fixed])[:, None]))
+    phi = activations.get(ACTIVATION).phi
+    parts = []
+    for i in range(0, networks, batch):
+        # Always whole batches: one traced function, and networks that don't depend on the count.
+        values = _differences(
+            phi, factors, channels, batch, tf.constant(depth), tf.constant(seed * 100_003 + i)
+        )
+        parts.append(np.swapaxes(modes_of(values.numpy()), 0, 1))
+    return np.concatenate(parts)[:networks]
+
+
+def slopes(coefficients, first=8, signal=10.0):
+    """Decay rate of each mode by a weighted fit of log |coefficient| over depth.
+
+    The fit takes the layers from `first` on, when transients are over, up to the last in which the
+    mean is `signal` standard errors from zero. Its error comes from leaving out a tenth of the
+    networks at a time (jackknife).
+
+    Args:
+      coefficients: complex [networks, depth + 1, n].
+      first: the first layer of the fit.
+      signal: least ratio of mean and standard error.
+
+    Returns:
+      (slope, standard_error, layers used), each [n].
+    """
+    mean = coefficients.mean(axis=0).real
+    error = coefficients.real.std(axis=0, ddof=1) / np.sqrt(len(coefficients))
+    used = np.cumprod(np.abs(mean) > signal * error, axis=0).astype(bool)
+    used[:first] = False
+    if np.any(used.sum(axis=0) < 3):
+        raise ValueError("Too few networks: a mode is lost in the noise before the fit begins.")
+    weight = used.astype(np.float64)
+    depth = np.arange(len(mean))[:, None]
+
+    def fit(values):
+        log = np.log(np.maximum(np.abs(values), 1e-300))
+        centre = np.sum(weight * depth, axis=0) / np.sum(weight, axis=0)
+        return np.sum(weight * (depth - centre) * log, axis=0) / np.sum(
+            weight * (depth - centre) ** 2, axis=0
+        )
+
+    groups = np.array_split(np.arange(len(coefficients)), 10)
+    replicas = np.stack(
+        [fit(np.delete(coefficients, group, axis=0).mean(axis=0).real) for group in groups]
+    )
+    spread = np.sqrt(0.9 * np.sum((replicas - replicas.mean(axis=0)) ** 2, axis=0))
+    return fit(mean), spread, used.sum(axis=0)
+
+
+def main(_):
+    """Measures, writes and draws figure S4."""
+    settings = common.settings(
+        quick={"channels": 1000, "networks": 400, "depth": 30},
+        paper={"channels": 2000, "networks": 4000, "depth": 40},
+    )
+    directory = common.prepare_output_dir(settings)
+    point = meanfield.fixed_point(ACTIVATION, WEIGHT_VARIANCE, BIAS_VARIANCE)
+    coefficients = measure(point, *(settings[k] for k in ("channels", "networks", "depth", "seed")))
+    depths = np.arange(settings["depth"] + 1)
+    scales = meanfield.mode_depth_scales(ACTIVATION, WEIGHT_VARIANCE, BIAS_VARIANCE, PROFILE, SIZE)
+    exact = meanfield.covariance_trajectory(
+        start_covariance(point).reshape(1, SIZE, 1, SIZE),
+        ACTIVATION,
+        WEIGHT_VARIANCE,
+        BIAS_VARIANCE,
+        PROFILE,
+        settings["depth"],
+    ).reshape(-1, SIZE, SIZE)
+    fixed = meanfield.fixed_point_covariance(point, (SIZE,)).reshape(SIZE, SIZE)
+    iterated = modes_of(fixed - exact).real
+    mean = coefficients.mean(axis=0).real
+    error = coefficients.real.std(axis=0, ddof=1) / np.sqrt(len(coefficients))
+    slope, slope_error, used = slopes(coefficients)
+
+    figure, axis = common.subplots(figsize=(7, 5))
+    rows = []
+    for k in range(SIZE // 2 + 1):
+        color = f"C{k}"
+        axis.errorbar(depths, np.abs(mean[:, k]), error[:, k], color=color, label=f"mode {k}")
+        linear = np.abs(START[k]) * np.exp(-depths / scales[k])
+        axis.plot(depths, linear, "--", color="green", lw=1)
+        rows += [
+            {"mode": k, "layer": int(layer), "measured": mean[layer, k]}
+            | {"standard_error": error[layer, k], "linear": -linear[layer]}
+            | {"iterated": iterated[layer, k]}
+            for layer in depths
+        ]
+    axis.plot([], [], "--", color="green", lw=1, label="linear theory")
+    axis.set(yscale="log", xlabel="layer", ylabel="|Fourier coefficient|", ylim=(1e-5, 0.3))
+    axis.set(title=f"erf, n = {SIZE}, c = {settings['channels']}")
+    axis.legend(ncols=2)
+    common.write_csv(directory / "metrics.csv", rows)
+    common.save_figure(figure, directory / "fourier_modes.png")
+    expected = -1 / scales
+    for k in range(SIZE):
+        logging.info(
+            "mode %d: slope %.5f +- %.5f over %d layers, theory %.5f, deviation %.2f%%",
+            k, slope[k], slope_error[k], used[k], expected[k], 100 * (slope[k] / expected[k] - 1),
+        )  # fmt: skip
+    worst = np.max(np.abs(slope / expected - 1))
+    logging.info(
+        "Worst relative deviation of a slope %.3g; of the measured coefficients from the iterated "
+        "map %.2f standard errors. %d networks of %d channels. Written to %s",
+        worst, np.max(np.abs(mean - iterated) / error), len(coefficients), settings["channels"],
+        directory,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,122 @@
+"""Singular values of a random convolution against a dense Gaussian matrix: figure S3.
+
+    python -m experiments.weight_spectrum
+
+The matrix of a periodic 1D convolution, block-circulant, is block-diagonal in Fourier space: its
+singular values are those of c x c blocks, one for each frequency. With growing c they approach the
+Marchenko-Pastur law of a dense Gaussian matrix of the same shape.
+"""
+
+import numpy as np
+from absl import app, flags, logging
+
+from experiments import common
+
+FLAGS = flags.FLAGS
+common.define_flags("weight_spectrum")
+common.define_override("size", "Spatial size n.", lower_bound=1)
+common.define_override("kernel_size", "Length of the filter.", lower_bound=1)
+flags.DEFINE_list("channels", None, "Channel numbers c. Default: the preset's.")
+common.define_override("dense_limit", "Largest n c for which the dense matrix is drawn too.")
+
+
+def convolution_singular_values(kernel, size):
+    """Singular values of a periodic 1D convolution.
+
+    Args:
+      kernel: [k, c_in, c_out].
+      size: number of positions, >= k.
+
+    Returns:
+      float64 [size * min(c_in, c_out)], ascending.
+
+    Raises:
+      ValueError: if the kernel does not fit.
+    """
+    if size < len(kernel):
+        raise ValueError(f"size must be at least the kernel's {len(kernel)}. Received: {size}")
+    # The kernel is real: frequency -k has the singular values of k.
+    blocks = np.fft.rfft(kernel, n=size, axis=0)
+    values = np.linalg.svd(blocks, compute_uv=False)
+    copies = np.full(len(blocks), 2)
+    copies[0] = 1
+    if size % 2 == 0:
+        copies[-1] = 1
+    return np.sort(np.repeat(values, copies, axis=0).ravel())
+
+
+def quarter_circle(x):
+    """(density, distribution) of singular values of a square Gaussian matrix of variance 1 / n."""
+    x = np.clip(x, 0, 2)
+    root = np.sqrt(4 - x * x)
+    return root / np.pi, (x * root / 2 + 2 * np.arcsin(x / 2)) / np.pi
+
+
+def weight_spectrum(channels, size, kernel_size, dense_limit, seed):
+    """Singular values for each c: of the convolution, and of a dense matrix where it fits.
+
+    Returns:
+      list of (c, convolution's, dense's or None), the values ascending.
+    """
+    result = []
+    for c in channels:
+        draw = np.random.default_rng([seed, c])
+        kernel = draw.standard_normal((kernel_size, c, c)) / np.sqrt(c * kernel_size)
+        dense = None
+        if size * c <= dense_limit:
+            matrix = draw.standard_normal((size * c, size * c)) / np.sqrt(size * c)
+            dense = np.sort(np.linalg.svd(matrix, compute_uv=False))
+        result.append((c, convolution_singular_values(kernel, size), dense))
+    return result
+
+
+def main(_):
+    """Computes, writes and draws figure S3."""
+    settings = common.settings(
+        quick={
+            "size": 26,
+            "kernel_size": 5,
+            "channels": [4, 16, 64, 256],
+            "dense_limit": 2000,
+        },
+        paper={"channels": [4, 16, 64, 256, 1024], "dense_limit": 7000},
+    )
+    settings["channels"] = [int(c) for c in settings["channels"]]
+    directory = common.prepare_output_dir(settings)
+    spectra = weight_spectrum(
+        *(settings[k] for k in ("channels", "size", "kernel_size", "dense_limit", "seed"))
+    )
+    figure, (left, right) = common.subplots(1, 2, figsize=(10, 4))
+    grid = np.linspace(0, 2, 400)
+    distances, rows = [], []
+    shades = np.linspace(0, 1, len(spectra))
+    for shade, (c, values, dense) in zip(shades, spectra):
+        color = (shade, 0.25, 1 - shade)
+        bins = int(np.clip(values.size / 12, 8, 60))
+        left.hist(values, bins=bins, density=True, histtype="step", color=color, label=f"c = {c}")
+        levels = (np.arange(values.size) + 0.5) / values.size
+        right.plot(values, levels, color=color, label=f"c = {c}")
+        distances.append(np.max(np.abs(quarter_circle(values)[1] - levels)))
+        reference = np.full(values.size, np.nan) if dense is None else dense
+        for v, d, level in zip(values, reference, levels):
+            rows.append({"channels": c, "quantile": level, "convolution": v, "dense": d})
+        if dense is not None:
+            right.plot(dense, levels, color="green", ls="--", lw=1)
+    left.plot(grid, quarter_circle(grid)[0], "g--", label="dense, infinite size")
+    right.plot([], [], "g--", lw=1, label="dense, same size")
+    left.set(xlabel="singular value", ylabel="density")
+    right.set(xlabel="singular value", ylabel="fraction below")
+    for axis in (left, right):
+        axis.legend(fontsize=8)
+    figure.suptitle(f"Block-circulant W, n = {settings['size']}, width {settings['kernel_size']}")
+    common.write_csv(directory / "metrics.csv", rows)
+    common.save_figure(figure, directory / "weight_spectrum.png")
+    for (c, values, _), distance in zip(spectra, distances):
+        logging.info(
+            "c = %4d: distance to the quarter circle %.4f, largest value %.4f",
+            c, distance, values[-1],
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    app.run(main)
