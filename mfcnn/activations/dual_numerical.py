@@ -205,8 +205,10 @@ def next_range(table, weight_variance, bias_variance, share=1.0):
     low = weight_variance * share * roots.min() ** 2 + bias_variance
     high = weight_variance * roots.max() ** 2 + bias_variance
     gaps = (1 - t) / table.domain[2]
-    secant = chebyshev.chebval3d(*np.meshgrid(t, t, t, indexing="ij"), table.pair[0])
-    output_gap = chebyshev.chebval2d(t[:, None], t[None, :], table.offset)
+    at_y = chebyshev.chebvander(t, table.offset.shape[0] - 1)
+    at_gap = chebyshev.chebvander(t, table.pair.shape[1] - 1)
+    secant = at_y @ np.tensordot(at_gap, table.pair[0], 1) @ at_y.T
+    output_gap = at_y @ table.offset @ at_y.T
     # The smallest possible covariance: c of the next layer is at least it over q.
     smallest = np.min((1 - output_gap - gaps[:, None, None] * secant) * np.outer(roots, roots))
     covariance = bias_variance + weight_variance * (smallest if smallest < 0 else share * smallest)

@@ -1,5 +1,13 @@
 """Analytic kernels (NNGP and NTK) of infinitely wide networks, their spectrum and predictions."""
 
+from mfcnn.kernels.asymptotics import (
+    Limits,
+    SpectrumLaw,
+    limits,
+    offdiagonal_decay,
+    spectrum_law,
+)
+from mfcnn.kernels.keras_models import from_keras
 from mfcnn.kernels.networks import convolutional, fully_connected
 from mfcnn.kernels.prediction import (
     Ensemble,
@@ -14,15 +22,21 @@ from mfcnn.kernels.spectrum import Spectrum, max_learning_rate, spectrum
 
 __all__ = [
     "Ensemble",
+    "Limits",
     "Spectrum",
+    "SpectrumLaw",
     "convolutional",
     "data_dependent_part",
     "ensemble",
+    "from_keras",
     "fully_connected",
+    "limits",
     "max_learning_rate",
+    "offdiagonal_decay",
     "ordered_limit",
     "posterior",
     "predict",
     "spectrum",
+    "spectrum_law",
     "train_mean",
 ]

@@ -76,6 +76,14 @@ class Run:
         ]
         return *matrices, log_scale
 
+    def visit(self, function, n1, n2, size):
+        """Calls a function on the index vectors of every block of `grid`."""
+        rows, columns = _split(n1, size), _split(n2 or n1, size)
+        for i, (first, _) in enumerate(rows):
+            for j, (second, _) in enumerate(columns):
+                if n2 is not None or j >= i:
+                    function(first, second)
+
     def pairs(self, block, n1, n2, size, inputs):
         """As `grid`, with blocks that are lists of pairs: (first, second) indices to vectors."""
         symmetric = n2 is None

@@ -10,7 +10,7 @@ import tensorflow as tf
 from mfcnn import activations
 from mfcnn.activations import dual as dual_lib
 from mfcnn.activations import dual_numerical
-from mfcnn.kernels import blocks, geometry, recursion
+from mfcnn.kernels import blocks, equal_norm, geometry, recursion
 
 __all__ = ["convolutional", "fully_connected"]
 
@@ -233,6 +233,13 @@ def convolutional(
     )
 
 
+def _products(a, b):
+    """Inner products [n1, n2] of rows; by numpy's BLAS, twice as fast, where no tape listens."""
+    if not tf.executing_eagerly() or equal_norm.recording():
+        return tf.matmul(a, b, transpose_b=True)
+    return tf.constant(a.numpy() @ b.numpy().T)
+
+
 class _FullyConnectedKernel(_Kernel):
     _layout, _block = "[batch, features]", 160
 
@@ -260,20 +267,62 @@ class _FullyConnectedKernel(_Kernel):
                 tf.gather(*pair)
                 for pair in ((x1, rows), (second, columns), (q1, rows), (q2, columns))
             )
-            product = weight_variance * tf.matmul(a, b, transpose_b=True) / features
+            product = weight_variance * _products(a, b) / features
             root = recursion.safe_sqrt(p1)[:, None] * recursion.safe_sqrt(p2)[None, :]
             gap = (root - product - bias_variance) * recursion.inverse(root)
-            return [tf.cast(t, self.dtype) for t in (p1, p2, tf.clip_by_value(gap, 0, 2))]
+            return p1, p2, tf.clip_by_value(gap, 0, 2)
 
         tables = self._tables(*blocks.extremes(q1, q2)) if self._closed_form is None else ()
-        function = _compiled(self, scaled, geometry.FullyConnected())
+        function = _compiled(self, scaled, geometry.FullyConnected(), x1.shape[0] * second.shape[0])
+
+        n1, n2 = x1.shape[0], None if x2 is None else x2.shape[0]
+        if not scaled and n1 * second.shape[0] >= _INTERPOLATE_FROM and equal_norm.applies(q1, q2):
+            result = self._interpolate(run, n1, n2, q1[0], first_layer, (ids1, ids2), tables)
+            if result is not None:
+                return result
 
         def block(rows, columns):
             ids = tf.gather(ids1, rows), tf.gather(ids2, columns)
-            return function(*first_layer(rows, columns), *ids, *self._parameters(), *tables)
+            first = [tf.cast(t, self.dtype) for t in first_layer(rows, columns)]
+            return function(*first, *ids, *self._parameters(), *tables)
 
-        columns = None if x2 is None else x2.shape[0]
-        return run.grid(block, x1.shape[0], columns, self._block, [x1, second])
+        return run.grid(block, n1, n2, self._block, [x1, second])
+
+    def _interpolate(self, run, n1, n2, q, first_layer, ids, tables):
+        """The kernels by `equal_norm`, or None if they are not resolved."""
+        gaps = {}
+
+        def first_gaps(rows, columns):
+            gap = first_layer(rows, columns)[2]
+            gaps[rows[0], columns[0]] = (
+                gap,
+                tf.equal(tf.gather(ids[0], rows)[:, None], tf.gather(ids[1], columns)[None, :]),
+            )
+            return None
+
+        run.visit(first_gaps, n1, n2, self._block)
+        function = _compiled(self, False, geometry.FullyConnected(), 0)
+
+        def evaluate(nodes):
+            one = tf.reshape(tf.cast(q, self.dtype), [1])
+            gap = tf.constant(nodes[None, :], self.dtype)
+            # The last node is the pair of an input with itself.
+            apart = tf.zeros([1], tf.int32), tf.constant([1] * (nodes.size - 1) + [0], tf.int32)
+            same = tf.repeat(one, nodes.size)
+            result = function(one, same, gap, *apart, *self._parameters(), *tables)
+            return result[0][0], result[1][0]
+
+        found = equal_norm.Interpolation.find(
+            [tf.where(same, tf.ones_like(gap), gap) for gap, same in gaps.values()], evaluate
+        )
+        if found is None:
+            return None
+
+        def block(rows, columns):
+            kernels = found(*gaps[rows[0], columns[0]])
+            return *(tf.cast(k, self.dtype) for k in kernels), tf.zeros([], self.dtype)
+
+        return run.grid(block, n1, n2, self._block, [])
 
 
 class _ConvolutionalKernel(_Kernel):
@@ -326,7 +375,8 @@ class _ConvolutionalKernel(_Kernel):
         tables = self._tables(
             *self._range(x1, second, architecture), self._share(architecture, shape)
         )
-        function = _compiled_convolution(self, scaled, architecture)
+        work = x1.shape[0] * second.shape[0] * int(np.prod(shape)) ** (1 + (self.readout == "pool"))
+        function = _compiled_convolution(self, scaled, architecture, work)
         order = [rank + 1, *range(1, rank + 1), 0]
         signals1, signals2 = tf.transpose(x1, order), tf.transpose(second, order)
 
@@ -411,16 +461,23 @@ def _key(kernel, scaled, architecture):
 
 
 _FUNCTIONS = {}
+# Layers times pairs of positions from which XLA's compilation, seconds, pays for itself.
+_COMPILE_FROM = 2**24
+_COMPILE_DEEP = 400
+# Pairs from which an interpolation over the correlation pays for inputs of equal norm.
+_INTERPOLATE_FROM = 2**14
 
 
 def _cached(build):
     """One compiled function for all kernels that differ only in variances and inputs."""
 
     @functools.wraps(build)
-    def wrapper(kernel, scaled, architecture):
-        key = (build.__name__, *_key(kernel, scaled, architecture))
+    def wrapper(kernel, scaled, architecture, work):
+        jit_compile = work * kernel.depth > _COMPILE_FROM or kernel.depth >= _COMPILE_DEEP
+        key = (build.__name__, jit_compile, *_key(kernel, scaled, architecture))
         if key not in _FUNCTIONS:
-            _FUNCTIONS[key] = build(kernel, scaled, architecture)
+            function = build(kernel, scaled, architecture)
+            _FUNCTIONS[key] = tf.function(function, jit_compile=jit_compile, autograph=False)
         return _FUNCTIONS[key]
 
     return wrapper
@@ -430,7 +487,6 @@ def _cached(build):
 def _compiled(kernel, scaled, architecture):
     depth, dual_at = kernel.depth, kernel._dual_at
 
-    @tf.function(jit_compile=True, autograph=False)
     def function(q1, q2, gap, ids1, ids2, weight_variance, bias_variance, *tables):
         parameters = weight_variance, bias_variance
         gap = tf.where(architecture.coincide(ids1, ids2), tf.zeros_like(gap), gap)
@@ -453,7 +509,6 @@ def _compiled(kernel, scaled, architecture):
 def _compiled_convolution(kernel, scaled, architecture):
     depth, dual_at, dtype = kernel.depth, kernel._dual_at, kernel.dtype
 
-    @tf.function(jit_compile=True, autograph=False)
     def function(x1, x2, ids1, ids2, weight_variance, bias_variance, *tables):
         parameters = weight_variance, bias_variance
         ids = ids1, ids2

@@ -55,7 +55,8 @@ class _Eigenbasis:
             raise ValueError(
                 "kernel_train_train is singular to working precision (smallest eigenvalue "
                 f"{values[0]:.3g}, rounding error {noise:.3g}): at infinite time the "
-                "prediction has no correct digit. Give ridge > 0, a finite time, or fewer or other inputs."
+                "prediction has no correct digit. "
+                "Give ridge > 0, a finite time, or fewer or other inputs."
             )
         if np.isinf(reach) and shifted[0] <= 1e3 * noise:
             warnings.warn(

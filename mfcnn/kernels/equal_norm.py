@@ -1,0 +1,100 @@
+"""Inputs of equal norm: the deep kernel is a function of one correlation.
+
+With all variances equal in the first layer they stay equal, and the kernels after L layers are two
+functions of the first layer's gap g = 1 - c. They are computed at Chebyshev nodes of
+log(g / (2 - g)), which stretches both ends, where a deep chaotic network puts its boundary layers
+(width chi_1^-L at c = 1), and evaluated at all pairs by one polynomial: the depth is paid for at
+some dozens of nodes, not at n^2 pairs.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["Interpolation", "applies", "recording"]
+
+_DEGREES = (32, 64, 128)
+_TOLERANCE = 1e-13  # last coefficients over the largest
+_COINCIDENT = 1e-14  # gaps below are those of coincident inputs
+
+
+def recording():
+    """Whether a gradient tape may be recording (TensorFlow has no public way to ask)."""
+    from tensorflow.python.eager import record
+
+    return record.could_possibly_record()
+
+
+def applies(q1, q2):
+    """Whether all variances are equal to rounding; False while a gradient tape may record.
+
+    The derivative by one input's norm is not a derivative along the common norm.
+    """
+    if not tf.executing_eagerly() or recording():
+        return False
+    low = min(float(tf.reduce_min(q1)), float(tf.reduce_min(q2)))
+    high = max(float(tf.reduce_max(q1)), float(tf.reduce_max(q2)))
+    return high - low <= 4e-14 * high
+
+
+class Interpolation:
+    """The kernels as polynomials of log(g / (2 - g)), if they are resolved; see `find`."""
+
+    def __init__(self, coefficients, low, high, ends):
+        """Chebyshev coefficients [2, N] on [low, high]; kernels at gap zero."""
+        self._coefficients, self._low, self._high, self._ends = coefficients, low, high, ends
+
+    @classmethod
+    def find(cls, gaps, evaluate):
+        """Fits the kernels for gaps in the range of the given ones, or returns None.
+
+        Args:
+            gaps: iterable of tensors of first-layer gaps.
+            evaluate: function of gaps [N] to (nngp [N], ntk [N]) after all layers.
+        """
+        values = [g[(g > _COINCIDENT) & (g < 2)] for g in map(np.asarray, gaps)]
+        values = [g for g in values if g.size]
+        if not values:
+            return None
+        low, high = (
+            float(np.log(g / (2 - g)))
+            for g in (min(v.min() for v in values), max(v.max() for v in values))
+        )
+        if max(float(np.max(g)) for g in gaps) >= 2 or high - low < 1e-9:
+            return None
+        for degree in _DEGREES:
+            angles = np.pi * (np.arange(degree) + 0.5) / degree
+            t = (low + high) / 2 + (high - low) / 2 * np.cos(angles)
+            nodes = 2 / (1 + np.exp(-t))
+            # The last node is gap zero: the pair of an input with itself.
+            kernels = np.stack([np.asarray(k, np.float64) for k in evaluate(np.append(nodes, 0.0))])
+            if not np.all(np.isfinite(kernels[:, :-1])):
+                return None
+            transform = np.cos(np.outer(np.arange(degree), angles)) * (2 / degree)
+            transform[0] /= 2
+            coefficients = kernels[:, :-1] @ transform.T
+            size = np.max(np.abs(coefficients), axis=1)
+            if np.all(np.max(np.abs(coefficients[:, -4:]), axis=1) < _TOLERANCE * size):
+                return cls(coefficients, low, high, kernels[:, -1])
+        return None
+
+    def __call__(self, gap, same):
+        """(nngp, ntk) at gaps; `same` marks pairs of an input with itself."""
+        constants = tf.constant([self._low, self._high, *self._ends], gap.dtype)
+        return _evaluate(gap, same, tf.constant(self._coefficients, gap.dtype), constants)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _evaluate(gap, same, coefficients, constants):
+    low, high = constants[0], constants[1]
+    same = tf.logical_or(same, gap < _COINCIDENT)
+    inside = tf.where(same, tf.ones_like(gap), gap)
+    x = (2 * tf.math.log(inside / (2 - inside)) - (low + high)) / (high - low)
+    x = tf.clip_by_value(x, -1, 1)
+    results = []
+    for k in range(2):
+        first = second = tf.zeros_like(x)
+        for n in range(coefficients.shape[1] - 1, 0, -1):
+            first, second = coefficients[k, n] + 2 * x * first - second, first
+        value = coefficients[k, 0] + x * first - second
+        results.append(tf.where(same, constants[2 + k], value))
+    return tuple(results)
