@@ -60,6 +60,11 @@ def _call(model, batch):
         return model(batch)
 
 
+def _like(cotangent, y):
+    """The cotangent in the shape and dtype of the output: Keras computes in its own dtype."""
+    return tf.cast(tf.reshape(cotangent, tf.shape(y)), y.dtype)
+
+
 def _full(model, x, outputs, batch_size):
     @tf.function
     def rows(cotangents):
@@ -67,7 +72,7 @@ def _full(model, x, outputs, batch_size):
         with tf.GradientTape() as tape:
             tape.watch(batch)
             y = _call(model, batch)
-        return tape.gradient(y, batch, output_gradients=tf.reshape(cotangents, tf.shape(y)))
+        return tape.gradient(y, batch, output_gradients=_like(cotangents, y))
 
     blocks = []
     for i in range(0, outputs, batch_size):
@@ -87,7 +92,7 @@ def _operator(model, x, outputs):
         with tf.GradientTape() as tape:
             tape.watch(batch)
             y = _call(model, batch)
-        return tape.gradient(y, batch, output_gradients=tf.reshape(cotangent, tf.shape(y)))
+        return tape.gradient(y, batch, output_gradients=_like(cotangent, y))
 
     @tf.function
     def vjp(cotangent):

@@ -1,0 +1,142 @@
+"""Singular values of a deep network's Jacobian, Gaussian against delta-orthogonal weights.
+
+    python -m experiments.jacobian_spectrum --depth=50
+
+A periodic convolutional tanh network on the critical line at q* = 1/depth; the input has the
+variance that gives the first layer q*. Measured: all singular values of d output / d input of the
+stack, by the exact Jacobian. Theory: free products of D W (section 2.2.1 of the CNN paper).
+"""
+
+import keras
+import numpy as np
+from absl import app, flags, logging
+
+from experiments import common
+from mfcnn import activations, initializers, layers, meanfield
+
+FLAGS = flags.FLAGS
+common.define_flags("jacobian_spectrum")
+flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")
+flags.DEFINE_float("q_star", None, "Fixed-point variance. Default: 1 / depth.", lower_bound=1e-12)
+common.define_override("depth", "Number of layers.", lower_bound=1)
+common.define_override("channels", "Channels.", lower_bound=1)
+common.define_override("size", "Height and width of the image.", lower_bound=3)
+common.define_override("draws", "Random networks of each kind.", lower_bound=2)
+
+
+def random_stack(kind, activation, weight_variance, bias_variance, depth, channels, size, seed):
+    """A Keras model of `depth` random periodic 3 x 3 convolutions, [size, size, channels]."""
+    gain = float(np.sqrt(weight_variance))
+    kernel = {
+        "gaussian": lambda: initializers.ConvolutionGaussian(
+            weight_variance=weight_variance, seed=seed
+        ),
+        "delta_orthogonal": lambda: initializers.ConvolutionDeltaOrthogonal(gain, seed=seed),
+    }[kind]()
+    bias = keras.initializers.RandomNormal(stddev=float(np.sqrt(bias_variance)), seed=seed + 1)
+    inputs = keras.Input((size, size, channels))
+    outputs = layers.DeepConvolution(
+        depth,
+        channels,
+        3,
+        activation=activation,
+        kernel_initializer=kernel,
+        bias_initializer=bias,
+    )(inputs)
+    return keras.Model(inputs, outputs)
+
+
+def measure(kind, activation, variances, q_star, depth, channels, size, draws, seed):
+    """Singular values [draws, size * size * channels] of random stacks at random inputs."""
+    weight_variance, bias_variance = variances
+    values = []
+    for i in range(draws):
+        number = seed * 100_003 + 2 * i
+        model = random_stack(
+            kind, activation, weight_variance, bias_variance, depth, channels, size, number
+        )
+        draw = np.random.default_rng(number)
+        scale = float(np.sqrt((q_star - bias_variance) / weight_variance))
+        x = scale * draw.standard_normal((size, size, channels)).astype(np.float32)
+        values.append(meanfield.jacobian_singular_values(model, x))
+    return np.stack(values)
+
+
+def summarize(values):
+    """(mean, its error, variance, its error) of the squared singular values over draws."""
+    squares = values**2
+    means = squares.mean(axis=1)
+    variances = (squares**2).mean(axis=1) - means**2
+    root = np.sqrt(len(values))
+    return means.mean(), means.std(ddof=1) / root, variances.mean(), variances.std(ddof=1) / root
+
+
+def main(_):
+    """Measures, writes and draws the spectra."""
+    settings = common.settings(
+        quick={"depth": 50, "channels": 64, "size": 3, "draws": 6},
+        paper={"channels": 256, "size": 4, "draws": 10},
+    )
+    settings["activation"] = FLAGS.activation
+    settings["q_star"] = q_star = FLAGS.q_star or 1 / settings["depth"]
+    directory = common.prepare_output_dir(settings)
+    depth = settings["depth"]
+    variances = meanfield.critical_point(settings["activation"], q_star)
+    figure, axes = common.subplots(1, 2, figsize=(10, 4))
+    rows = []
+    for axis, kind in zip(axes, ("gaussian", "delta_orthogonal")):
+        orthogonal = kind != "gaussian"
+        values = measure(
+            kind,
+            settings["activation"],
+            variances,
+            q_star,
+            *(settings[k] for k in ("depth", "channels", "size", "draws", "seed")),
+        )
+        theory = meanfield.jacobian_moments(
+            settings["activation"], variances[0], depth, q_star, orthogonal
+        )
+        mean, mean_error, variance, variance_error = summarize(values)
+        logging.info(
+            "%s: mean squared singular value %.4f +- %.4f, theory %.4f; variance %.4f +- %.4f, "
+            "theory %.4f; largest %.3f, smallest %.3g",
+            kind, mean, mean_error, theory.mean, variance, variance_error, theory.variance,
+            values.max(), values.min(),
+        )  # fmt: skip
+        draw(axis, kind, values, settings["activation"], variances[0], depth, q_star)
+        rows.append(
+            {"weights": kind, "depth": depth, "mean": mean, "mean_error": mean_error}
+            | {"mean_theory": theory.mean, "variance": variance, "variance_error": variance_error}
+            | {"variance_theory": theory.variance, "largest": values.max()}
+        )
+        np.savetxt(directory / f"singular_values_{kind}.csv", values.T, delimiter=",")
+    figure.suptitle(f"{settings['activation']}, {depth} layers, q* = {q_star:g}")
+    common.write_csv(directory / "metrics.csv", rows)
+    common.save_figure(figure, directory / "jacobian_spectrum.png")
+    logging.info("Written to %s", directory)
+
+
+def draw(axis, kind, values, activation, weight_variance, depth, q_star):
+    """Histogram of log10 of the singular values over the theory's density."""
+    logs = np.log10(np.maximum(values.ravel(), 1e-12))
+    # Below about 1e-6 of the largest there is only the rounding of float32.
+    low, high = max(np.quantile(logs, 0.005), logs.max() - 6.0), logs.max()
+    pad = 0.15 * (high - low)
+    axis.hist(logs, bins=60, range=(low, high + pad), density=True, color="#9db8d9")
+    # The share of the histogram's range, so that both curves have the same units.
+    share = np.mean(logs >= low)
+    grid = np.linspace(low, high + pad, 400)
+    squares = 10.0 ** (2 * grid)
+    try:
+        density = meanfield.jacobian_density(
+            activation, weight_variance, depth, q_star, squares, kind != "gaussian"
+        )
+        axis.plot(grid, density * squares * 2 * np.log(10) / share, "g--", label="theory")
+        axis.legend()
+    except ValueError:  # all values equal: a line
+        axis.axvline(0.5 * depth * np.log10(weight_variance), color="green", ls="--")
+    axis.set(xlabel="log10 singular value", ylabel="density", title=kind.replace("_", "-"))
+
+
+if __name__ == "__main__":
+    app.run(main)
