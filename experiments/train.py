@@ -40,7 +40,17 @@ flags.DEFINE_enum(
 )  # fmt: skip
 flags.DEFINE_enum("readout", "pool", models.READOUTS, "Global average pooling or flatten.")
 flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "Optimizer; momentum is SGD with 0.9.")
-flags.DEFINE_string("learning_rate", "auto", "A number, or auto: 0.01 / depth for adam, rmsprop.")
+flags.DEFINE_string(
+    "learning_rate", "auto",
+    "A number, or auto: for sgd and momentum rho * 2 / lambda_max of the network's own NTK on one "
+    "batch, for adam and rmsprop 0.01 / depth.",
+)  # fmt: skip
+flags.DEFINE_float("rho", 0.3, "Fraction of the largest stable rate, for auto.", lower_bound=1e-6)
+flags.DEFINE_boolean(
+    "fused", False,
+    "Update each layer inside the backward pass (sgd and momentum): the gradient of the whole "
+    "stack never exists.",
+)  # fmt: skip
 flags.DEFINE_integer("batch_size", 32, "Examples in a step, of all replicas.", lower_bound=1)
 flags.DEFINE_integer("steps", 800, "Training steps in all.", lower_bound=1)
 flags.DEFINE_integer("eval_every", 100, "Steps between two rows of metrics.csv.", lower_bound=1)
@@ -114,6 +124,7 @@ def theory(config, image_shape):
         layer_parameters=(9 * filters + 1) * filters,
         activation_size=config["batch_size"] * math.prod(sides) * filters,
         slots=_SLOTS[config["optimizer"]],
+        gradient_copies=0 if config["fused"] else 1,
     )
     return (
         f"Start: sigma_w^2 = {weight_variance:.6g}, sigma_b^2 = {bias_variance:.6g}.\n"
@@ -123,18 +134,21 @@ def theory(config, image_shape):
     )
 
 
-def learning_rate(config):
-    """The learning rate of the flags, `auto` resolved."""
+def learning_rate(config, model, dataset):
+    """The learning rate of the flags, and in words where it comes from."""
     if config["learning_rate"] != "auto":
-        return float(config["learning_rate"])
+        return float(config["learning_rate"]), "as given"
     if config["optimizer"] in ("adam", "rmsprop"):
-        return 0.01 / config["depth"]
-    raise ValueError("--learning_rate=auto needs --optimizer=adam or rmsprop.")
+        return 0.01 / config["depth"], "0.01 / depth, the law measured for adaptive steps"
+    images, _ = next(iter(dataset.train_batches()))
+    rate, lambda_max = training.ntk_learning_rate(model, images, config["rho"])
+    return rate, f"{config['rho']} * 2 / lambda_max, lambda_max(NTK) / n = {lambda_max:.4g}"
 
 
-def make_optimizer(config):
-    """The Keras optimizer of the flags."""
-    rate = learning_rate(config)
+def make_optimizer(config, model, dataset):
+    """The Keras optimizer of the flags; says which learning rate it takes and why."""
+    rate, reason = learning_rate(config, model, dataset)
+    print(f"{config['optimizer']}, learning rate {rate:.4g} ({reason}).", flush=True)
     return {
         "sgd": lambda: keras.optimizers.SGD(rate),
         "momentum": lambda: keras.optimizers.SGD(rate, momentum=0.9),
@@ -177,21 +191,21 @@ def run(config, output_dir):
     print(
         f"{dataset.name}: {dataset.train_size} training and {dataset.test_size} test images "
         f"{dataset.image_shape}, {dataset.classes} classes.\n"
-        f"{theory(config, dataset.image_shape)}\n"
-        f"{config['optimizer']}, learning rate {learning_rate(config):.4g}.",
+        f"{theory(config, dataset.image_shape)}",
         flush=True,
     )
     jit_compile = config["jit_compile"]
     if jit_compile is None:
         on_accelerator = config["strategy"] == "tpu" or bool(tf.config.list_physical_devices("GPU"))
-        jit_compile = on_accelerator or config["filters"] <= 48
+        jit_compile = (on_accelerator or config["filters"] <= 48) and not config["fused"]
     trainer = training.Trainer(
         lambda: make_model(config, dataset.image_shape, dataset.classes, jit_compile),
-        lambda: make_optimizer(config),
+        lambda model: make_optimizer(config, model, dataset),
         dataset,
         directory,
         strategy=strategy,
         jit_compile=jit_compile,
+        fused=config["fused"],
         eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"],
         steps_per_execution=config["steps_per_execution"],

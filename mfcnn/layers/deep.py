@@ -6,6 +6,7 @@ import tensorflow as tf
 from mfcnn import activations, initializers
 from mfcnn.layers.convolution import FORMS, PADDINGS, convolve
 from mfcnn.layers.deep_loop import DeepLoop
+from mfcnn.layers.periodic import PeriodicConvolution
 
 __all__ = ["DeepConvolution", "DeepDense"]
 
@@ -45,7 +46,8 @@ class _DeepStack(keras.layers.Layer):
         self.jit_compile = jit_compile
         self._phi = activation_function(activation)
 
-    def _build_stack(self, kernel_shape, bias_shape):
+    def _build_stack(self, input_shape, kernel_shape, bias_shape):
+        self._input_shape = tuple(input_shape)
         # Not cast as a whole under a mixed precision policy: the loop casts layer by layer.
         self.kernel = self._add_stack("kernel", kernel_shape, self.kernel_initializer)
         self.bias = None
@@ -73,9 +75,29 @@ class _DeepStack(keras.layers.Layer):
 
     def call(self, x):
         """Applies the stack; the shape stays."""
-        parameters = (self.kernel,) if self.bias is None else (self.kernel, self.bias)
-        parameters = tuple(tf.convert_to_tensor(p.value) for p in parameters)
+        parameters = tuple(tf.convert_to_tensor(v) for v in self.stacked_variables)
         return self._loop((x,), parameters)[0]
+
+    @property
+    def loop(self):
+        """The `DeepLoop` that runs this layer's affine map and activation."""
+        return self._loop
+
+    @property
+    def stacked_variables(self):
+        """The tf.Variables stacked over the layers: kernels, and biases if there are."""
+        return tuple(weight.value for weight in (self.kernel, self.bias) if weight is not None)
+
+    def unroll(self):
+        """The same network as a `keras.Sequential` of `depth` stock layers, weights copied.
+
+        For other tools, and for depths that Keras can hold: it refuses about 1,000 layers.
+        """
+        layers = [self._stock_layer(f"{self.name}_{layer}") for layer in range(self.depth)]
+        model = keras.Sequential([keras.Input(self._input_shape[1:]), *layers])
+        for index, layer in enumerate(layers):
+            layer.set_weights(self.get_layer_weights(index))
+        return model
 
     def compute_output_shape(self, input_shape):
         """The input's shape."""
@@ -211,7 +233,7 @@ class DeepConvolution(_DeepStack):
                 f"width, filters={self.filters}]. Received: input_shape={input_shape}"
             )
         size = self.kernel_size
-        self._build_stack((size, size, self.filters, self.filters), (self.filters,))
+        self._build_stack(input_shape, (size, size, self.filters, self.filters), (self.filters,))
 
     def _linear(self, x, kernel):
         form = self.form
@@ -219,6 +241,20 @@ class DeepConvolution(_DeepStack):
             few = self.filters <= _MATMUL_MAX_CHANNELS
             form = "matmul" if few or self.jit_compile else "library"
         return convolve(x, kernel, self.padding, form)
+
+    def _stock_layer(self, name):
+        circular = self.padding == "circular"
+        make = PeriodicConvolution if circular else keras.layers.Conv2D
+        padding = {} if circular else {"padding": "same"}
+        return make(
+            self.filters,
+            self.kernel_size,
+            activation=self._phi,
+            use_bias=self.use_bias,
+            name=name,
+            dtype=self.dtype_policy,
+            **padding,
+        )
 
     def get_config(self):
         """The arguments of the constructor."""
@@ -274,10 +310,19 @@ class DeepDense(_DeepStack):
                 f"DeepDense keeps the width: it needs an input [..., units={self.units}]. "
                 f"Received: input_shape={input_shape}"
             )
-        self._build_stack((self.units, self.units), (self.units,))
+        self._build_stack(input_shape, (self.units, self.units), (self.units,))
 
     def _linear(self, x, kernel):
         return tf.tensordot(x, kernel, axes=1)
+
+    def _stock_layer(self, name):
+        return keras.layers.Dense(
+            self.units,
+            activation=self._phi,
+            use_bias=self.use_bias,
+            name=name,
+            dtype=self.dtype_policy,
+        )
 
     def get_config(self):
         """The arguments of the constructor."""

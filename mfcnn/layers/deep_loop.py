@@ -141,22 +141,49 @@ class DeepLoop:
         z, arrays = self._split(carry)
         return z, _write(arrays, (final - first) // stride, z)
 
+    def forward(self, state, parameters):
+        """(last state, what `backward` needs): the forward pass without a custom gradient.
+
+        Here and in `backward` the parameters may be variables, of which one layer is read at a
+        time. For use inside a tf.function.
+        """
+        return self._forward(state, parameters)
+
+    def backward(self, state, parameters, cotangent, kept, update):
+        """The backward pass of `forward`, with each layer's gradient used up at once.
+
+        Args:
+            state: the first state.
+            parameters: as in `forward`; a layer's are read for the last time before its update.
+            cotangent: gradient by the last state.
+            kept: from `forward`.
+            update: function of (layer index, tuple of that layer's gradients), called from the
+                last layer to the first: the gradient of the whole stack never exists.
+
+        Returns:
+            The gradient by the first state.
+        """
+        return self._backward(state, parameters, cotangent, kept, _Update(update))
+
     # Backward, by tf.gradients: symbolic, at home in a loop's body, and blind to outer tapes.
 
-    def _backward(self, state, parameters, cotangent, kept):
+    def _backward(self, state, parameters, cotangent, kept, sink=None):
         depth = parameters[0].shape[0]
+        sink = sink or _Stack(depth, parameters)
         z, checkpoints = kept
         d_z = _gradient(self.activation(z), z, cotangent)
-        gradients = tuple(_array(depth, p.dtype, p.shape[1:]) for p in parameters)
+        gradients = sink.empty()
         if depth > 1:
             strides = checkpoint_strides(depth, self.checkpoint_levels)
             read = functools.partial(_layer, checkpoints)
-            d_z, gradients = self._segments(read, parameters, d_z, gradients, 1, depth, strides)
+            d_z, gradients = self._segments(
+                read, parameters, d_z, gradients, 1, depth, strides, sink
+            )
         d_state, d_layer = self._affine_gradient(state, _layer(parameters, 0), d_z)
-        gradients = _write(gradients, 0, d_layer)
-        return (*d_state, *(array.stack() for array in gradients))
+        gradients = sink.write(gradients, 0, d_layer)
+        return (*d_state, *sink.result(gradients))
 
-    def _segments(self, read, parameters, d_z, gradients, first, stop, strides):
+    def _segments(self, read, parameters, d_z, gradients, first, stop, strides, sink):
         """From the cotangent after layer `stop - 1` to the one before layer `first`.
 
         `read(i)` gives the pre-activations kept before layer first + i * strides[0].
@@ -170,13 +197,13 @@ class DeepLoop:
                 state = self.activation(z)
                 d_state, d_layer = self._affine_gradient(state, _layer(parameters, start), d_z)
                 d_z = _gradient(state, z, d_state)
-                gradients = _write(gradients, start, d_layer)
+                gradients = sink.write(gradients, start, d_layer)
             else:
                 end = tf.minimum(start + stride, stop)
                 _, arrays = self._checkpoint(z, parameters, start, end, stride, strides[1])
                 d_z, gradients = self._segments(
                     lambda i: tuple(array.read(i) for array in arrays),
-                    parameters, d_z, gradients, start, end, strides[1:],
+                    parameters, d_z, gradients, start, end, strides[1:], sink,
                 )  # fmt: skip
             return (start - stride, *d_z, *gradients)
 
@@ -230,6 +257,40 @@ class DeepLoop:
             self.checkpoint_levels,
             self.jit_compile,
         )
+
+
+class _Stack:
+    """Collects the layers' gradients into stacked tensors; the loop carries the arrays."""
+
+    def __init__(self, depth, parameters):
+        self._depth = depth
+        self._parameters = parameters
+
+    def empty(self):
+        return tuple(_array(self._depth, p.dtype, p.shape[1:]) for p in self._parameters)
+
+    def write(self, arrays, layer, gradients):
+        return _write(arrays, layer, gradients)
+
+    def result(self, arrays):
+        return tuple(array.stack() for array in arrays)
+
+
+class _Update:
+    """Hands each layer's gradient to an update; the loop carries nothing."""
+
+    def __init__(self, function):
+        self._function = function
+
+    def empty(self):
+        return ()
+
+    def write(self, nothing, layer, gradients):
+        self._function(layer, gradients)
+        return nothing
+
+    def result(self, nothing):
+        return nothing
 
 
 def _tell_forward_accumulators(outputs, inputs, gradient):

@@ -2,12 +2,14 @@
 
 import functools
 import math
+import pathlib
 import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from mfcnn.training.fused import FusedUpdate
 from mfcnn.training.records import MetricsFile, plot_curves
 from mfcnn.training.strategy import scope_of
 
@@ -25,12 +27,14 @@ class Trainer:
 
     Args:
         make_model: function without arguments to the built model, from images to logits.
-        make_optimizer: function without arguments to a Keras optimizer.
+        make_optimizer: function from the model to a Keras optimizer.
         dataset: a `mfcnn.data.ImageData`.
-        output_dir: pathlib.Path of the run; gets metrics.csv, curves.png, tensorboard/,
+        output_dir: directory of the run; gets metrics.csv, curves.png, tensorboard/,
             checkpoints/ and model.keras.
         strategy: a `tf.distribute.Strategy`.
         jit_compile: whether XLA compiles the step.
+        fused: whether the deep stack is updated inside the backward pass, see `FusedUpdate`; one
+            replica, uncompiled.
         eval_every: steps between two rows.
         checkpoint_every: steps between two checkpoints.
         steps_per_execution: steps in one call of the compiled program.
@@ -47,6 +51,7 @@ class Trainer:
         output_dir,
         strategy=None,
         jit_compile=False,
+        fused=False,
         eval_every=100,
         checkpoint_every=None,
         steps_per_execution=10,
@@ -55,8 +60,14 @@ class Trainer:
         verbose=True,
     ):
         self.dataset = dataset
-        self.output_dir = output_dir
+        self.output_dir = output_dir = pathlib.Path(output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
         self.strategy = strategy or tf.distribute.get_strategy()
+        if fused and (jit_compile or self.strategy.num_replicas_in_sync > 1):
+            raise ValueError(
+                "fused=True needs jit_compile=False and one replica. Received: "
+                f"jit_compile={jit_compile}, {self.strategy.num_replicas_in_sync} replicas"
+            )
         self.jit_compile = jit_compile
         self.eval_every = eval_every
         self.checkpoint_every = checkpoint_every or eval_every
@@ -66,8 +77,9 @@ class Trainer:
         self.verbose = verbose
         with scope_of(self.strategy):
             self.model = make_model()
-            self.optimizer = make_optimizer()
+            self.optimizer = make_optimizer(self.model)
             self.optimizer.build(self.model.trainable_variables)
+        self._fused = FusedUpdate(self.model, self.optimizer) if fused else None
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
         # Sums of loss, hits and examples since the last row.
         self.window = tf.Variable(tf.zeros([3], tf.float64), name="window")
@@ -191,6 +203,12 @@ class Trainer:
         return sums
 
     def _gradient_and_update(self, images, labels):
+        if self._fused is not None:
+            logits = self._fused.step(
+                images, lambda f: tf.reduce_sum(self._loss(labels, f)) / self.dataset.batch_size
+            )
+            losses = self._loss(labels, logits)
+            return _sums(losses, labels, logits, tf.ones_like(losses))
         gradients, sums = self._gradient(images, labels)
         self.optimizer.apply(gradients, self.model.trainable_variables)
         return sums

@@ -45,14 +45,14 @@ def test_the_dense_stack_equals_stock_dense_layers():
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "silu", cubic, tf.sin])
 def test_any_activation_is_applied_after_each_convolution(activation):
-    deep = DeepConvolution(2, 3, kernel_size=1, activation=activation)
-    x = images()
+    deep = DeepConvolution(2, 3, kernel_size=1, activation=activation, dtype="float64")
+    x = images().astype("float64")
     function = keras.activations.get(activation)
     expected = x
     for layer in range(2):
         kernel, bias = deep(x) is not None and deep.get_layer_weights(layer)
         expected = function(expected @ kernel[0, 0] + bias)
-    np.testing.assert_allclose(deep(x), expected, atol=1e-6)
+    np.testing.assert_allclose(deep(x), expected, atol=1e-12)
 
 
 def test_an_activation_of_the_package_is_taken_as_it_is():
@@ -159,3 +159,15 @@ def test_memory_is_parameters_slots_gradients_and_a_root_of_the_activations():
     assert memory.slots == 2 * parameters
     one_activation = 32 * 8 * 8 * 16 * 4
     assert 200 * one_activation <= memory.activations <= 230 * one_activation
+
+
+@pytest.mark.parametrize("padding", ["circular", "same"])
+def test_the_unrolled_network_of_stock_layers_gives_the_same_output(padding):
+    deep = DeepConvolution(4, 3, padding=padding, activation="erf")
+    expected = deep(images())
+    unrolled = deep.unroll()
+    assert len(unrolled.layers) == 4
+    np.testing.assert_allclose(unrolled(images()), expected, atol=1e-6)
+    dense = DeepDense(3, 4)
+    np.testing.assert_allclose(dense(images()[:, 0, 0, :1] * np.ones(4)), dense.unroll()(
+        images()[:, 0, 0, :1] * np.ones(4)), atol=1e-6)  # fmt: skip

@@ -13,7 +13,7 @@ def make_trainer(directory, optimizer=None, **options):
     directory.mkdir(exist_ok=True)
     return Trainer(
         lambda: models.vanilla_cnn((8, 8, 1), 6, 4, 10, padding="same", seed=2),
-        optimizer or (lambda: keras.optimizers.Adam(1e-2)),
+        optimizer or (lambda _: keras.optimizers.Adam(1e-2)),
         dataset,
         directory,
         verbose=False,
@@ -22,7 +22,7 @@ def make_trainer(directory, optimizer=None, **options):
 
 
 def test_the_steps_are_those_of_keras(tmp_path):
-    trainer = make_trainer(tmp_path, lambda: keras.optimizers.SGD(0.01), eval_every=5)
+    trainer = make_trainer(tmp_path, lambda _: keras.optimizers.SGD(0.01), eval_every=5)
     row = trainer.run(5)
     model = models.vanilla_cnn((8, 8, 1), 6, 4, 10, padding="same", seed=2)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -68,7 +68,7 @@ def test_the_saved_model_has_the_accuracy_of_the_last_row(tmp_path):
 
 
 def test_a_loss_that_is_no_longer_finite_ends_the_run_with_the_step_named(tmp_path):
-    trainer = make_trainer(tmp_path, lambda: keras.optimizers.SGD(1e38), eval_every=10)
+    trainer = make_trainer(tmp_path, lambda _: keras.optimizers.SGD(1e38), eval_every=10)
     with pytest.raises(FloatingPointError, match="no longer finite at step 10"):
         trainer.run(100)
 

@@ -1,0 +1,53 @@
+"""The learning rate from theory against the NTK written out."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mfcnn import layers, models
+from mfcnn.training import ntk_learning_rate
+
+
+def dense_ntk(model, images):
+    with tf.GradientTape(persistent=True) as tape:
+        outputs = model(images)
+    variables = [v.value for v in model.trainable_variables]
+    rows = outputs.shape.num_elements()
+    jacobian = tape.jacobian(outputs, variables, experimental_use_pfor=False)
+    jacobian = np.concatenate([np.reshape(j, [rows, -1]) for j in jacobian], axis=1)
+    return jacobian.astype("float64") @ jacobian.T.astype("float64")
+
+
+def images(count=6):
+    return np.random.default_rng(0).normal(size=(count, 8, 8, 1)).astype("float32")
+
+
+def test_lambda_max_is_the_largest_eigenvalue_of_the_ntk():
+    model = models.vanilla_cnn((8, 8, 1), 5, 4, 3, seed=1)
+    rate, lambda_max = ntk_learning_rate(model, images(), rho=0.5, iterations=40)
+    eigenvalues = np.linalg.eigvalsh(dense_ntk(model, images()) / 6)
+    # 40 power steps leave (lambda_2 / lambda_1)^80 of the error, then float32 rounding.
+    tolerance = (eigenvalues[-2] / eigenvalues[-1]) ** 80 + 1e-4
+    assert lambda_max == pytest.approx(eigenvalues[-1], rel=tolerance)
+    assert rate == pytest.approx(1 / lambda_max)
+
+
+def test_a_network_with_no_gradient_left_has_no_learning_rate():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(2, 1, kernel_initializer="zeros"),
+            layers.DeepConvolution(2, 2, kernel_initializer="zeros", use_bias=False),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1, kernel_initializer="zeros", use_bias=False),
+        ]
+    )
+    with pytest.raises(ValueError, match="largest eigenvalue is 0.0"):
+        ntk_learning_rate(model, images())
+
+
+@pytest.mark.parametrize("rho", [0.0, -1.0])
+def test_rho_must_be_positive(rho):
+    with pytest.raises(ValueError, match=f"rho must be positive.*{rho}"):
+        ntk_learning_rate(models.vanilla_cnn((8, 8, 1), 2, 2, 2), images(), rho=rho)
