@@ -1,0 +1,251 @@
+"""Networks against their linearizations: Table 1 and Figures 2 to 4 and 6 of its paper.
+
+    TFDS_DATA_DIR=../shared/tfds python -m experiments.linearization --dataset=mnist \
+        --width_factors=1,2,5 --epochs=10 --linear_epochs=15
+
+For each width factor the network and its linearization start from the same weights and see the
+same minibatches, with the mean squared error on one-hot targets, momentum and weight decay. Each
+training keeps a checkpoint after every epoch; started again, the binary goes on from there.
+"""
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags, logging
+
+from experiments import common
+from mfcnn import data, models
+from mfcnn.training import MetricsFile
+
+FLAGS = flags.FLAGS
+common.define_flags("linearization")
+flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged to 28 x 28.")
+flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
+flags.DEFINE_integer("batch_size", 32, "Examples in a step.", lower_bound=1)
+flags.DEFINE_float("learning_rate", 0.1, "Of the network.", lower_bound=0)
+flags.DEFINE_float("linear_learning_rate", 0.1, "Of the linearization.", lower_bound=0)
+flags.DEFINE_float("momentum", 0.9, "Momentum.", lower_bound=0, upper_bound=1)
+flags.DEFINE_float("weight_decay", 5e-5, "Times the weights, added to the gradient.", lower_bound=0)
+flags.DEFINE_enum("schedule", "linear", ["linear", "constant"], "Of the rate: to 0, or none.")
+common.define_override("width_factors", "Factors of the widths.", flags.DEFINE_list)
+common.define_override("epochs", "Epochs of the networks.", lower_bound=0)
+common.define_override("linear_epochs", "Epochs of the linearizations.", lower_bound=0)
+common.define_override("trajectory_steps", "Steps of the trajectories.", lower_bound=0)
+common.define_override("train_size", "Training examples; 0 is all.", lower_bound=0)
+
+_TABLE_1 = {  # test accuracy in percent: the network, its linearization
+    ("lenet", "mnist"): {
+        1: (99.2, 93.2), 2: (99.3, 96.3), 5: (99.4, 97.9), 10: (99.4, 98.3), 60: (99.4, 98.9)
+    },
+    ("lenet", "cifar10"): {
+        1: (62.5, 42.3), 2: (69.6, 46.3), 5: (76.1, 54.2), 10: (77.4, 57.7), 60: (78.8, 65.6)
+    },
+    ("alexnet", "imagenet_snakes"): {
+        1: (53.8, 35.2), 2: (54.4, 36.4), 3: (54.2, 34.2), 4: (57.0, 39.2)
+    },
+}  # fmt: skip
+_KINDS = ("network", "linearization")
+
+
+class Run:
+    """Training of one model by momentum and weight decay on one-hot targets."""
+
+    def __init__(self, model, classes, momentum, weight_decay):
+        self.model, self.classes = model, classes
+        self._momentum, self._decay = momentum, weight_decay
+        self.variables = [v.value for v in model.trainable_variables]
+        self.velocities = [tf.Variable(tf.zeros_like(v)) for v in self.variables]
+        self.step = tf.function(self._step, autograph=False)
+        self.predict = tf.function(
+            lambda x: model(x, training=False), autograph=False, reduce_retracing=True
+        )
+
+    def _step(self, images, labels, learning_rate):
+        with tf.GradientTape() as tape:
+            outputs = self.model(images, training=True)
+            targets = tf.one_hot(labels, self.classes)
+            loss = tf.reduce_mean(tf.square(outputs - targets))
+        for v, velocity, g in zip(
+            self.variables, self.velocities, tape.gradient(loss, self.variables)
+        ):
+            velocity.assign(self._momentum * velocity + g + self._decay * v)
+            v.assign_sub(learning_rate * velocity)
+        hits = tf.argmax(outputs, 1, output_type=labels.dtype) == labels
+        return tf.stack([loss, tf.reduce_mean(tf.cast(hits, tf.float32))])
+
+    def accuracy(self, images, labels, batch_size=500):
+        """The share of examples whose largest output is their class."""
+        parts = range(0, len(labels), batch_size)
+        hits = [
+            np.argmax(self.predict(images[i : i + batch_size]), 1) == labels[i : i + batch_size]
+            for i in parts
+        ]
+        return float(np.mean(np.concatenate(hits)))
+
+
+def make_models(architecture, input_shape, classes, width_factor, seed):
+    """The network and its linearization, as a dict."""
+    build = getattr(models, architecture)
+    network = build(input_shape, classes, width_factor, seed=seed)
+    return dict(zip(_KINDS, (network, models.linearize(network))))
+
+
+def train(run, dataset, epochs, learning_rate, schedule, directory):
+    """Trains for some epochs, from the last checkpoint in the directory if there is one.
+
+    Returns:
+      The rows of training.csv: epoch, loss, train accuracy during the epoch, test accuracy.
+
+    Raises:
+      FloatingPointError: if the loss is no longer finite.
+    """
+    epoch = tf.Variable(0)
+    checkpoint = tf.train.Checkpoint(v=run.variables, velocities=run.velocities, epoch=epoch)
+    manager = tf.train.CheckpointManager(checkpoint, str(directory / "checkpoints"), 1)
+    manager.restore_or_initialize()
+    file = MetricsFile(
+        directory / "training.csv", ("epoch", "loss", "running_accuracy", "test_accuracy")
+    )
+    file.keep_until(int(epoch))
+    test, steps = dataset.arrays("test"), dataset.steps_per_epoch
+    for number in range(int(epoch), epochs):
+        sums = tf.zeros([2])
+        batches = dataset.train_batches(number * steps).take(steps)
+        for index, (images, labels) in enumerate(batches, number * steps):
+            share = 1 - index / (epochs * steps) if schedule == "linear" else 1.0
+            sums += run.step(images, labels, tf.constant(learning_rate * share, tf.float32))
+        loss, accuracy = (float(s) / steps for s in sums)
+        test_accuracy = run.accuracy(*test)
+        logging.info("%s epoch %d: loss %.5f test %.4f", directory, number, loss, test_accuracy)
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"The loss is not finite in epoch {number}; lower the rate.")
+        epoch.assign(number + 1)
+        row = (number + 1, loss, accuracy, test_accuracy)
+        file.append(dict(zip(file.fields, row)))
+        manager.save(checkpoint_number=number + 1)
+    return file.rows()
+
+
+def trajectory(run, dataset, steps, learning_rate, images, labels):
+    """The outputs [steps + 1, n] for the right classes of n images after each step."""
+    picked = np.arange(len(labels)), labels
+    outputs = [run.predict(images).numpy()[picked]]
+    for batch in dataset.train_batches().take(steps):
+        run.step(*batch, tf.constant(learning_rate, tf.float32))
+        outputs.append(run.predict(images).numpy()[picked])
+    return np.array(outputs)
+
+
+def draw_trajectories(trajectories):
+    """Figure 2: a panel for each width factor; light lines are the linearization."""
+    figure, axes = common.subplots(
+        1, len(trajectories), figsize=(4 * len(trajectories), 3.3), squeeze=False, sharey=True
+    )
+    for axis, (factor, pair) in zip(axes[0], trajectories.items()):
+        for i in range(pair["network"].shape[1]):
+            axis.plot(pair["network"][:, i], color=f"C{i}", label="network" if i == 0 else None)
+            axis.plot(
+                pair["linearization"][:, i],
+                color=f"C{i}",
+                alpha=0.4,
+                label="linearization" if i == 0 else None,
+            )
+        axis.set(title=f"width x{factor:g}", xlabel="steps", ylim=(-0.5, 1.8))
+    axes[0, 0].set_ylabel("output for the right class")
+    axes[0, 0].legend()
+    return figure
+
+
+def draw_accuracies(rows):
+    """Figures 3, 4 and 6: train and test accuracy over the width factor."""
+    figure, axis = common.subplots(figsize=(5.5, 3.8))
+    for kind, marker in zip(_KINDS, "o*"):
+        mine = [r for r in rows if r["model"] == kind]
+        factors = [r["width_factor"] for r in mine]
+        for split, line in (("test", "-"), ("train", ":")):
+            values = [100 * r[f"{split}_accuracy"] for r in mine]
+            color = "C0" if kind == "network" else "C1"
+            axis.plot(factors, values, line + marker, color=color, label=f"{kind}, {split}")
+    axis.set(xscale="log", xlabel="width factor", ylabel="accuracy [%]")
+    axis.legend()
+    return figure
+
+
+def main(_):
+    """Trains all pairs, writes the table and draws the figures."""
+    settings = common.settings(
+        quick={"width_factors": ["1", "2"], "epochs": 5, "linear_epochs": 5,
+               "trajectory_steps": 100, "train_size": 0},
+        paper={"width_factors": ["1", "2", "5", "10", "25", "60"], "epochs": 100,
+               "linear_epochs": 100, "trajectory_steps": 200},
+    )  # fmt: skip
+    names = ("dataset", "architecture", "batch_size", "learning_rate", "linear_learning_rate",
+             "momentum", "weight_decay", "schedule")  # fmt: skip
+    settings.update({name: FLAGS[name].value for name in names})
+    directory = common.prepare_output_dir(settings)
+    dataset = data.load(
+        FLAGS.dataset,
+        FLAGS.batch_size,
+        seed=FLAGS.seed,
+        subset=settings["train_size"] or None,
+        resize=28 if FLAGS.dataset == "digits" else None,
+    )
+    train_arrays, test_arrays = dataset.arrays("train"), dataset.arrays("test")
+    probes = tuple(a[:5] for a in test_arrays)
+    published = _TABLE_1.get((FLAGS.architecture, FLAGS.dataset), {})
+    rows, trajectories = [], {}
+    for factor in map(float, settings["width_factors"]):
+
+        def make(factor=factor):
+            return {
+                kind: Run(model, dataset.classes, FLAGS.momentum, FLAGS.weight_decay)
+                for kind, model in make_models(
+                    FLAGS.architecture, dataset.image_shape, dataset.classes, factor, FLAGS.seed
+                ).items()
+            }
+
+        if settings["trajectory_steps"]:
+            trajectories[factor] = {
+                kind: trajectory(
+                    run, dataset, settings["trajectory_steps"], FLAGS.learning_rate, *probes
+                )
+                for kind, run in make().items()
+            }
+        for index, (kind, run) in enumerate(make().items()):
+            epochs = settings["linear_epochs" if index else "epochs"]
+            if not epochs:
+                continue
+            rate = FLAGS.linear_learning_rate if index else FLAGS.learning_rate
+            folder = directory / f"{FLAGS.architecture}_x{factor:g}_{kind}"
+            folder.mkdir(exist_ok=True)
+            train(run, dataset, epochs, rate, FLAGS.schedule, folder)
+            rows.append(
+                {
+                    "architecture": FLAGS.architecture,
+                    "width_factor": factor,
+                    "model": kind,
+                    "epochs": epochs,
+                    "train_accuracy": run.accuracy(*train_arrays),
+                    "test_accuracy": run.accuracy(*test_arrays),
+                    "test_accuracy_in_the_paper": published.get(factor, (np.nan,) * 2)[index] / 100,
+                }
+            )
+            common.write_csv(directory / "metrics.csv", rows)
+            print(rows[-1], flush=True)
+    if trajectories:
+        common.save_figure(draw_trajectories(trajectories), directory / "trajectories.png")
+        common.write_csv(
+            directory / "trajectories.csv",
+            (
+                {"width_factor": factor, "model": kind, "step": step}
+                | {f"example_{i}": float(v) for i, v in enumerate(values)}
+                for factor, pair in trajectories.items()
+                for kind, table in pair.items()
+                for step, values in enumerate(table)
+            ),
+        )
+    if rows:
+        common.save_figure(draw_accuracies(rows), directory / "accuracy.png")
+
+
+if __name__ == "__main__":
+    app.run(main)
