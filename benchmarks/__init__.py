@@ -1,0 +1,1 @@
+"""What is measured, one command each, against a rival in the same run."""
