@@ -72,8 +72,9 @@ def mfcnn_step(depth, channels, batch, side, threads, jit_compile, fused):
             variable.scatter_sub(tf.IndexedSlices(1e-6 * gradient[None], layer[None]))
 
     def updating():
-        output, kept = deep.loop.forward((x,), variables)
-        deep.loop.backward((x,), variables, (2 * output[0],), kept, update)
+        loop = deep.loop_for(x)
+        output, kept = loop.forward((x,), variables)
+        loop.backward((x,), variables, (2 * output[0],), kept, update)
 
     function = updating if fused else plain
     step = tf.function(function, autograph=False, jit_compile=jit_compile or None)

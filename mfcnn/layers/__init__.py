@@ -2,14 +2,18 @@
 
 from mfcnn.layers.convolution import PADDINGS
 from mfcnn.layers.deep import DeepConvolution, DeepDense
-from mfcnn.layers.memory import StackMemory, stack_memory
+from mfcnn.layers.memory import StackMemory, choose_checkpoint_levels, stack_memory
+from mfcnn.layers.ntk import NTKConvolution, NTKDense
 from mfcnn.layers.periodic import PeriodicConvolution
 
 __all__ = [
     "PADDINGS",
     "DeepConvolution",
     "DeepDense",
+    "NTKConvolution",
+    "NTKDense",
     "PeriodicConvolution",
     "StackMemory",
+    "choose_checkpoint_levels",
     "stack_memory",
 ]

@@ -6,6 +6,7 @@ import tensorflow as tf
 from mfcnn import activations, initializers
 from mfcnn.layers.convolution import FORMS, PADDINGS, convolve
 from mfcnn.layers.deep_loop import DeepLoop
+from mfcnn.layers.memory import DEFAULT_BUDGET, choose_checkpoint_levels
 from mfcnn.layers.periodic import PeriodicConvolution
 
 __all__ = ["DeepConvolution", "DeepDense"]
@@ -25,16 +26,17 @@ class _DeepStack(keras.layers.Layer):
         use_bias=True,
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
-        checkpoint_levels=1,
+        checkpoint_levels=None,
+        memory_budget=DEFAULT_BUDGET,
         jit_compile=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
             raise ValueError(f"depth must be an integer of at least 1. Received: depth={depth!r}")
-        if checkpoint_levels not in (0, 1, 2):
+        if checkpoint_levels not in (None, 0, 1, 2):
             raise ValueError(
-                "checkpoint_levels must be 0 (keep all), 1 or 2. "
+                "checkpoint_levels must be None (choose by memory), 0 (keep all), 1 or 2. "
                 f"Received: checkpoint_levels={checkpoint_levels!r}"
             )
         self.depth = depth
@@ -43,6 +45,7 @@ class _DeepStack(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.checkpoint_levels = checkpoint_levels
+        self.memory_budget = memory_budget
         self.jit_compile = jit_compile
         self._phi = activation_function(activation)
 
@@ -53,12 +56,7 @@ class _DeepStack(keras.layers.Layer):
         self.bias = None
         if self.use_bias:
             self.bias = self._add_stack("bias", bias_shape, self.bias_initializer)
-        self._loop = DeepLoop(
-            self._affine,
-            lambda z: (self._phi(z[0]),),
-            checkpoint_levels=self.checkpoint_levels,
-            jit_compile=self.jit_compile,
-        )
+        self._loops = {}
 
     def _add_stack(self, name, shape, initializer):
         def draw(stacked_shape, dtype=None):
@@ -76,12 +74,25 @@ class _DeepStack(keras.layers.Layer):
     def call(self, x):
         """Applies the stack; the shape stays."""
         parameters = tuple(tf.convert_to_tensor(v) for v in self.stacked_variables)
-        return self._loop((x,), parameters)[0]
+        return self.loop_for(x)((x,), parameters)[0]
 
-    @property
-    def loop(self):
-        """The `DeepLoop` that runs this layer's affine map and activation."""
-        return self._loop
+    def loop_for(self, x):
+        """The `DeepLoop` that runs this stack on an input, its checkpoints chosen by memory."""
+        levels = self.checkpoint_levels
+        if levels is None:
+            size = x.shape.num_elements()
+            # A batch of unknown size: the square root of the depth is never far off.
+            levels = 1 if size is None else choose_checkpoint_levels(
+                self.depth, size * x.dtype.size, self.memory_budget
+            )  # fmt: skip
+        if levels not in self._loops:
+            self._loops[levels] = DeepLoop(
+                self._affine,
+                lambda z: (self._phi(z[0]),),
+                checkpoint_levels=levels,
+                jit_compile=self.jit_compile,
+            )
+        return self._loops[levels]
 
     @property
     def stacked_variables(self):
@@ -137,6 +148,7 @@ class _DeepStack(keras.layers.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "checkpoint_levels": self.checkpoint_levels,
+            "memory_budget": self.memory_budget,
             "jit_compile": self.jit_compile,
         }
 
@@ -174,7 +186,9 @@ class DeepConvolution(_DeepStack):
         use_bias: whether there are biases.
         form: "library", "matmul" (see `mfcnn.layers.convolution`) or "auto".
         checkpoint_levels: 0 keeps every pre-activation for the backward pass, 1 of the order
-            sqrt(depth), 2 of the order cbrt(depth).
+            sqrt(depth), 2 of the order cbrt(depth). None takes the first of these that fits in
+            memory_budget.
+        memory_budget: bytes for kept pre-activations where checkpoint_levels is None.
         jit_compile: whether XLA compiles the two loops, also where the caller is not compiled.
         **kwargs: those of `keras.layers.Layer`.
 
@@ -197,7 +211,8 @@ class DeepConvolution(_DeepStack):
         bias_initializer="zeros",
         use_bias=True,
         form="auto",
-        checkpoint_levels=1,
+        checkpoint_levels=None,
+        memory_budget=DEFAULT_BUDGET,
         jit_compile=False,
         **kwargs,
     ):
@@ -208,6 +223,7 @@ class DeepConvolution(_DeepStack):
             kernel_initializer,
             bias_initializer,
             checkpoint_levels,
+            memory_budget,
             jit_compile,
             **kwargs,
         )
@@ -285,7 +301,8 @@ class DeepDense(_DeepStack):
         kernel_initializer="glorot_uniform",
         bias_initializer="zeros",
         use_bias=True,
-        checkpoint_levels=1,
+        checkpoint_levels=None,
+        memory_budget=DEFAULT_BUDGET,
         jit_compile=False,
         **kwargs,
     ):
@@ -296,6 +313,7 @@ class DeepDense(_DeepStack):
             kernel_initializer,
             bias_initializer,
             checkpoint_levels,
+            memory_budget,
             jit_compile,
             **kwargs,
         )

@@ -5,7 +5,9 @@ import math
 
 from mfcnn.layers.deep_loop import checkpoint_strides
 
-__all__ = ["StackMemory", "format_bytes", "stack_memory"]
+__all__ = ["StackMemory", "choose_checkpoint_levels", "format_bytes", "stack_memory"]
+
+DEFAULT_BUDGET = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +30,38 @@ class StackMemory:
         return f"{format_bytes(self.total)} ({', '.join(parts)})"
 
 
+def kept_activations(depth, checkpoint_levels):
+    """Number of pre-activations that a backward pass keeps at a time."""
+    kept, length = 0, max(depth - 1, 1)
+    for stride in checkpoint_strides(depth, checkpoint_levels):
+        kept += math.ceil(length / stride)
+        length = stride
+    return kept
+
+
+def choose_checkpoint_levels(depth, activation_bytes, budget=DEFAULT_BUDGET):
+    """The fewest recomputations whose kept activations fit in a budget.
+
+    Args:
+        depth: number of layers.
+        activation_bytes: bytes of one activation of the batch.
+        budget: bytes for the kept activations.
+
+    Returns:
+        0, 1 or 2; 2 also where not even that fits.
+    """
+    for levels in (0, 1):
+        if kept_activations(depth, levels) * activation_bytes <= budget:
+            return levels
+    return 2
+
+
 def stack_memory(
     depth,
     layer_parameters,
     activation_size,
     window=9,
-    checkpoint_levels=1,
+    checkpoint_levels=None,
     slots=2,
     itemsize=4,
     gradient_copies=1,
@@ -45,7 +73,7 @@ def stack_memory(
         layer_parameters: parameters of one layer.
         activation_size: elements of one activation of the batch, b * h * w * c.
         window: positions of the kernel, k * k; 1 for dense layers.
-        checkpoint_levels: as in `mfcnn.layers.DeepConvolution`.
+        checkpoint_levels: as in `mfcnn.layers.DeepConvolution`; None: for the default budget.
         slots: optimizer variables for each parameter: sgd 0, momentum 1, rmsprop 1, adam 2.
         itemsize: bytes of a number.
         gradient_copies: 1 where the gradients are written in place (XLA, TPU); 2 where the
@@ -54,11 +82,9 @@ def stack_memory(
     Returns:
         A `StackMemory` in bytes.
     """
-    strides = checkpoint_strides(depth, checkpoint_levels)
-    kept, length = 0, max(depth - 1, 1)
-    for stride in strides:
-        kept += math.ceil(length / stride)
-        length = stride
+    if checkpoint_levels is None:
+        checkpoint_levels = choose_checkpoint_levels(depth, activation_size * itemsize)
+    kept = kept_activations(depth, checkpoint_levels)
     # One layer at work: input, output, both cotangents, and the neighbourhoods of two of them.
     working = 4 + 2 * window
     parameters = depth * layer_parameters

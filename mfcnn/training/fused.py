@@ -65,7 +65,8 @@ class FusedUpdate:
         variables = deep.stacked_variables
         with tf.GradientTape() as before:
             x = self._before(images, training=True)
-        output, kept = deep.loop.forward((x,), variables)
+        loop = deep.loop_for(x)
+        output, kept = loop.forward((x,), variables)
         with tf.GradientTape(persistent=True) as after:
             after.watch(output)
             logits = self._after(output[0], training=True)
@@ -73,7 +74,7 @@ class FusedUpdate:
         d_output = after.gradient(loss, output)
         d_after = after.gradient(loss, [v.value for v in self._after.trainable_variables])
         rate = tf.cast(optimizer.learning_rate, tf.float32)
-        d_x = deep.loop.backward((x,), variables, d_output, kept, self._update(variables, rate))
+        d_x = loop.backward((x,), variables, d_output, kept, self._update(variables, rate))
         d_before = before.gradient(x, [v.value for v in self._before.trainable_variables], d_x[0])
         self._apply_others(d_before, d_after, rate)
         return logits

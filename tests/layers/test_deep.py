@@ -150,6 +150,14 @@ def test_bad_arguments_are_named(make, message):
         make()
 
 
+@pytest.mark.parametrize(("budget", "levels"), [(10_000, 0), (300, 1), (10, 2)])
+def test_checkpoints_are_as_few_recomputations_as_the_budget_allows(budget, levels):
+    activation = 2 * 4 * 4 * 3 * 4
+    deep = DeepConvolution(5_000, 3, memory_budget=budget * activation)
+    assert deep.build((2, 4, 4, 3)) is None
+    assert deep.loop_for(tf.zeros([2, 4, 4, 3])).checkpoint_levels == levels
+
+
 def test_memory_is_parameters_slots_gradients_and_a_root_of_the_activations():
     memory = stack_memory(
         10_000, 9 * 16 * 16 + 16, activation_size=32 * 8 * 8 * 16, slots=2, checkpoint_levels=1
