@@ -170,10 +170,22 @@ def _pad_table(table, rank, degree):
 
 
 def stack_tables(tables):
-    """Tables of many layers as one `Table` of arrays with the layer in front."""
-    rank = max(t.offset.shape[0] for t in tables)
-    degree = max(t.pair.shape[1] for t in tables)
-    return Table(*map(np.stack, zip(*(_pad_table(t, rank, degree) for t in tables))))
+    """Tables of successive layers as a list of `Table`s with the layer in front.
+
+    Each has one rank; ranks only fall, so that the many layers near the fixed point are not slowed
+    by the few before it.
+    """
+    tables, ranks = list(tables), []
+    for table in reversed(tables):
+        ranks.append(max([table.offset.shape[0], *ranks[-1:]]))
+    ranks.reverse()
+    stacks = []
+    for rank in sorted(set(ranks), reverse=True):
+        group = [table for table, r in zip(tables, ranks) if r == rank]
+        degree = max(table.pair.shape[1] for table in group)
+        padded = [_pad_table(table, rank, degree) for table in group]
+        stacks.append(Table(*map(np.stack, zip(*padded))))
+    return stacks
 
 
 def same(table1, table2):
@@ -257,6 +269,9 @@ class TabulatedDual:
         rank, degree = self._offset.shape[0], self._pair.shape[1]
         offset = _contract(left, tf.tensordot(self._offset, right, 1), rank)
         columns = tf.tensordot(self._pair, right, 1)  # [2, N, r, ...]
+        if rank > 3:
+            columns = _outer(tf.stack(left), columns)  # [2, N, 1, ...]
+            left, rank = (tf.ones([], gap.dtype),), 1
         x = 1 - gap * self._domain[2]
         results = []
         for k in range(2):
@@ -265,6 +280,20 @@ class TabulatedDual:
                 first, second = _contract(left, columns[k, n], rank) + 2 * x * first - second, first
             results.append(_contract(left, columns[k, 0], rank) + x * first - second)
         return offset + gap * results[0], results[1]
+
+
+def _outer(left, columns):
+    """sum_k left[k] columns[:, :, k] as [2, N, 1, ...], by a matrix product where rows allow it."""
+    apart = left.shape.rank >= 3 and left.shape[-1] == 1 and columns.shape[-2] == 1
+    if not apart:
+        total = sum(left[k] * columns[:, :, k] for k in range(left.shape[0]))
+        return total[:, :, None]
+    ndim = left.shape.rank - 3
+    rows = tf.transpose(left[..., 0], [*range(1, ndim + 2), 0])  # [..., b1, r]
+    columns = tf.transpose(
+        columns[..., 0, :], [0, 1, *range(3, ndim + 3), 2, ndim + 3]
+    )  # [2, N, ..., r, b2]
+    return tf.matmul(rows, columns)[:, :, None]
 
 
 def _contract(left, right, rank):

@@ -103,7 +103,7 @@ class _Kernel:
         return tf.cast(self.weight_variance, dtype), tf.cast(self.bias_variance, dtype)
 
     def _tables(self, low, high, share=1.0):
-        """The duals of all layers as a tuple of stacked tables, () for a closed form.
+        """The duals of all layers as a list of stacked tables, () for a closed form.
 
         Args:
             low: smallest variance after the first affine map.
@@ -128,12 +128,21 @@ class _Kernel:
                 break
         return dual_numerical.stack_tables(tables)
 
-    def _dual_at(self, tables):
+    def _segments(self, tables):
+        """Runs of layers with duals of one structure, for `recursion.propagate`."""
         if self._closed_form is not None:
-            return lambda layer: self._closed_form
-        return lambda layer: dual_numerical.TabulatedDual(
-            dual_numerical.Table(*(part[layer] for part in tables)), self.dtype
-        )
+            return [(0, self.depth, lambda layer: self._closed_form)]
+        segments, start = [], 0
+        for stack in tables:
+            stop = start + stack.domain.shape[0]
+
+            def dual_at(layer, stack=stack, start=start):
+                table = dual_numerical.Table(*(part[layer - start] for part in stack))
+                return dual_numerical.TabulatedDual(table, self.dtype)
+
+            segments.append((start, stop, dual_at))
+            start = stop
+        return segments
 
     def _fingerprint(self, log_scale):
         return (
@@ -462,7 +471,7 @@ def _key(kernel, scaled, architecture):
 
 _FUNCTIONS = {}
 # Layers times pairs of positions from which XLA's compilation, seconds, pays for itself.
-_COMPILE_FROM = 2**24
+_COMPILE_FROM = 2**22
 _COMPILE_DEEP = 400
 # Pairs from which an interpolation over the correlation pays for inputs of equal norm.
 _INTERPOLATE_FROM = 2**14
@@ -473,7 +482,11 @@ def _cached(build):
 
     @functools.wraps(build)
     def wrapper(kernel, scaled, architecture, work):
-        jit_compile = work * kernel.depth > _COMPILE_FROM or kernel.depth >= _COMPILE_DEEP
+        # Without XLA, TensorFlow does not broadcast tables over pairs of positions.
+        table_of_pairs = kernel._closed_form is None and isinstance(architecture, geometry.Pool)
+        jit_compile = (
+            table_of_pairs or work * kernel.depth > _COMPILE_FROM or kernel.depth >= _COMPILE_DEEP
+        )
         key = (build.__name__, jit_compile, *_key(kernel, scaled, architecture))
         if key not in _FUNCTIONS:
             function = build(kernel, scaled, architecture)
@@ -485,7 +498,7 @@ def _cached(build):
 
 @_cached
 def _compiled(kernel, scaled, architecture):
-    depth, dual_at = kernel.depth, kernel._dual_at
+    depth, segments = kernel.depth, kernel._segments
 
     def function(q1, q2, gap, ids1, ids2, weight_variance, bias_variance, *tables):
         parameters = weight_variance, bias_variance
@@ -495,7 +508,7 @@ def _compiled(kernel, scaled, architecture):
             q2,
             gap,
             (ids1, ids2),
-            dual_at(tables),
+            segments(tables),
             architecture,
             depth,
             parameters,
@@ -507,7 +520,7 @@ def _compiled(kernel, scaled, architecture):
 
 @_cached
 def _compiled_convolution(kernel, scaled, architecture):
-    depth, dual_at, dtype = kernel.depth, kernel._dual_at, kernel.dtype
+    depth, segments, dtype = kernel.depth, kernel._segments, kernel.dtype
 
     def function(x1, x2, ids1, ids2, weight_variance, bias_variance, *tables):
         parameters = weight_variance, bias_variance
@@ -517,7 +530,7 @@ def _compiled_convolution(kernel, scaled, architecture):
         first = recursion.start(x1, x2, architecture, ids, *wide)
         q1, q2, gap = (tf.cast(t, dtype) for t in first)
         return recursion.propagate(
-            q1, q2, gap, ids, dual_at(tables), architecture, depth, parameters, scaled=scaled
+            q1, q2, gap, ids, segments(tables), architecture, depth, parameters, scaled=scaled
         )
 
     return function

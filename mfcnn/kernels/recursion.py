@@ -51,9 +51,11 @@ def _normalise(q, geometry, bias_variance):
     }
 
 
-def _prepare(q, dual, geometry, weight_variance, bias_variance):
+def _prepare(q, dual, geometry, weight_variance, bias_variance, last):
     """What a layer needs of a signal [*spatial, b]: computed once, used by all its pairs."""
     second, slope = dual.moments(q)
+    if last:  # the readout follows, and nothing may be left of the image for another convolution
+        return {"side": dual.side(q), "weighted": safe_sqrt(weight_variance) * safe_sqrt(second)}
     following = weight_variance * geometry.mix_signal(second) + bias_variance
     signal = _normalise(following, geometry, bias_variance)
     weighted = safe_sqrt(weight_variance) * safe_sqrt(second)
@@ -127,7 +129,7 @@ def start(x1, x2, geometry, ids, weight_variance, bias_variance):
     return one["q"], two["q"], gap
 
 
-def propagate(q1, q2, gap, ids, dual_at, geometry, depth, parameters, *, scaled=False):
+def propagate(q1, q2, gap, ids, segments, geometry, depth, parameters, *, scaled=False):
     """From the first pre-activations through `depth` activations to the readout.
 
     Args:
@@ -135,7 +137,8 @@ def propagate(q1, q2, gap, ids, dual_at, geometry, depth, parameters, *, scaled=
         q2: the same of the second inputs.
         gap: 1 - c of the pairs (see `geometry` for the layout).
         ids: two vectors of integers, equal for equal inputs.
-        dual_at: function of the layer's index, from 0, to its dual.
+        segments: list of (start, stop, dual_at): layers in which the dual has one structure, and
+            the function from a layer's index to its dual.
         geometry: see `geometry`.
         depth: number of hidden layers, a Python integer of at least one.
         parameters: (weight_variance, bias_variance), scalar tensors.
@@ -148,16 +151,17 @@ def propagate(q1, q2, gap, ids, dual_at, geometry, depth, parameters, *, scaled=
     weight_variance, bias_variance = parameters
     coincide = geometry.coincide(*ids, q1.shape[:-1])
 
-    def prepare(q, layer):
-        return _prepare(q, dual_at(layer), geometry, weight_variance, bias_variance)
+    def prepare(q, layer, dual):
+        last = geometry.shrinks and layer == depth - 1
+        return _prepare(q, dual, geometry, weight_variance, bias_variance, last)
 
-    def activate(layer, one, two, gap):
+    def activate(dual, one, two, gap):
         side1 = tuple(geometry.first(a) for a in one["side"])
         side2 = tuple(geometry.second(a) for a in two["side"])
-        return dual_at(layer).pair(side1, side2, gap)
+        return dual.pair(side1, side2, gap)
 
-    def body(layer, one, two, gap, theta, log_scale):
-        output_gap, slope = activate(layer, one, two, gap)
+    def advance(dual_at, next_dual_at, layer, one, two, gap, theta, log_scale):
+        output_gap, slope = activate(dual_at(layer), one, two, gap)
         weights1, weights2 = geometry.first(one["weights"]), geometry.second(two["weights"])
         difference = weights1 - weights2
         distance = geometry.mix_pair(difference * difference + 2 * weights1 * weights2 * output_gap)
@@ -176,8 +180,8 @@ def propagate(q1, q2, gap, ids, dual_at, geometry, depth, parameters, *, scaled=
         following = layer + 1
         return (
             following,
-            prepare(one["q"], following),
-            prepare(two["q"], following),
+            prepare(one["q"], following, next_dual_at(following)),
+            prepare(two["q"], following, next_dual_at(following)),
             gap,
             theta,
             log_scale,
@@ -185,16 +189,29 @@ def propagate(q1, q2, gap, ids, dual_at, geometry, depth, parameters, *, scaled=
 
     start_root = geometry.first(safe_sqrt(q1)) * geometry.second(safe_sqrt(q2))
     theta = start_root * (1 - gap)
-    state = (tf.constant(0), prepare(q1, 0), prepare(q2, 0), gap, theta, tf.zeros([], gap.dtype))
-    if geometry.shrinks:
-        for _ in range(depth - 1):
-            state = body(*state)
-    elif depth > 1:
-        state = tf.while_loop(
-            lambda layer, *_: layer < depth - 1, body, state, maximum_iterations=depth - 1
-        )
+    first = 0 if geometry.shrinks else tf.constant(0)
+    dual_at = segments[0][2]
+    signals = (prepare(q, 0, dual_at(0)) for q in (q1, q2))
+    state = (first, *signals, gap, theta, tf.zeros([], gap.dtype))
+    for index, (start_layer, stop, dual_at) in enumerate(segments):
+
+        def body(*state, dual_at=dual_at):
+            return advance(dual_at, dual_at, *state)
+
+        if geometry.shrinks:
+            for _ in range(start_layer, stop - 1):
+                state = body(*state)
+        elif stop - 1 > start_layer:
+            state = tf.while_loop(
+                lambda layer, *_, stop=stop: layer < stop - 1,
+                body,
+                state,
+                maximum_iterations=stop - 1 - start_layer,
+            )
+        if index + 1 < len(segments):
+            state = advance(dual_at, segments[index + 1][2], *state)
     layer, one, two, gap, theta, log_scale = state
-    output_gap, slope = activate(layer, one, two, gap)
+    output_gap, slope = activate(dual_at(layer), one, two, gap)
     weighted = geometry.first(one["weighted"]) * geometry.second(two["weighted"])
     nngp = geometry.readout(weighted * (1 - output_gap)) + bias_variance
     ntk = nngp * tf.exp(-log_scale) + weight_variance * geometry.readout(slope * theta)
