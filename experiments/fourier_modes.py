@@ -53,7 +53,7 @@ def modes_of(difference):
     return np.fft.fft(difference[..., index, (index + 1) % SIZE])
 
 
-@tf.function
+@tf.function(autograph=False)
 def _differences(phi, factors, channels, networks, depth, seed):
     """Twin's empirical covariance less the network's, [depth + 1, networks, n, n].
 

@@ -37,7 +37,7 @@ def input_factor(size, seed):
     return matrix / np.sqrt(np.mean(np.sum(matrix**2, axis=1)))
 
 
-@tf.function
+@tf.function(autograph=False)
 def squared_gradient_norms(phi, phi_prime, scales, depth, factor, channels, seed):
     """Squared norms of d (g . h^L) / d W^l for one random network.
 

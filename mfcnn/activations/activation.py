@@ -69,17 +69,18 @@ class Activation:
         slopes = self.slopes_at_zero()
         return float(self._numerical.phi(np.zeros(1))[0]), float(np.mean(slopes**2))
 
-    def derivative_expectation(self, function, q):
-        """E[function(phi'(u))] for u ~ N(0, q) and a function of arrays; q as `second_moment`."""
-        return _apply(lambda q: self._numerical.derivative_expectation(function, q), q)
+    def hermite_basis(self, largest):
+        """Nodes z and a matrix that expand phi(sqrt(q) z) in Hermite polynomials, for q <= largest.
+
+        Returns:
+          (z [m], matrix [m, order]) with phi(sqrt(q) z) @ matrix = E[phi He_k] / sqrt(k!), the sum
+          of whose squares is E[phi^2] to 1e-13; None where phi has a kink or needs over 400 terms.
+        """
+        return self._numerical.hermite_basis(float(largest))
 
     def derivative_distribution(self, q):
         """(values, weights) such that E[f(phi'(u))] = weights @ f(values) for u ~ N(0, q)."""
         return self._numerical.derivative_distribution(float(q))
-
-    def derivative_fourth_moment(self, q):
-        """E[phi'(u)^4] for u ~ N(0, q): the spread of the Jacobian's singular values."""
-        return self.derivative_expectation(lambda x: x**4, q)
 
     def second_moment(self, q):
         """E[phi(u)^2] for u ~ N(0, q).

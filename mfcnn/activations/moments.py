@@ -61,9 +61,18 @@ class Numerical:
         """E[phi]."""
         return self._expectation(self.phi, q)
 
-    def derivative_expectation(self, function, q):
-        """E[function(phi')]."""
-        return self._expectation(lambda x: function(self.phi_prime(x)), q)
+    def hermite_basis(self, largest):
+        """Nodes and matrix of `quadrature.hermite_basis` with enough orders for phi, or None."""
+        edges, kinks = self.panels
+        if kinks.size:
+            return None
+        second = self.second(np.array([largest]))[0]
+        for order in (32, 64, 160, 400):
+            z, matrix = quadrature.hermite_basis(largest, edges, order)
+            found = np.sum((self.phi(np.sqrt(largest) * z) @ matrix) ** 2)
+            if abs(found - second) < 1e-13 * second:
+                return z, matrix
+        return None
 
     def derivative_distribution(self, q):
         """Values of phi' at the nodes of the quadrature at one variance q, and their weights."""

@@ -192,23 +192,9 @@ def derivative_hermite_weights(phi_prime, q, edges, order):
       float64 [n, order].
     """
     q = np.asarray(q, np.float64)
-    # One set of nodes for all q: panels that resolve phi' at the largest q and He_k at the order.
-    feature = np.min(np.diff(edges)) / np.sqrt(np.max(q))
-    width = min(1.0, feature, 8.0 / np.sqrt(order))
-    count = 2 * int(np.ceil(_STANDARD_DEVIATIONS / width))
-    z, weights = _rule(
-        0.0, 1.0, np.linspace(-_STANDARD_DEVIATIONS, _STANDARD_DEVIATIONS, count + 1)
-    )
-    keep = (weights > 1e-60) & (z > 0)  # He_k is even or odd: half of the nodes are enough
-    z, weights = z[keep], weights[keep]
-    # Hermite functions He_k(z) exp(-z^2 / 4) / sqrt(k!) stay bounded; the rest of the density
-    # goes into the weights.
-    basis = np.empty((order, z.size))
-    basis[0] = np.exp(-0.25 * z**2)
-    basis[1] = z * basis[0]
-    for k in range(1, order - 1):
-        basis[k + 1] = (z * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
-    basis = (basis * (weights * np.exp(0.25 * z**2))).T
+    z, basis = hermite_basis(np.max(q), edges, order)
+    half = z > 0  # He_k is even or odd: half of the nodes are enough
+    z, basis = z[half], basis[half]
     squares = np.zeros((q.size, order))
     for i in range(0, q.size, 2048):
         x = np.sqrt(q[i : i + 2048, None]) * z
@@ -217,3 +203,28 @@ def derivative_hermite_weights(phi_prime, q, edges, order):
         if np.any(right != left):
             squares[i : i + 2048, 1::2] = ((right - left) @ basis[:, 1::2]) ** 2
     return squares
+
+
+def hermite_basis(largest, edges, order):
+    """Nodes z [m] and the matrix [m, order] with f(sqrt(q) z) @ matrix = E[f He_k] / sqrt(k!).
+
+    Args:
+      largest: the largest variance q that the nodes must resolve.
+      edges: panel edges of `find_panels`; f must be smooth.
+      order: the number of coefficients, >= 2.
+    """
+    feature = np.min(np.diff(edges)) / np.sqrt(largest)
+    width = min(1.0, feature, 8.0 / np.sqrt(order))
+    count = 2 * int(np.ceil(_STANDARD_DEVIATIONS / width))
+    ends = np.linspace(-_STANDARD_DEVIATIONS, _STANDARD_DEVIATIONS, count + 1)
+    z, weights = _rule(0.0, 1.0, ends)
+    keep = weights > 1e-60
+    z, weights = z[keep], weights[keep]
+    # Hermite functions He_k(z) exp(-z^2 / 4) / sqrt(k!) stay bounded; the rest of the density
+    # goes into the weights.
+    basis = np.empty((order, z.size))
+    basis[0] = np.exp(-0.25 * z**2)
+    basis[1] = z * basis[0]
+    for k in range(1, order - 1):
+        basis[k + 1] = (z * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
+    return z, (basis * (weights * np.exp(0.25 * z**2))).T

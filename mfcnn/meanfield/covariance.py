@@ -54,14 +54,14 @@ def covariance_trajectory(
     shape = covariance.shape
     n = int(np.prod(shape[: len(shape) // 2]))
     variances = np.diag(covariance.reshape(n, n))
-    maps = _dual(activation, weight_variance, bias_variance, variances, depth)
+    second_moments = _second_moments(activation, weight_variance, bias_variance, variances, depth)
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(start):
         def layer(index, current, history):
             matrix = tf.reshape(current, [n, n])
-            second = _second_moments(maps, matrix)
-            mapped = weight_variance * tf.reshape(second, shape) + bias_variance
+            second = tf.reshape(second_moments(matrix), shape)
+            mapped = weight_variance * second + bias_variance
             current = average(mapped, profile)
             return index + 1, current, history.write(index + 1, current)
 
@@ -168,11 +168,11 @@ def _second_derivative_moment(activation, point):
     return weights @ activation.covariance(nodes, c) - c * activation.derivative_covariance(q, c)
 
 
-def _dual(activation, weight_variance, bias_variance, variances, depth):
-    """The dual of the activation, tabulated where needed for all variances up to this depth."""
+def _second_moments(activation, weight_variance, bias_variance, variances, depth):
+    """A function from a covariance matrix [n, n] to E[phi(u) phi(v)] of all its pairs."""
     known = dual.closed_form_dual(activation)
     if known is not None:
-        return known
+        return lambda matrix: _pairs_of_dual(known, matrix)
     table = MomentTable(activation)
     q = np.array([np.min(variances), np.max(variances)])
     low, high = q
@@ -182,19 +182,39 @@ def _dual(activation, weight_variance, bias_variance, variances, depth):
         low, high = min(low, *q), max(high, *q)
         if np.all(np.abs(q - last) < 1e-12 * q):
             break
-    table = dual_numerical.build_table(activation, low, high)
-    return dual_numerical.TabulatedDual(table, tf.float64)
+    expansion = activation.hermite_basis(1.01 * high)
+    if expansion is None:
+        table = dual_numerical.build_table(activation, low, high)
+        return lambda matrix: _pairs_of_dual(
+            dual_numerical.TabulatedDual(table, tf.float64), matrix
+        )
+    z, basis = (tf.constant(a, tf.float64) for a in expansion)
+    return lambda matrix: _pairs_of_series(activation.phi, z, basis, matrix)
 
 
-def _second_moments(maps, matrix):
-    """E[phi(u) phi(v)] for all pairs of a covariance matrix [n, n]."""
+def _correlations(matrix):
     q = tf.linalg.diag_part(matrix)
     root = tf.sqrt(q)[:, None] * tf.sqrt(q)
     gap = tf.clip_by_value(tf.math.divide_no_nan(root - matrix, root), 0.0, 2.0)
-    gap = tf.linalg.set_diag(gap, tf.zeros_like(q))
+    return q, tf.linalg.set_diag(gap, tf.zeros_like(q))
+
+
+def _pairs_of_dual(maps, matrix):
+    q, gap = _correlations(matrix)
     side = maps.side(q[:, None]), maps.side(q[None, :])
     scale = tf.sqrt(maps.moments(q)[0])
     return scale[:, None] * scale * (1 - maps.pair(*side, gap)[0])
+
+
+def _pairs_of_series(phi, z, basis, matrix):
+    """E[phi(u) phi(v)] = sum_k a_k(q_u) a_k(q_v) c^k, by Horner's rule (Mehler)."""
+    q, gap = _correlations(matrix)
+    coefficients = tf.transpose(phi(tf.sqrt(q)[:, None] * z) @ basis)
+
+    def horner(value, a):
+        return value * (1 - gap) + a[:, None] * a
+
+    return tf.foldr(horner, coefficients, tf.zeros_like(matrix))
 
 
 def _check_covariance(covariance, profile):

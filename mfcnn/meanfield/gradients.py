@@ -42,8 +42,8 @@ def log_gradient_norms(
       to have equally many channels.
 
     Raises:
-      ValueError: for depth < 1, negative variances, a profile that is not one, or a size smaller
-        than the kernel.
+      ValueError: for depth < 1, negative variances, a profile that is not one, a size smaller than
+        the kernel, or signals whose variance overflows or underflows on the way.
     """
     activation = activations.get(activation)
     profile = check_profile(variance_profile)
@@ -60,7 +60,7 @@ def log_gradient_norms(
 
     table = MomentTable(activation)
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(start):
         def forward(state, _):
             second, _, _ = state
@@ -90,7 +90,13 @@ def log_gradient_norms(
         axes = list(range(1, len(sizes) + 1))
         return scales + tf.math.log(tf.reduce_sum(signals * seen, axes))
 
-    return run(tf.constant(inputs)).numpy()
+    norms = run(tf.constant(inputs)).numpy()
+    if not np.all(np.isfinite(norms)):
+        layer = int(np.argmin(np.isfinite(norms))) + 1
+        raise ValueError(
+            f"The variance of the signals leaves the range of float64 by layer {layer} of {depth}."
+        )
+    return norms
 
 
 def _correlate(values, filter_, sign):

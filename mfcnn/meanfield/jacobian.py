@@ -66,7 +66,7 @@ def _like(cotangent, y):
 
 
 def _full(model, x, outputs, batch_size):
-    @tf.function
+    @tf.function(autograph=False)
     def rows(cotangents):
         batch = tf.repeat(x[None], tf.shape(cotangents)[0], axis=0)
         with tf.GradientTape() as tape:
@@ -94,11 +94,11 @@ def _operator(model, x, outputs):
             y = _call(model, batch)
         return tape.gradient(y, batch, output_gradients=_like(cotangent, y))
 
-    @tf.function
+    @tf.function(autograph=False)
     def vjp(cotangent):
         return tf.reshape(transposed(cotangent), [-1])
 
-    @tf.function
+    @tf.function(autograph=False)
     def jvp(tangent):
         dummy = tf.zeros([outputs], x.dtype)
         with tf.GradientTape() as tape:

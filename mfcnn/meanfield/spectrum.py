@@ -54,7 +54,7 @@ def jacobian_moments(activation, weight_variance, depth, q, orthogonal=False):
     first, second = np.array([_derivative_moments(activation, v) for v in values]).T
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         mean = np.exp(np.sum(np.log(weight_variance * first)[inverse]))
-        spread = np.where(first > 0, second / first**2 - 1, 0.0)
+        spread = np.where(first > 0, second / first**2, 0.0)
         relative = np.sum(spread[inverse] + (0.0 if orthogonal else 1.0))
         return JacobianMoments(float(mean), float(mean**2 * relative), float(relative))
 
@@ -125,8 +125,11 @@ def jacobian_density(activation, weight_variance, depth, q, points, orthogonal=F
 
 
 def _derivative_moments(activation, q):
-    """(E[phi'^2], E[phi'^4]) at variance q, which may be 0."""
+    """(E[phi'^2], Var(phi'^2)) at variance q, which may be 0."""
     if q == 0:
         slopes = activation.slopes_at_zero() ** 2
-        return np.mean(slopes), np.mean(slopes**2)
-    return activation.derivative_second_moment(q), activation.derivative_fourth_moment(q)
+        return np.mean(slopes), np.var(slopes)
+    values, weights = activation.derivative_distribution(q)
+    mean = weights @ values**2 / weights.sum()
+    # Squared deviations: near dynamical isometry E[phi'^4] - mean^2 would have no digits.
+    return mean, weights @ (values**2 - mean) ** 2

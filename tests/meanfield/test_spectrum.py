@@ -1,0 +1,147 @@
+"""Spectra of the Jacobian: theory against closed forms and random matrices, measurement by SVD."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.special import erf
+
+from mfcnn import meanfield
+
+
+def random_jacobian(phi_prime, q, weight_variance, depth, n, orthogonal, rng):
+    product = np.eye(n)
+    for _ in range(depth):
+        w = rng.standard_normal((n, n))
+        if orthogonal:
+            u, r = np.linalg.qr(w)
+            w = u * np.sign(np.diag(r))
+        else:
+            w /= np.sqrt(n)
+        slopes = phi_prime(np.sqrt(q) * rng.standard_normal(n))
+        product = slopes[:, None] * (np.sqrt(weight_variance) * w @ product)
+    return np.linalg.svd(product, compute_uv=False) ** 2
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+@pytest.mark.parametrize(
+    ("name", "phi_prime"),
+    [
+        ("tanh", lambda x: np.cosh(x) ** -2.0),
+        ("hard_tanh", lambda x: 1.0 * (np.abs(x) < 1)),
+    ],
+)
+def test_moments_and_density_agree_with_random_matrices(name, phi_prime, orthogonal):
+    q, weight_variance, depth, n = 0.6, 1.4, 3, 300
+    rng = np.random.default_rng(0)
+    draws = np.stack(
+        [
+            random_jacobian(phi_prime, q, weight_variance, depth, n, orthogonal, rng)
+            for _ in range(6)
+        ]
+    )
+    theory = meanfield.jacobian_moments(name, weight_variance, depth, q, orthogonal)
+    means, variances = draws.mean(axis=1), draws.var(axis=1)
+    # Fluctuations of a spectrum's moments are of order 1 / n: standard errors over draws, and the
+    # same again for the 1 / n shift of the mean.
+    for values, expected in ((means, theory.mean), (variances, theory.variance)):
+        error = values.std(ddof=1) / np.sqrt(len(values))
+        assert abs(values.mean() - expected) < 5 * error + 2 * depth**2 * expected / n
+    low, high = np.quantile(draws, [0.55, 0.9])
+    points = np.linspace(low, high, 200)
+    if orthogonal and name == "hard_tanh":
+        points = points[points < 0.99 * weight_variance**depth]
+        if points.size < 50:
+            points = np.linspace(0.05, 0.9, 200) * weight_variance**depth
+        low, high = points[[0, -1]]
+    density = meanfield.jacobian_density(name, weight_variance, depth, q, points, orthogonal)
+    expected = np.trapezoid(density, points)
+    share = np.mean((draws >= low) & (draws <= high), axis=1)
+    assert abs(share.mean() - expected) < 5 * share.std(ddof=1) / np.sqrt(len(share)) + 5 / n
+
+
+def test_one_gaussian_layer_is_marchenko_pastur():
+    points = np.linspace(0.05, 7.9, 50)
+    density = meanfield.jacobian_density("linear", 2.0, 1, 1.0, points)
+    expected = np.sqrt(points * (8 - points)) / (4 * np.pi * points)
+    np.testing.assert_allclose(density, expected, rtol=1e-10)
+    outside = meanfield.jacobian_density("linear", 2.0, 1, 1.0, np.array([8.5, 20.0]))
+    np.testing.assert_allclose(outside, 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("depth", "edge"), [(2, 27 / 4), (5, 6**6 / 5**5)])
+def test_linear_gaussian_products_end_at_the_fuss_catalan_edge(depth, edge):
+    inside, outside = meanfield.jacobian_density(
+        "linear", 1.0, depth, 1.0, np.array([0.99, 1.01]) * edge
+    )
+    assert inside > 1e-4 and outside < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "q", "depth", "orthogonal"),
+    [("erf", 0.02, 50, True), ("tanh", 0.02, 50, True), ("tanh", 0.5, 6, False)],
+)
+def test_the_density_has_the_moments(name, q, depth, orthogonal):
+    weight_variance, _ = meanfield.critical_point(name, q)
+    theory = meanfield.jacobian_moments(name, weight_variance, depth, q, orthogonal)
+    logs = np.linspace(-12.0, 5.0, 1200)
+    points = np.exp(logs)
+    density = meanfield.jacobian_density(name, weight_variance, depth, q, points, orthogonal)
+    mean, second = (np.trapezoid(density * points**k, logs) for k in (2, 3))
+    np.testing.assert_allclose(mean, theory.mean, rtol=3e-3)
+    np.testing.assert_allclose(second, theory.variance + theory.mean**2, rtol=1e-2)
+
+
+def test_published_variance_of_critical_networks():
+    # Variance L (mu_2 / mu_1^2 - 1 - s_1): L for linear Gaussian, 0 for linear orthogonal,
+    # L (1 / p - 1) for orthogonal hard-tanh, p the fraction of linear units.
+    assert abs(meanfield.jacobian_moments("linear", 1.0, 30, 1.0).variance - 30) < 1e-12
+    assert meanfield.jacobian_moments("linear", 1.0, 30, 1.0, orthogonal=True).variance < 1e-28
+    q, depth = 0.2, 10
+    p = erf(1 / np.sqrt(2 * q))
+    moments = meanfield.jacobian_moments("hard_tanh", 1 / p, depth, q, orthogonal=True)
+    np.testing.assert_allclose(moments.variance, depth * (1 / p - 1), rtol=1e-12)
+
+
+def test_variances_of_each_layer_multiply():
+    q = np.array([0.1, 0.5, 2.0])
+    parts = [meanfield.jacobian_moments("tanh", 1.5, 1, v) for v in q]
+    whole = meanfield.jacobian_moments("tanh", 1.5, 3, q)
+    np.testing.assert_allclose(whole.mean, np.prod([p.mean for p in parts]), rtol=1e-12)
+    np.testing.assert_allclose(
+        whole.relative_variance, sum(p.relative_variance for p in parts), rtol=1e-12
+    )
+
+
+def test_singular_values_of_a_model_are_those_of_its_jacobian():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((5, 5, 2)),
+            keras.layers.Conv2D(3, 3, activation="tanh"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(12),
+        ]
+    )
+    x = np.random.default_rng(0).standard_normal((5, 5, 2)).astype(np.float32)
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(x[None])
+        tape.watch(inputs)
+        y = model(inputs)
+    matrix = tape.jacobian(y, inputs).numpy().reshape(12, 50)
+    expected = np.linalg.svd(matrix, compute_uv=False)
+    exact = meanfield.jacobian_singular_values(model, x, batch_size=5)
+    np.testing.assert_allclose(exact, expected, rtol=1e-5, atol=1e-6)
+    largest = meanfield.jacobian_singular_values(model, x, count=4, max_bytes=0)
+    np.testing.assert_allclose(largest, expected[:4], rtol=1e-4)
+    with pytest.raises(ValueError, match="give count"):
+        meanfield.jacobian_singular_values(model, x, max_bytes=0)
+    with pytest.raises(ValueError, match="count must lie between 1 and 12"):
+        meanfield.jacobian_singular_values(model, x, count=13)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="points must be positive"):
+        meanfield.jacobian_density("tanh", 1.0, 3, 0.1, np.array([-1.0]))
+    with pytest.raises(ValueError, match="no density"):
+        meanfield.jacobian_density("linear", 1.0, 3, 0.1, np.array([1.0]), orthogonal=True)
