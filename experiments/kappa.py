@@ -1,0 +1,96 @@
+"""kappa_2 and kappa_1 / kappa_2 over depth (finite-width paper, Figures 5 and 6).
+
+python -m experiments.kappa --output_dir=runs/kappa
+
+kappa_1(x) and kappa_2(x, x') are the NTK's diagonal and off-diagonal entries per unit of width:
+kappa = sum over layers of (1/L) q^(l-1) p^l, with q the covariance of the activations below layer l
+and p the covariance of the gradients arriving at it. The figure shows inputs of unit norm and
+covariance x . x' in [0, 1], in the ordered phase, on the border and in the chaotic phase.
+"""
+
+import numpy as np
+from absl import app, flags
+
+from experiments import common
+from mfcnn import meanfield
+from mfcnn.activations import dual
+
+FLAGS = flags.FLAGS
+
+
+def kappas(activation, weight_variance, bias_variance, max_depth, correlations):
+    """kappa_1 and kappa_2 of networks of equal widths, at all depths up to the largest.
+
+    The NTK is alpha M kappa with M the width and alpha = depth: gradients of the weights of layer l
+    in standard parameterization give q^(l-1) p^l, and those of the biases are smaller by 1 / M.
+    One more layer multiplies every p by chi and adds its own term, so that one pass serves all.
+
+    Args:
+        activation: a name.
+        weight_variance: sigma_w^2.
+        bias_variance: sigma_b^2.
+        max_depth: largest number of hidden layers.
+        correlations: x . x' of inputs of unit norm, [n].
+
+    Returns:
+        (kappa_1 [max_depth], kappa_2 [max_depth, n]), from depth 1 on.
+    """
+    signal = np.concatenate([[1.0], correlations])  # covariance of the signals below a layer
+    total, rows = signal, []
+    for depth in range(1, max_depth + 1):
+        k = weight_variance * signal + bias_variance
+        q = np.full_like(k, k[0])
+        signal, slope = (np.asarray(t) for t in dual.dual_maps(activation, q, q, k))
+        total = signal + weight_variance * slope * total
+        rows.append(total / depth)
+    rows = np.array(rows)
+    return rows[:, 0], rows[:, 1:]
+
+
+def main(_):
+    """Computes all curves, writes metrics.csv and kappa.png."""
+    settings = common.settings(quick={"max_depth": 30}, paper={"max_depth": 100})
+    directory = common.prepare_output_dir(settings)
+    correlations = np.linspace(0.0, 0.95, 8)
+    depths = np.unique(np.round(np.geomspace(1, settings["max_depth"], 16)).astype(int))
+    critical, bias = meanfield.critical_point("erf", 0.5)
+    phases = {
+        "erf": {"ordered": (0.7 * critical, bias), "border": (critical, bias),
+                "chaotic": (1.6 * critical, bias)},
+        "relu": {"ordered": (1.5, 0.05), "border": (2.0, 0.0), "chaotic": (2.5, 0.05)},
+    }  # fmt: skip
+    rows = []
+    figure, axes = common.subplots(4, 3, figsize=(10, 11))
+    colors = common.plt.get_cmap("viridis")(correlations)
+    for column_block, (activation, settings_of) in enumerate(phases.items()):
+        for column, (phase, variances) in enumerate(settings_of.items()):
+            results = kappas(activation, *variances, settings["max_depth"], correlations)
+            kappa_1, kappa_2 = (r[depths - 1] for r in results)
+            for k, c in enumerate(correlations):
+                top, bottom = axes[column_block, column], axes[2 + column_block, column]
+                top.semilogy(depths, kappa_2[:, k], color=colors[k])
+                bottom.semilogy(depths, kappa_1 / kappa_2[:, k], color=colors[k], label=f"{c:.2f}")
+                rows += [
+                    {
+                        "activation": activation,
+                        "phase": phase,
+                        "correlation": c,
+                        "depth": int(d),
+                        "kappa_1": kappa_1[i],
+                        "kappa_2": kappa_2[i, k],
+                    }
+                    for i, d in enumerate(depths)
+                ]
+            axes[column_block, column].set(title=rf"{activation}, {phase}: $\kappa_2$")
+            axes[2 + column_block, column].set(
+                title=rf"{activation}, {phase}: $\kappa_1/\kappa_2$", xlabel="depth"
+            )
+    axes[2, 0].legend(title=r"$x\cdot x'$", fontsize=6)
+    common.write_csv(directory / "metrics.csv", rows)
+    common.save_figure(figure, directory / "kappa.png")
+
+
+if __name__ == "__main__":
+    common.define_flags("kappa")
+    common.define_override("max_depth", "Largest number of hidden layers.", lower_bound=2)
+    app.run(main)
