@@ -2,9 +2,6 @@
 
 A binary reads
 
-    FLAGS = flags.FLAGS
-    common.define_flags("phase_diagram")
-
     def main(_):
         settings = common.settings(quick={"grid": 60}, paper={"grid": 200})
         directory = common.prepare_output_dir(settings)
@@ -12,7 +9,12 @@ A binary reads
         common.write_csv(directory / "metrics.csv", rows)
         common.save_figure(figure, directory / "phase_diagram.png")
 
-    if __name__ == "__main__":
+    def define_flags():
+        common.define_flags("phase_diagram")
+        common.define_override("grid", "Points in each direction.", lower_bound=2)
+
+    if __name__ == "__main__":  # flags are defined here only: a test can import many binaries
+        define_flags()
         app.run(main)
 """
 

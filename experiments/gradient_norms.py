@@ -17,16 +17,6 @@ from experiments import common
 from mfcnn import activations, meanfield
 
 FLAGS = flags.FLAGS
-common.define_flags("gradient_norms")
-flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")
-flags.DEFINE_float("bias_variance", 0.05, "sigma_b^2.", lower_bound=0)
-flags.DEFINE_list(
-    "weight_variances", ["1.0", "1.5", "1.7636", "2.75", "4.25"], "Values of sigma_w^2."
-)
-common.define_override("depth", "Number of layers L.", lower_bound=2)
-common.define_override("channels", "Channels c.", lower_bound=2)
-common.define_override("draws", "Random networks for each weight variance.", lower_bound=2)
-common.define_override("size", "Spatial size n.", lower_bound=3)
 
 KERNEL_SIZE = 3
 
@@ -185,5 +175,20 @@ def main(_):
     logging.info("Written to %s", directory)
 
 
+def define_flags():
+    """Defines the flags; only the binary itself does, so that tests can import many."""
+    common.define_flags("gradient_norms")
+    flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")
+    flags.DEFINE_float("bias_variance", 0.05, "sigma_b^2.", lower_bound=0)
+    flags.DEFINE_list(
+        "weight_variances", ["1.0", "1.5", "1.7636", "2.75", "4.25"], "Values of sigma_w^2."
+    )
+    common.define_override("depth", "Number of layers L.", lower_bound=2)
+    common.define_override("channels", "Channels c.", lower_bound=2)
+    common.define_override("draws", "Random networks for each weight variance.", lower_bound=2)
+    common.define_override("size", "Spatial size n.", lower_bound=3)
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -15,13 +15,6 @@ from experiments import common
 from mfcnn import activations, initializers, layers, meanfield
 
 FLAGS = flags.FLAGS
-common.define_flags("jacobian_spectrum")
-flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")
-flags.DEFINE_float("q_star", None, "Fixed-point variance. Default: 1 / depth.", lower_bound=1e-12)
-common.define_override("depth", "Number of layers.", lower_bound=1)
-common.define_override("channels", "Channels.", lower_bound=1)
-common.define_override("size", "Height and width of the image.", lower_bound=3)
-common.define_override("draws", "Random networks of each kind.", lower_bound=2)
 
 
 def random_stack(kind, activation, weight_variance, bias_variance, depth, channels, size, seed):
@@ -138,5 +131,19 @@ def draw(axis, kind, values, activation, weight_variance, depth, q_star):
     axis.set(xlabel="log10 singular value", ylabel="density", title=kind.replace("_", "-"))
 
 
+def define_flags():
+    """Defines the flags; only the binary itself does, so that tests can import many."""
+    common.define_flags("jacobian_spectrum")
+    flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")
+    flags.DEFINE_float(
+        "q_star", None, "Fixed-point variance. Default: 1 / depth.", lower_bound=1e-12
+    )
+    common.define_override("depth", "Number of layers.", lower_bound=1)
+    common.define_override("channels", "Channels.", lower_bound=1)
+    common.define_override("size", "Height and width of the image.", lower_bound=3)
+    common.define_override("draws", "Random networks of each kind.", lower_bound=2)
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -13,9 +13,6 @@ from experiments import common
 from mfcnn import initializers, meanfield
 
 FLAGS = flags.FLAGS
-common.define_flags("kernel_modes")
-common.define_override("channels", "Channels of the random kernels.", lower_bound=1)
-common.define_override("size", "Spatial size of the image.", lower_bound=3)
 
 
 def kernel_modes(channels, size, seed, kernel_size=3):
@@ -64,5 +61,13 @@ def main(_):
     logging.info("Largest deviation %.2g. Written to %s", worst, directory)
 
 
+def define_flags():
+    """Defines the flags; only the binary itself does, so that tests can import many."""
+    common.define_flags("kernel_modes")
+    common.define_override("channels", "Channels of the random kernels.", lower_bound=1)
+    common.define_override("size", "Spatial size of the image.", lower_bound=3)
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -12,11 +12,6 @@ from experiments import common
 from mfcnn import activations, meanfield
 
 FLAGS = flags.FLAGS
-common.define_flags("phase_diagram")
-flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")
-flags.DEFINE_float("max_weight_variance", 6.0, "Largest sigma_w^2.", lower_bound=0.1)
-flags.DEFINE_float("max_bias_variance", 2.0, "Largest sigma_b^2.", lower_bound=1e-3)
-common.define_override("grid", "Points in each direction.", lower_bound=2)
 
 
 def phase_diagram(activation, max_weight_variance, max_bias_variance, grid):
@@ -102,5 +97,15 @@ def main(_):
     logging.info("%d points: %s. Written to %s", points.q_star.size, counts, directory)
 
 
+def define_flags():
+    """Defines the flags; only the binary itself does, so that tests can import many."""
+    common.define_flags("phase_diagram")
+    flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")
+    flags.DEFINE_float("max_weight_variance", 6.0, "Largest sigma_w^2.", lower_bound=0.1)
+    flags.DEFINE_float("max_bias_variance", 2.0, "Largest sigma_b^2.", lower_bound=1e-3)
+    common.define_override("grid", "Points in each direction.", lower_bound=2)
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

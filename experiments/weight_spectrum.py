@@ -13,11 +13,6 @@ from absl import app, flags, logging
 from experiments import common
 
 FLAGS = flags.FLAGS
-common.define_flags("weight_spectrum")
-common.define_override("size", "Spatial size n.", lower_bound=1)
-common.define_override("kernel_size", "Length of the filter.", lower_bound=1)
-flags.DEFINE_list("channels", None, "Channel numbers c. Default: the preset's.")
-common.define_override("dense_limit", "Largest n c for which the dense matrix is drawn too.")
 
 
 def convolution_singular_values(kernel, size):
@@ -118,5 +113,15 @@ def main(_):
         )  # fmt: skip
 
 
+def define_flags():
+    """Defines the flags; only the binary itself does, so that tests can import many."""
+    common.define_flags("weight_spectrum")
+    common.define_override("size", "Spatial size n.", lower_bound=1)
+    common.define_override("kernel_size", "Length of the filter.", lower_bound=1)
+    flags.DEFINE_list("channels", None, "Channel numbers c. Default: the preset's.")
+    common.define_override("dense_limit", "Largest n c for which the dense matrix is drawn too.")
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -1,0 +1,31 @@
+"""Jacobian spectra of random Keras stacks against theory."""
+
+import pytest
+
+from experiments import jacobian_spectrum
+from mfcnn import meanfield
+from tests.experiments.running import run
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "delta_orthogonal"])
+def test_short_stacks_have_the_moments_of_theory(kind):
+    depth, channels, q_star, draws = 4, 48, 0.25, 4
+    variances = meanfield.critical_point("tanh", q_star)
+    values = jacobian_spectrum.measure(
+        kind, "tanh", variances, q_star, depth, channels, 3, draws, seed=0
+    )
+    assert values.shape == (draws, 9 * channels)
+    theory = meanfield.jacobian_moments(
+        "tanh", variances[0], depth, q_star, kind == "delta_orthogonal"
+    )
+    mean, mean_error, variance, variance_error = jacobian_spectrum.summarize(values)
+    # Four draws: Student's t with 3 degrees of freedom; depth / channels for finite width.
+    correction = depth / channels
+    assert abs(mean - theory.mean) < 6 * mean_error + correction
+    assert abs(variance - theory.variance) < 6 * variance_error + 2 * correction * theory.variance
+
+
+def test_the_binary_writes_its_files(tmp_path):
+    run(jacobian_spectrum, tmp_path, "--depth=3", "--channels=8", "--draws=2")
+    assert (tmp_path / "jacobian_spectrum.png").stat().st_size > 10_000
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3

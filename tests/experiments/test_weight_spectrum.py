@@ -1,0 +1,35 @@
+"""Figure S3: the spectrum of a block-circulant matrix."""
+
+import numpy as np
+import pytest
+
+from experiments import weight_spectrum
+from tests.experiments.running import run
+
+
+@pytest.mark.parametrize("size", [5, 6, 9])
+def test_fourier_blocks_have_the_singular_values_of_the_full_matrix(size):
+    kernel = np.random.default_rng(0).standard_normal((5, 3, 4))
+    matrix = np.zeros((size, 3, size, 4))
+    for position in range(size):
+        for offset in range(5):
+            matrix[(position + offset) % size, :, position, :] += kernel[offset]
+    expected = np.linalg.svd(matrix.reshape(size * 3, size * 4), compute_uv=False)
+    values = weight_spectrum.convolution_singular_values(kernel, size)
+    np.testing.assert_allclose(values, np.sort(expected), rtol=1e-10)
+
+
+def test_wide_convolutions_approach_the_quarter_circle():
+    distances = []
+    for c, values, _ in weight_spectrum.weight_spectrum([4, 32, 128], 26, 5, 0, seed=0):
+        levels = (np.arange(values.size) + 0.5) / values.size
+        distances.append(np.max(np.abs(weight_spectrum.quarter_circle(values)[1] - levels)))
+        assert values.size == 26 * c
+    assert distances[0] > distances[1] > distances[2] and distances[2] < 0.02
+
+
+def test_the_binary_writes_its_files(tmp_path):
+    run(weight_spectrum, tmp_path, "--channels=2,4", "--dense_limit=60", "--size=8")
+    assert (tmp_path / "weight_spectrum.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="size must be at least the kernel's 5"):
+        run(weight_spectrum, tmp_path, "--size=4")
