@@ -1,5 +1,12 @@
 """Networks of finite width: their tangent kernel, its spectrum and its statistics."""
 
+from mfcnn.empirical.initialization import (
+    NTKMoments,
+    fitted_exponent,
+    ntk_moments,
+    ntk_samples,
+    relu_critical_ratio,
+)
 from mfcnn.empirical.kernel import METHODS, OUTPUTS, MethodChoice, choose_method, ntk
 from mfcnn.empirical.spectrum import (
     effective_rank,
@@ -12,10 +19,15 @@ __all__ = [
     "METHODS",
     "OUTPUTS",
     "MethodChoice",
+    "NTKMoments",
     "choose_method",
     "effective_rank",
     "feature_effective_rank",
+    "fitted_exponent",
     "lambda_max",
     "ntk",
+    "ntk_moments",
+    "ntk_samples",
     "ntk_vector_product",
+    "relu_critical_ratio",
 ]

@@ -22,6 +22,8 @@ class LinearizedModel(keras.Model):
     """
 
     def __init__(self, model, trainable=None, **kwargs):
+        # The inputs must reach the model in its own precision.
+        kwargs.setdefault("dtype", model.weights[0].dtype)
         super().__init__(**kwargs)
         self.model = model
         if trainable is None:
