@@ -47,11 +47,9 @@ def mfcnn_step(depth, channels, batch, side, threads, jit_compile, fused):
     tf = tensorflow(threads)
     import mfcnn
 
-    form = "matmul" if jit_compile else "auto"
     deep = mfcnn.layers.DeepConvolution(
         depth,
         channels,
-        form=form,
         kernel_initializer=mfcnn.initializers.ConvolutionDeltaOrthogonal(seed=0),
     )
     x = tf.random.stateless_normal([batch, side, side, channels], [0, 0])

@@ -157,7 +157,7 @@ def make_optimizer(config, model, dataset):
     }[config["optimizer"]]()
 
 
-def make_model(config, image_shape, classes, jit_compile):
+def make_model(config, image_shape, classes):
     """The vanilla CNN of the flags."""
     return models.vanilla_cnn(
         image_shape,
@@ -172,7 +172,6 @@ def make_model(config, image_shape, classes, jit_compile):
         padding=config["padding"],
         readout=config["readout"],
         seed=config["seed"],
-        form="matmul" if jit_compile else "auto",
     )
 
 
@@ -199,7 +198,7 @@ def run(config, output_dir):
         on_accelerator = config["strategy"] == "tpu" or bool(tf.config.list_physical_devices("GPU"))
         jit_compile = (on_accelerator or config["filters"] <= 48) and not config["fused"]
     trainer = training.Trainer(
-        lambda: make_model(config, dataset.image_shape, dataset.classes, jit_compile),
+        lambda: make_model(config, dataset.image_shape, dataset.classes),
         lambda model: make_optimizer(config, model, dataset),
         dataset,
         directory,

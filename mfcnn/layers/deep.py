@@ -3,6 +3,9 @@
 import keras
 import tensorflow as tf
 
+# Whether XLA compiles the function being traced: Keras turns XLA on by itself, in `compile`.
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
 from mfcnn import activations, initializers
 from mfcnn.layers.convolution import FORMS, PADDINGS, convolve
 from mfcnn.layers.deep_loop import DeepLoop
@@ -11,7 +14,7 @@ from mfcnn.layers.periodic import PeriodicConvolution
 
 __all__ = ["DeepConvolution", "DeepDense"]
 
-# The convolution of XLA on CPU is about ten times slower inside a loop than outside, a matrix
+# The convolution of XLA on CPU is ten to twenty times slower inside a loop than outside, a matrix
 # product is not; the library's convolution wins only uncompiled and with many channels.
 _MATMUL_MAX_CHANNELS = 48
 
@@ -85,14 +88,16 @@ class _DeepStack(keras.layers.Layer):
             levels = 1 if size is None else choose_checkpoint_levels(
                 self.depth, size * x.dtype.size, self.memory_budget
             )  # fmt: skip
-        if levels not in self._loops:
-            self._loops[levels] = DeepLoop(
+        # A loop keeps its traces, and XLA's have another form of the convolution.
+        key = (levels, _compiled_by_xla())
+        if key not in self._loops:
+            self._loops[key] = DeepLoop(
                 self._affine,
                 lambda z: (self._phi(z[0]),),
                 checkpoint_levels=levels,
                 jit_compile=self.jit_compile,
             )
-        return self._loops[levels]
+        return self._loops[key]
 
     @property
     def stacked_variables(self):
@@ -184,7 +189,8 @@ class DeepConvolution(_DeepStack):
         kernel_initializer: any Keras initializer, drawn independently for each layer.
         bias_initializer: the same for the biases.
         use_bias: whether there are biases.
-        form: "library", "matmul" (see `mfcnn.layers.convolution`) or "auto".
+        form: "library", "matmul" (see `mfcnn.layers.convolution`) or "auto", which on a CPU takes
+            "matmul" under XLA or for few channels, else "library".
         checkpoint_levels: 0 keeps every pre-activation for the backward pass, 1 of the order
             sqrt(depth), 2 of the order cbrt(depth). None takes the first of these that fits in
             memory_budget.
@@ -252,10 +258,7 @@ class DeepConvolution(_DeepStack):
         self._build_stack(input_shape, (size, size, self.filters, self.filters), (self.filters,))
 
     def _linear(self, x, kernel):
-        form = self.form
-        if form == "auto":
-            few = self.filters <= _MATMUL_MAX_CHANNELS
-            form = "matmul" if few or self.jit_compile else "library"
+        form = _fastest_form(self.filters) if self.form == "auto" else self.form
         return convolve(x, kernel, self.padding, form)
 
     def _stock_layer(self, name):
@@ -345,6 +348,18 @@ class DeepDense(_DeepStack):
     def get_config(self):
         """The arguments of the constructor."""
         return {**super().get_config(), "units": self.units}
+
+
+def _fastest_form(filters):
+    """The form of the convolution for the program that is being traced."""
+    if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
+        return "library"
+    few = filters <= _MATMUL_MAX_CHANNELS
+    return "matmul" if few or _compiled_by_xla() else "library"
+
+
+def _compiled_by_xla():
+    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def activation_function(identifier):

@@ -63,12 +63,27 @@ def test_an_activation_of_the_package_is_taken_as_it_is():
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fit_lowers_the_loss(jit_compile):
-    model = small_model(form="matmul" if jit_compile else "auto")
+    model = small_model()
     model.compile(keras.optimizers.Adam(1e-2), "mse", jit_compile=jit_compile)
     x = images(32)
     y = x[:, 0, 0, :2]
     history = model.fit(x, y, batch_size=8, epochs=6, verbose=0).history["loss"]
     assert history[-1] < history[0] / 2
+
+
+def test_the_form_follows_the_program_that_is_traced():
+    # Under XLA on a CPU the library's convolution in a loop is many times slower.
+    deep = DeepConvolution(3, 64)
+    x = tf.zeros([1, 4, 4, 64])
+    deep.build(x.shape)
+
+    def convolutions(jit_compile):
+        function = tf.function(lambda: deep(x), autograph=False, jit_compile=jit_compile)
+        function()  # a call traces in XLA's context, get_concrete_function alone does not
+        definition = function.get_concrete_function().graph.as_graph_def()
+        return sum(n.op == "Conv2D" for f in definition.library.function for n in f.node_def)
+
+    assert convolutions(None) > 0 and convolutions(True) == 0 and convolutions(None) > 0
 
 
 def test_a_model_loads_in_a_process_that_only_imported_the_package(tmp_path):
