@@ -1,5 +1,10 @@
 """Networks of finite width: their tangent kernel, its spectrum and its statistics."""
 
+from mfcnn.empirical.generalization import (
+    MeanFieldNTK,
+    mean_field_ntk,
+    trained_output_variance,
+)
 from mfcnn.empirical.initialization import (
     NTKMoments,
     fitted_exponent,
@@ -18,6 +23,7 @@ from mfcnn.empirical.spectrum import (
 __all__ = [
     "METHODS",
     "OUTPUTS",
+    "MeanFieldNTK",
     "MethodChoice",
     "NTKMoments",
     "choose_method",
@@ -25,9 +31,11 @@ __all__ = [
     "feature_effective_rank",
     "fitted_exponent",
     "lambda_max",
+    "mean_field_ntk",
     "ntk",
     "ntk_moments",
     "ntk_samples",
     "ntk_vector_product",
     "relu_critical_ratio",
+    "trained_output_variance",
 ]
