@@ -60,9 +60,8 @@ class Run:
 
         def part(i, j, field):
             height, width = rows[i][1], columns[j][1]
-            if (i, j) in parts:
-                return parts[i, j][field][:height, :width]
-            return tf.transpose(parts[j, i][field][:width, :height])
+            matrix = parts[i, j][field] if (i, j) in parts else tf.transpose(parts[j, i][field])
+            return matrix if matrix.shape == (height, width) else matrix[:height, :width]
 
         matrices = [
             tf.concat(

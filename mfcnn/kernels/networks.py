@@ -309,7 +309,8 @@ class _FullyConnectedKernel(_Kernel):
             )
             return None
 
-        run.visit(first_gaps, n1, n2, self._block)
+        size = 512  # wider than `_block`: one pass over a block, with nothing to keep in cache
+        run.visit(first_gaps, n1, n2, size)
         function = _compiled(self, False, geometry.FullyConnected(), 0)
 
         def evaluate(nodes):
@@ -331,7 +332,7 @@ class _FullyConnectedKernel(_Kernel):
             kernels = found(*gaps[rows[0], columns[0]])
             return *(tf.cast(k, self.dtype) for k in kernels), tf.zeros([], self.dtype)
 
-        return run.grid(block, n1, n2, self._block, [])
+        return run.grid(block, n1, n2, size, [])
 
 
 class _ConvolutionalKernel(_Kernel):
