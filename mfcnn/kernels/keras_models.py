@@ -412,6 +412,7 @@ def _dual_step(signal, dual):
         return tf.reshape(q, shape + batch_axes)
 
     def maps(kernel, left, right, same):
+        left, right, same = (_expand(t, kernel.shape) for t in (left, right, same))
         root = safe_sqrt(left) * safe_sqrt(right)
         gap = tf.clip_by_value((root - kernel) * inverse(root), 0, 2)
         gap = tf.where(same, tf.zeros_like(gap), gap)
@@ -435,6 +436,14 @@ def _dual_step(signal, dual):
     return signal._replace(
         self1=selves[0], self2=selves[1], nngp=nngp, ntk=slope * signal.ntk, fresh=False
     )
+
+
+def _expand(tensor, shape):
+    """Broadcasts axis by axis: TensorFlow's own broadcasting ends at patterns of five axes."""
+    for axis, size in enumerate(shape):
+        if tensor.shape[axis] != size:
+            tensor = tf.gather(tensor, np.zeros(size, np.int32), axis=axis)
+    return tensor
 
 
 def _stack(layer, value, same, pairs):
