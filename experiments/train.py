@@ -18,6 +18,12 @@ from mfcnn.activations import NAMES as ACTIVATIONS
 
 OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 _SLOTS = {"sgd": 0, "momentum": 1, "rmsprop": 1, "adam": 2}
+# Share of each tap in a 3x3 kernel's variance; orthogonal kernels are products of projections.
+_PROFILES = {
+    "delta_orthogonal": "delta",
+    "orthogonal": [[1 / 16, 1 / 8, 1 / 16], [1 / 8, 1 / 4, 1 / 8], [1 / 16, 1 / 8, 1 / 16]],
+    "gaussian": "uniform",
+}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits needs no download.")
@@ -110,14 +116,16 @@ def theory(config, image_shape):
     weight_variance, bias_variance, _ = models.initial_variances(
         activation, depth, config["q_star"], config["weight_variance"], config["bias_variance"]
     )
+    sides = [math.ceil(math.ceil(side / 2) / 2) for side in image_shape[:2]]
     verdict = meanfield.trainability(
         activation,
         weight_variance,
         bias_variance,
         depth,
+        variance_profile=_PROFILES[config["initialization"]],
         orthogonal=config["initialization"] != "gaussian",
+        size=tuple(sides) if min(sides) >= 3 else None,
     )
-    sides = [math.ceil(math.ceil(side / 2) / 2) for side in image_shape[:2]]
     filters = config["filters"]
     memory = layers.stack_memory(
         depth,
