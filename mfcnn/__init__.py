@@ -1,13 +1,25 @@
 """Mean field theory, analytic kernels and very deep training of plain convolutional networks."""
 
-from mfcnn import activations, data, initializers, layers, meanfield, models, training
+from mfcnn import (
+    activations,
+    data,
+    empirical,
+    initializers,
+    kernels,
+    layers,
+    meanfield,
+    models,
+    training,
+)
 from mfcnn.version import __version__
 
 __all__ = [
     "__version__",
     "activations",
     "data",
+    "empirical",
     "initializers",
+    "kernels",
     "layers",
     "meanfield",
     "models",
