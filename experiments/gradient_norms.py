@@ -12,6 +12,7 @@ input and g; no weight is kept, so that 2,000 channels fit into memory.
 import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
+from scipy import stats
 
 from experiments import common
 from mfcnn import activations, meanfield
@@ -142,6 +143,9 @@ def main(_):
     inputs = np.sum(factor**2, axis=1)
     figure, axis = common.subplots(figsize=(7, 5))
     rows, layers = [], np.arange(1, depth + 1)
+    # The largest of all deviations, taken as independent, with errors from so few draws.
+    comparisons = (depth - 1) * len(settings["weight_variances"])
+    bound = stats.t.ppf(1 - 0.025 / comparisons, settings["draws"] - 1)
     shades = np.linspace(0, 1, len(settings["weight_variances"]))
     for shade, w in zip(shades, settings["weight_variances"]):
         arguments = (settings["activation"], w, settings["bias_variance"], depth)
@@ -154,9 +158,9 @@ def main(_):
         mean, error, predicted = compare(log_norms, theory)
         deviation = (mean - predicted)[:-1] / error[:-1]
         logging.info(
-            "weight variance %.4g: worst deviation %.2f standard errors, mean %.2f; first layer "
-            "%.4g +- %.2g of the last, predicted %.4g; %d draws of %d channels",
-            w, np.max(np.abs(deviation)), np.mean(deviation), mean[0], error[0], predicted[0],
+            "weight variance %.4g: worst deviation %.2f standard errors (95 %% of all runs: below "
+            "%.2f); first layer %.4g +- %.2g of the last, predicted %.4g; %d draws of %d channels",
+            w, np.max(np.abs(deviation)), bound, mean[0], error[0], predicted[0],
             settings["draws"], settings["channels"],
         )  # fmt: skip
         axis.semilogy(layers, mean, color=(shade, 0.2, 1 - shade), label=f"$\\sigma_w^2$ = {w:g}")
