@@ -118,9 +118,8 @@ def ntk_samples(
     ntk = parameterization == "ntk"
     chunk = min(initializations, max(1, _CHUNK_NUMBERS // max(width * width, width * input_size)))
     chunks = -(-initializations // chunk)
-    program = tf.function(_chunk_samples, autograph=False)
     parts = [
-        program(
+        _program(
             phi,
             width,
             depth,
@@ -183,6 +182,10 @@ def _chunk_samples(phi, width, depth, count, input_size, ntk, variances, seed):
         parallel_iterations=1,
         maximum_iterations=depth,
     )[3].stack()
+
+
+# One for all calls: other variances and seeds need no new trace.
+_program = tf.function(_chunk_samples, autograph=False)
 
 
 def normal(seed, layer, kind, shape):

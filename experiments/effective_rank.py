@@ -1,0 +1,87 @@
+"""Effective rank of the feature matrix of linearized networks: Figure 5 of their paper.
+
+    TFDS_DATA_DIR=../shared/tfds python -m experiments.effective_rank --dataset=mnist \
+        --width_factors=1,2,5 --examples=600
+
+The matrix of the features grad_w f_l(w0, x_i) has a row for each example and output, 6,000 at 600
+examples. It is never formed: its singular values come from the tangent kernel, in float64.
+"""
+
+import time
+
+from absl import app, flags
+
+from experiments import common
+from mfcnn import data, empirical, models
+
+FLAGS = flags.FLAGS
+common.define_flags("effective_rank")
+flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged to 28 x 28.")
+flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
+common.define_override("width_factors", "Factors of the widths.", flags.DEFINE_list)
+common.define_override("examples", "Number of training examples.", lower_bound=1)
+
+
+def rank_of_features(architecture, images, classes, width_factor, seed):
+    """The effective rank of the feature matrix at a random start.
+
+    Args:
+      architecture: "lenet" or "alexnet".
+      images: [n, h, w, c].
+      classes: number of outputs.
+      width_factor: factor on all widths.
+      seed: of the start.
+
+    Returns:
+      A float between 1 and n * classes.
+    """
+    model = getattr(models, architecture)(
+        images.shape[1:], classes, width_factor, seed=seed, dtype="float64"
+    )
+    return empirical.feature_effective_rank(model, images.astype("float64")), model.count_params()
+
+
+def main(_):
+    """Computes the ranks, writes the table and draws the figure."""
+    settings = common.settings(
+        quick={"width_factors": ["1", "2"], "examples": 100},
+        paper={"width_factors": ["1", "2", "5", "10", "25", "60"], "examples": 600},
+    )
+    settings |= {"dataset": FLAGS.dataset, "architecture": FLAGS.architecture}
+    directory = common.prepare_output_dir(settings)
+    images, _ = data.load_arrays(
+        FLAGS.dataset,
+        "train",
+        settings["examples"],
+        FLAGS.seed,
+        resize=28 if FLAGS.dataset == "digits" else None,
+    )
+    rows = []
+    for factor in map(float, settings["width_factors"]):
+        start = time.process_time()
+        rank, parameters = rank_of_features(FLAGS.architecture, images, 10, factor, FLAGS.seed)
+        rows.append(
+            {
+                "architecture": FLAGS.architecture,
+                "width_factor": factor,
+                "parameters": parameters,
+                "rows": 10 * len(images),
+                "effective_rank": rank,
+                "cpu_seconds": time.process_time() - start,
+            }
+        )
+        print(rows[-1], flush=True)
+        common.write_csv(directory / "metrics.csv", rows)
+    figure, axis = common.subplots(figsize=(5, 3.6))
+    axis.plot([r["width_factor"] for r in rows], [r["effective_rank"] for r in rows], "o-")
+    axis.set(
+        xscale="log",
+        xlabel="width factor",
+        ylabel=f"effective rank of {rows[0]['rows']} rows",
+        title=f"{FLAGS.architecture} on {FLAGS.dataset}",
+    )
+    common.save_figure(figure, directory / "effective_rank.png")
+
+
+if __name__ == "__main__":
+    app.run(main)
