@@ -1,9 +1,11 @@
 """Moments by interpolation: what makes a grid of fixed points cheap."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["MomentTable"]
+__all__ = ["MomentTable", "moment_table"]
 
 _DEGREE = 15
 _LOW, _WIDTH, _PIECES = np.log(1e-25), np.log(10.0) / 2, 63  # up to q = 3e6
@@ -70,6 +72,12 @@ class MomentTable:
     def pair_moments(self, q):
         """Two-point moments at q [n], with the methods derivative and secant of (gap)."""
         return _PairTable(self._activation, q, self.derivative_second_moment(q))
+
+
+@functools.lru_cache(maxsize=16)
+def moment_table(activation):
+    """The table of an `Activation`, built once for each object."""
+    return MomentTable(activation)
 
 
 class _PairTable:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from mfcnn import activations
 from mfcnn.activations import dual, dual_numerical
-from mfcnn.meanfield._tables import MomentTable
+from mfcnn.meanfield._tables import moment_table
 from mfcnn.meanfield.fixed_points import fixed_point
 from mfcnn.meanfield.modes import check_profile, check_size, mode_eigenvalues
 
@@ -173,7 +173,7 @@ def _second_moments(activation, weight_variance, bias_variance, variances, depth
     known = dual.closed_form_dual(activation)
     if known is not None:
         return lambda matrix: _pairs_of_dual(known, matrix)
-    table = MomentTable(activation)
+    table = moment_table(activation)
     q = np.array([np.min(variances), np.max(variances)])
     low, high = q
     # The average of A_v keeps variances between the images of the smallest and the largest.

@@ -15,7 +15,7 @@ import numpy as np
 
 from mfcnn import activations
 from mfcnn.meanfield._roots import bracketed_root
-from mfcnn.meanfield._tables import MomentTable
+from mfcnn.meanfield._tables import moment_table
 
 __all__ = ["FixedPoint", "NoFixedPointError", "fixed_point", "fixed_points"]
 
@@ -116,7 +116,7 @@ def fixed_points(activation, weight_variance, bias_variance):
     )
     shape = weight_variance.shape
     result = _solve(
-        MomentTable(activation), activation, weight_variance.ravel(), bias_variance.ravel()
+        moment_table(activation), activation, weight_variance.ravel(), bias_variance.ravel()
     )
     return FixedPoint(**{name: values.reshape(shape) for name, values in result.items()})
 

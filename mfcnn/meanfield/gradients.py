@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn import activations
-from mfcnn.meanfield._tables import MomentTable
+from mfcnn.meanfield._tables import moment_table
 from mfcnn.meanfield.modes import check_profile, check_size
 
 __all__ = ["log_gradient_norms"]
@@ -58,7 +58,7 @@ def log_gradient_norms(
         raise ValueError(f"input_variance must be positive. Received: {input_variance}")
     window = np.where(profile >= 0, 1.0, 0.0)  # all positions of the filter have a weight
 
-    table = MomentTable(activation)
+    table = moment_table(activation)
 
     @tf.function(autograph=False)
     def run(start):
