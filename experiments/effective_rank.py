@@ -15,11 +15,6 @@ from experiments import common
 from mfcnn import data, empirical, models
 
 FLAGS = flags.FLAGS
-common.define_flags("effective_rank")
-flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged to 28 x 28.")
-flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
-common.define_override("width_factors", "Factors of the widths.", flags.DEFINE_list)
-common.define_override("examples", "Number of training examples.", lower_bound=1)
 
 
 def rank_of_features(architecture, images, classes, width_factor, seed):
@@ -39,6 +34,15 @@ def rank_of_features(architecture, images, classes, width_factor, seed):
         images.shape[1:], classes, width_factor, seed=seed, dtype="float64"
     )
     return empirical.feature_effective_rank(model, images.astype("float64")), model.count_params()
+
+
+def define_flags():
+    """Defines the flags of this binary."""
+    common.define_flags("effective_rank")
+    flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged to 28 x 28.")
+    flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
+    common.define_override("width_factors", "Factors of the widths.", flags.DEFINE_list)
+    common.define_override("examples", "Number of training examples.", lower_bound=1)
 
 
 def main(_):
@@ -84,4 +88,5 @@ def main(_):
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

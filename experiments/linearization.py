@@ -17,20 +17,7 @@ from mfcnn import data, models
 from mfcnn.training import MetricsFile
 
 FLAGS = flags.FLAGS
-common.define_flags("linearization")
-flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged to 28 x 28.")
-flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
-flags.DEFINE_integer("batch_size", 32, "Examples in a step.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.1, "Of the network.", lower_bound=0)
-flags.DEFINE_float("linear_learning_rate", 0.1, "Of the linearization.", lower_bound=0)
-flags.DEFINE_float("momentum", 0.9, "Momentum.", lower_bound=0, upper_bound=1)
-flags.DEFINE_float("weight_decay", 5e-5, "Times the weights, added to the gradient.", lower_bound=0)
-flags.DEFINE_enum("schedule", "linear", ["linear", "constant"], "Of the rate: to 0, or none.")
-common.define_override("width_factors", "Factors of the widths.", flags.DEFINE_list)
-common.define_override("epochs", "Epochs of the networks.", lower_bound=0)
-common.define_override("linear_epochs", "Epochs of the linearizations.", lower_bound=0)
-common.define_override("trajectory_steps", "Steps of the trajectories.", lower_bound=0)
-common.define_override("train_size", "Training examples; 0 is all.", lower_bound=0)
+
 
 _TABLE_1 = {  # test accuracy in percent: the network, its linearization
     ("lenet", "mnist"): {
@@ -170,6 +157,26 @@ def draw_accuracies(rows):
     return figure
 
 
+def define_flags():
+    """Defines the flags of this binary."""
+    common.define_flags("linearization")
+    flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged to 28 x 28.")
+    flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
+    flags.DEFINE_integer("batch_size", 32, "Examples in a step.", lower_bound=1)
+    flags.DEFINE_float("learning_rate", 0.1, "Of the network.", lower_bound=0)
+    flags.DEFINE_float("linear_learning_rate", 0.1, "Of the linearization.", lower_bound=0)
+    flags.DEFINE_float("momentum", 0.9, "Momentum.", lower_bound=0, upper_bound=1)
+    flags.DEFINE_float(
+        "weight_decay", 5e-5, "Times the weights, added to the gradient.", lower_bound=0
+    )
+    flags.DEFINE_enum("schedule", "linear", ["linear", "constant"], "Of the rate: to 0, or none.")
+    common.define_override("width_factors", "Factors of the widths.", flags.DEFINE_list)
+    common.define_override("epochs", "Epochs of the networks.", lower_bound=0)
+    common.define_override("linear_epochs", "Epochs of the linearizations.", lower_bound=0)
+    common.define_override("trajectory_steps", "Steps of the trajectories.", lower_bound=0)
+    common.define_override("train_size", "Training examples; 0 is all.", lower_bound=0)
+
+
 def main(_):
     """Trains all pairs, writes the table and draws the figures."""
     settings = common.settings(
@@ -248,4 +255,5 @@ def main(_):
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

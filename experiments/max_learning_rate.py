@@ -18,16 +18,6 @@ from experiments import common
 from mfcnn import data, kernels, layers
 
 FLAGS = flags.FLAGS
-common.define_flags("max_learning_rate")
-flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set.")
-flags.DEFINE_enum("activation", "tanh", ["tanh", "erf", "relu"], "Activation.")
-flags.DEFINE_float("bias_std", 0.43, "sigma_b, the paper's.", lower_bound=0)
-common.define_override("weight_stds", "Values of sigma_w.", flags.DEFINE_list)
-common.define_override("depths", "Numbers of hidden layers.", flags.DEFINE_list)
-common.define_override("width", "Units of each hidden layer.", lower_bound=1)
-common.define_override("examples", "Training examples.", lower_bound=2)
-common.define_override("steps", "Gradient descent steps.", lower_bound=1)
-common.define_override("rates", "Number of multiples of eta_theory, from 0.1 to 10.", lower_bound=2)
 
 
 def normalized(images):
@@ -124,6 +114,22 @@ def draw(rows, depths):
     return figure
 
 
+def define_flags():
+    """Defines the flags of this binary."""
+    common.define_flags("max_learning_rate")
+    flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set.")
+    flags.DEFINE_enum("activation", "tanh", ["tanh", "erf", "relu"], "Activation.")
+    flags.DEFINE_float("bias_std", 0.43, "sigma_b, the paper's.", lower_bound=0)
+    common.define_override("weight_stds", "Values of sigma_w.", flags.DEFINE_list)
+    common.define_override("depths", "Numbers of hidden layers.", flags.DEFINE_list)
+    common.define_override("width", "Units of each hidden layer.", lower_bound=1)
+    common.define_override("examples", "Training examples.", lower_bound=2)
+    common.define_override("steps", "Gradient descent steps.", lower_bound=1)
+    common.define_override(
+        "rates", "Number of multiples of eta_theory, from 0.1 to 10.", lower_bound=2
+    )
+
+
 def main(_):
     """Trains all networks, writes the table and draws the figure."""
     settings = common.settings(
@@ -161,4 +167,5 @@ def main(_):
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

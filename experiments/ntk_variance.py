@@ -15,15 +15,7 @@ from experiments import common
 from mfcnn import activations, empirical, meanfield
 
 FLAGS = flags.FLAGS
-common.define_flags("ntk_variance")
-flags.DEFINE_list("activations", ["tanh", "relu"], "Names of activations, a heat map for each.")
-flags.DEFINE_list("bias_variances", ["1"], "Values of sigma_b^2, a row of heat maps for each.")
-common.define_override("width", "Units of each layer in the heat maps.", lower_bound=1)
-common.define_override("depth", "Largest number of hidden layers.", lower_bound=2)
-common.define_override("initializations", "Networks for each point.", lower_bound=2)
-common.define_override("grid", "Number of weight variances.", lower_bound=2)
-common.define_override("curve_widths", "Widths of the curves.", flags.DEFINE_list)
-common.define_override("law_networks", "Networks for the fit at (2, 0).", lower_bound=100)
+
 
 _CURVES = ((1.0, 1.0), (1.5, 1.0), (2.0, 0.0), (3.0, 1.0))
 
@@ -105,6 +97,19 @@ def draw_curves(curves, law):
     return figure
 
 
+def define_flags():
+    """Defines the flags of this binary."""
+    common.define_flags("ntk_variance")
+    flags.DEFINE_list("activations", ["tanh", "relu"], "Names of activations, a heat map for each.")
+    flags.DEFINE_list("bias_variances", ["1"], "Values of sigma_b^2, a row of heat maps for each.")
+    common.define_override("width", "Units of each layer in the heat maps.", lower_bound=1)
+    common.define_override("depth", "Largest number of hidden layers.", lower_bound=2)
+    common.define_override("initializations", "Networks for each point.", lower_bound=2)
+    common.define_override("grid", "Number of weight variances.", lower_bound=2)
+    common.define_override("curve_widths", "Widths of the curves.", flags.DEFINE_list)
+    common.define_override("law_networks", "Networks for the fit at (2, 0).", lower_bound=100)
+
+
 def main(_):
     """Computes, writes and draws all three figures."""
     settings = common.settings(
@@ -160,4 +165,5 @@ def main(_):
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -104,7 +104,11 @@ def choose_method(model, x1, x2=None, outputs="trace", method=None):
     """
     x1, x2 = _check(model, x1, x2, outputs)
     n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-    operations, unknown, k = _analyse(model, x1.shape, x1.dtype)
+    analyses = _ANALYSES.setdefault(model, {})
+    key = (tuple(x1.shape[1:]), x1.dtype, *(id(v) for v in model.trainable_variables))
+    if key not in analyses:
+        analyses[key] = _analyse(model, x1.shape, x1.dtype)
+    operations, unknown, k = analyses[key]
     parameters = sum(math.prod(v.shape) for v in model.trainable_variables)
     unknown_parameters = sum(math.prod(v.shape) for v in unknown)
     # How often a weight of unknown use is used is unknown; positions of the image bound it.
@@ -188,9 +192,17 @@ def _analyse(model, shape, dtype):
     y, known, unknown = found
     shapes = [structure.floating_operations(use, 2) for uses in known.values() for use in uses]
     del concrete  # The graph had to live until here.
-    return shapes, [variables[i] for i in unknown], y.shape[1]
+    return shapes, [_Shape(variables[i]) for i in unknown], y.shape[1]
 
 
+class _Shape:
+    """Name and shape of a variable; the variable itself would keep its model alive."""
+
+    def __init__(self, variable):
+        self.path, self.shape = variable.path, tuple(variable.shape)
+
+
+_ANALYSES = weakref.WeakKeyDictionary()
 _PROGRAMS = weakref.WeakKeyDictionary()
 
 
@@ -244,16 +256,22 @@ class _Program:
             outputs = [use.output for use in uses]
             return tape.gradient(y, outputs, seed, unconnected_gradients="zero")
 
+        # Before the cotangents exist, for they consume the same tensors.
+        biases = {id(use): structure.bias_of(use, _single(known)) for use in _single(known)}
+        merged = {id(bias) for bias in biases.values()}
         if uses:
-            deltas = tf.vectorized_map(cotangents, tf.eye(k))
-        result, position = [], 0
+            deltas = iter(tf.vectorized_map(cotangents, tf.eye(k)))
+        result = []
         for found in known.values():
-            mine = []
-            for use in found:
-                mine.append(structure.factors(use, deltas[position], n, weights[0].dtype))
-                position += 1
-            # The Jacobians of a weight that is used several times add up before they multiply.
-            result.append(mine[0] if len(mine) == 1 else tf.add_n(map(structure.explicit, mine)))
+            mine = [
+                structure.factors(use, next(deltas), n, weights[0].dtype, biases.get(id(use)))
+                for use in found
+            ]
+            if len(mine) > 1:
+                # Jacobians of a weight that is used several times add up before they multiply.
+                result.append(tf.add_n([structure.explicit(f) for f in mine]))
+            elif id(found[0]) not in merged:
+                result.append(mine[0])
         if unknown:
             result.append(self._rows(x, unknown)[1][0])
         return k, result
@@ -306,6 +324,11 @@ class _Program:
         if self._outputs == "trace":
             return tf.transpose(tf.reduce_mean(columns, 1), [1, 0, 2])[..., None]
         return tf.transpose(columns, [2, 0, 3, 1])
+
+
+def _single(known):
+    """The uses of weights that are used once."""
+    return [found[0] for found in known.values() if len(found) == 1]
 
 
 def output_size(model, x):

@@ -17,7 +17,16 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-__all__ = ["Factors", "Use", "contract", "explicit", "factors", "find_uses", "floating_operations"]
+__all__ = [
+    "Factors",
+    "Use",
+    "bias_of",
+    "contract",
+    "explicit",
+    "factors",
+    "find_uses",
+    "floating_operations",
+]
 
 _RESHAPES = ("Identity", "Reshape", "ExpandDims", "Squeeze")
 
@@ -27,7 +36,7 @@ class Use(NamedTuple):
 
     Attributes:
         kind: "product" (a w), "convolution", "shift" (a + w) or "scale" (a * w elementwise).
-        input: the tensor a; None for a shift.
+        input: the tensor a.
         output: the result z.
         constants: scalars, or for a vector vectors, that multiplied the weight on its way here.
         options: of `tf.image.extract_patches`, for a convolution.
@@ -116,8 +125,7 @@ def _use(op, weight, n, constants):
         vector = weight.shape.rank > 0 and math.prod(weight.shape) == weight.shape[-1]
         if vector and other.shape[:1] == [n] and other.shape.rank == z.shape.rank:
             if weight.shape[-1] == z.shape[-1]:
-                kind = "scale" if op.type == "Mul" else "shift"
-                a = other if op.type == "Mul" else None
+                kind, a = ("scale" if op.type == "Mul" else "shift"), other
     return None if kind is None else Use(kind, a, z, constants, options)
 
 
@@ -135,7 +143,20 @@ def _batch_first(a, n):
     )
 
 
-def factors(use, delta, n, dtype):
+def bias_of(product, uses):
+    """The shift among `uses` that does nothing but add a bias to a product without positions.
+
+    Both have the same cotangents, so that the bias is one more input, of value 1.
+    """
+    z = product.output
+    if product.kind == "product" and z.op.inputs[0].op.type != "Reshape":
+        for use in uses:
+            if use.kind == "shift" and use.input is z and len(z.consumers()) == 1:
+                return use
+    return None
+
+
+def factors(use, delta, n, dtype, bias=None):
     """The factors of a use.
 
     Args:
@@ -143,19 +164,28 @@ def factors(use, delta, n, dtype):
         delta: cotangents [k, *use.output.shape].
         n: batch size.
         dtype: of the result.
+        bias: a use to include, see `bias_of`.
     """
     k, o = delta.shape[0], use.output.shape[-1]
-    for constant in use.constants:
-        delta = delta * tf.cast(constant, delta.dtype)
     if use.kind == "scale":
         delta = delta * use.input
     delta = tf.transpose(tf.reshape(tf.cast(delta, dtype), [k, n, -1, o]), [1, 0, 2, 3])
     if use.kind in ("shift", "scale"):
+        delta = _scaled(delta, use.constants)
         return Factors(None, tf.reduce_sum(delta, 2, keepdims=True))
     a = use.input
     if use.kind == "convolution":
         a = tf.image.extract_patches(a, **use.options)
-    return Factors(tf.reshape(tf.cast(a, dtype), [n, -1, a.shape[-1]]), delta)
+    a = _scaled(tf.reshape(tf.cast(a, dtype), [n, -1, a.shape[-1]]), use.constants)
+    if bias is not None:
+        a = tf.concat([a, _scaled(tf.ones([n, 1, 1], dtype), bias.constants)], 2)
+    return Factors(a, delta)
+
+
+def _scaled(x, constants):
+    for constant in constants:
+        x = x * tf.cast(constant, x.dtype)
+    return x
 
 
 def explicit(f):
@@ -177,6 +207,8 @@ def contract(f1, f2, outputs):
     by_jacobian, by_positions = _costs(f1, f2, outputs)
     if f1.a is None or (positions > 1 and by_jacobian <= by_positions):
         return contract_jacobians(explicit(f1), explicit(f2), outputs)
+    if positions == 1:
+        return _contract_without_positions(f1, f2, outputs)
     inner = tf.tensordot(f1.a, f2.a, [[2], [2]])
     if outputs == "trace":
         delta1, delta2 = (tf.transpose(f.delta, [0, 2, 1, 3]) for f in (f1, f2))
@@ -186,10 +218,19 @@ def contract(f1, f2, outputs):
     return tf.reduce_sum(product * inner[:, None, :, :, None], [2, 5])
 
 
+def _contract_without_positions(f1, f2, outputs):
+    inner = tf.matmul(f1.a[:, 0], f2.a[:, 0], transpose_b=True)
+    product = contract_jacobians(f1.delta[:, :, 0], f2.delta[:, :, 0], outputs)
+    return product * (inner if outputs == "trace" else inner[:, None, :, None])
+
+
 def contract_jacobians(jacobian1, jacobian2, outputs):
     """The kernel of two Jacobians [n, k, p], in the layout of `contract`."""
-    axes = [1, 2] if outputs == "trace" else [2]
-    return tf.tensordot(jacobian1, jacobian2, [axes, axes])
+    (n1, k, _), n2 = jacobian1.shape, jacobian2.shape[0]
+    rows = (n1, n2) if outputs == "trace" else (n1 * k, n2 * k)
+    matrices = (tf.reshape(j, [r, -1]) for j, r in zip((jacobian1, jacobian2), rows))
+    product = tf.matmul(*matrices, transpose_b=True)
+    return product if outputs == "trace" else tf.reshape(product, [n1, k, n2, k])
 
 
 def _costs(f1, f2, outputs):

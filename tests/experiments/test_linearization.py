@@ -1,0 +1,38 @@
+"""Pairs of network and linearization: the same start, resumption, files."""
+
+import numpy as np
+
+from experiments import linearization
+from mfcnn import data
+from tests.experiments.running import run
+
+
+def test_both_models_start_at_the_same_outputs_and_a_stopped_run_goes_on_exactly(tmp_path):
+    dataset = data.load("digits", 32, subset=96, resize=28)
+    images = dataset.arrays("test")[0][:4]
+
+    def runs():
+        pair = linearization.make_models("lenet", (28, 28, 1), 10, 0.5, 0)
+        return {kind: linearization.Run(m, 10, 0.9, 5e-5) for kind, m in pair.items()}
+
+    outputs = [run.predict(images).numpy() for run in runs().values()]
+    np.testing.assert_array_equal(*outputs)
+    for name, epochs in (("whole", (2,)), ("parts", (1, 2))):
+        (tmp_path / name).mkdir()
+        for total in epochs:
+            current = runs()["linearization"]
+            linearization.train(current, dataset, total, 0.1, "constant", tmp_path / name)
+    tables = [(tmp_path / name / "training.csv").read_text() for name in ("whole", "parts")]
+    assert tables[0] == tables[1]
+    assert len(tables[0].splitlines()) == 3
+
+
+def test_the_binary_writes_its_files(tmp_path):
+    run(
+        linearization, tmp_path, "--train_size=64", "--epochs=1", "--linear_epochs=1",
+        "--width_factors=0.5", "--trajectory_steps=3",
+    )  # fmt: skip
+    for name in ("accuracy.png", "trajectories.png"):
+        assert (tmp_path / name).stat().st_size > 5_000
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
+    assert len((tmp_path / "trajectories.csv").read_text().splitlines()) == 1 + 2 * 4

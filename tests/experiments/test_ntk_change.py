@@ -1,0 +1,32 @@
+"""The kernel's change in training."""
+
+import numpy as np
+
+from experiments import ntk_change
+from tests.experiments.running import run
+
+
+def test_the_change_falls_with_width_and_training_stops_early():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 5)).astype("float32"), rng.normal(size=(6, 2)).astype("float32")
+    ends = {}
+    for width in (16, 256):
+        model = ntk_change.network(5, 2, width, 2, "tanh", 1.5, 0.1, 0)
+        rows = ntk_change.track(model, x, y, 0.5 / width, 2000)
+        assert [r["steps"] for r in rows[:-1]] == [10**i for i in range(1, len(rows))]
+        assert rows[-1]["stopped"] and rows[-1]["least_loss"] < rows[0]["loss"]
+        ends[width] = rows[1]["change"]
+    # The same time in function space; the law is 1 / sqrt(width) or faster.
+    assert ends[256] < ends[16] / 2
+    still = ntk_change.track(model, x, y, 0.0, 1000)
+    # The first step sets the least loss, then come 100 without a decrease.
+    assert still[-1]["steps"] == 101 and still[-1]["change"] == 0
+
+
+def test_the_binary_writes_its_files(tmp_path):
+    run(
+        ntk_change, tmp_path, "--widths=8", "--depths=1,2", "--grid=2", "--examples=4",
+        "--max_steps=10",
+    )  # fmt: skip
+    assert (tmp_path / "ntk_change_width_8.png").stat().st_size > 5_000
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 5

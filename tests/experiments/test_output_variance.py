@@ -1,0 +1,34 @@
+"""The variance of trained ensembles."""
+
+import numpy as np
+
+from experiments import output_variance
+from tests.experiments.running import run
+
+
+def test_a_trained_ensemble_has_the_variance_of_wide_networks():
+    """Targets 0, so that a random kernel adds nothing at first order.
+
+    The mean over 40 test points and 200 networks: four standard errors by networks, and 4 / width
+    for the finite width.
+    """
+    rng = np.random.default_rng(0)
+    x, x_test = (rng.normal(size=(n, 30)) for n in (5, 40))
+    network = ("erf", 2)
+    outputs, loss = output_variance.trained_ensemble(
+        x, np.zeros(5), x_test, *network, 100, 2.0, 0.1, 200, 400, 0
+    )
+    assert loss.max() < 1e-4
+    squares = np.mean((outputs - outputs.mean(0)) ** 2, axis=1)
+    _, exact = output_variance.predicted_variances(x, x_test, *network, 2.0, 0.1)
+    error = squares.std() / np.sqrt(200)
+    assert abs(squares.sum() / 199 - exact) < 4 * error + 0.04 * exact
+
+
+def test_the_binary_writes_its_files(tmp_path):
+    run(
+        output_variance, tmp_path, "--weight_variances=2", "--depth=1", "--width=16",
+        "--networks=5", "--examples=4", "--steps=5",
+    )  # fmt: skip
+    assert (tmp_path / "output_variance.png").stat().st_size > 5_000
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 2
