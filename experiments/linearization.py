@@ -8,6 +8,8 @@ same minibatches, with the mean squared error on one-hot targets, momentum and w
 training keeps a checkpoint after every epoch; started again, the binary goes on from there.
 """
 
+import time
+
 import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
@@ -112,6 +114,19 @@ def train(run, dataset, epochs, learning_rate, schedule, directory):
     return file.rows()
 
 
+def step_cost_ratio(runs, dataset, calls=20):
+    """CPU time of a step of the linearization over that of the network: least of four turns."""
+    (images, labels), rate = next(iter(dataset.train_batches())), tf.constant(0.0)
+    seconds = {kind: [] for kind in runs}
+    for _ in range(5):  # the first turn compiles
+        for kind, run in runs.items():
+            start = time.process_time()
+            for _ in range(calls):
+                run.step(images, labels, rate)
+            seconds[kind].append(time.process_time() - start)
+    return min(seconds["linearization"][1:]) / min(seconds["network"][1:])
+
+
 def trajectory(run, dataset, steps, learning_rate, images, labels):
     """The outputs [steps + 1, n] for the right classes of n images after each step."""
     picked = np.arange(len(labels)), labels
@@ -210,6 +225,8 @@ def main(_):
                 ).items()
             }
 
+        ratio = step_cost_ratio(make(), dataset)
+        print(f"width x{factor:g}: a linearized step costs {ratio:.2f} times a step", flush=True)
         if settings["trajectory_steps"]:
             trajectories[factor] = {
                 kind: trajectory(

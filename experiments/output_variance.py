@@ -125,7 +125,7 @@ def main(_):
     """Trains the ensembles, writes the table and draws the figure."""
     settings = common.settings(
         quick={"weight_variances": ["1", "2", "4"], "depth": 3, "width": 128, "networks": 60,
-               "examples": 12, "steps": 600},
+               "examples": 12, "steps": 300},
         paper={"weight_variances": ["0.5", "1", "1.5", "2", "3", "4", "6"], "width": 512,
                "networks": 200, "examples": 64, "steps": 5000},
     )  # fmt: skip

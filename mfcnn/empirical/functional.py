@@ -47,9 +47,12 @@ def check_inputs(model, x, name):
         raise TypeError(f"{name} must be one array, [n, ...]. Received: a {type(x).__name__}")
     x = tf.convert_to_tensor(x)
     dtype = model.trainable_variables[0].dtype
+    inputs = getattr(model, "inputs", None)
+    if inputs and "int" in str(inputs[0].dtype):
+        dtype = inputs[0].dtype
     if x.dtype.name != dtype:
         raise TypeError(
-            f"{name} must have the dtype of the model's weights, {dtype}: cast one of them. "
+            f"{name} must have the dtype of the model, {dtype}: cast one of them. "
             f"Received: {name}.dtype={x.dtype.name}"
         )
     if x.shape.rank is None or x.shape.rank < 2 or 0 in x.shape:
@@ -90,7 +93,8 @@ def vjp(function, values, cotangent):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
         y = function(values)
-    return tape.gradient(y, values, cotangent, unconnected_gradients="zero")
+    gradients = tape.gradient(y, values, cotangent, unconnected_gradients="zero")
+    return [tf.convert_to_tensor(g) for g in gradients]  # an embedding gives sparse ones
 
 
 def output_and_jvp(function, values, tangents):
@@ -103,6 +107,8 @@ def output_and_jvp(function, values, tangents):
         cotangent = tf.zeros_like(y)
         outer.watch(cotangent)
         product = inner.gradient(y, values, cotangent)
+        # On the tape: an embedding's gradient is sparse, and becomes dense by an operation.
+        product = [p if p is None else tf.convert_to_tensor(p) for p in product]
     connected = [(p, t) for p, t in zip(product, tangents) if p is not None]
     if not connected:
         raise ValueError("the model's output does not depend on its trainable weights")

@@ -293,7 +293,7 @@ class _Program:
             def row(output):
                 seed = tf.cast(output, y.dtype)[None]
                 gradient = tape.gradient(y, chosen, seed, unconnected_gradients="zero")
-                return tf.concat([tf.reshape(g, [-1]) for g in gradient], 0)
+                return tf.concat([tf.reshape(tf.convert_to_tensor(g), [-1]) for g in gradient], 0)
 
             return tf.map_fn(row, tf.eye(k), fn_output_signature=weights[0].dtype)
 

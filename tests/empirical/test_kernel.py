@@ -70,7 +70,19 @@ def _grouped():
     )
 
 
+def _recurrent():
+    return keras.Sequential(
+        [
+            keras.Input((4,), dtype="int32"),
+            keras.layers.Embedding(5, 3),
+            keras.layers.LSTM(3),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
 _MODELS = {
+    "recurrent": _recurrent,
     "shared": _shared,
     "zoo": _zoo,
     "ntk": _ntk_layers,
@@ -80,7 +92,10 @@ _MODELS = {
 
 
 def _inputs(model, n, seed):
-    return np.random.default_rng(seed).normal(size=(n, *model.input_shape[1:])).astype("float32")
+    rng, shape = np.random.default_rng(seed), (n, *model.input_shape[1:])
+    if model.inputs[0].dtype == "int32":
+        return rng.integers(0, 5, shape, "int32")
+    return rng.normal(size=shape).astype("float32")
 
 
 def _jacobian(model, x):
