@@ -6,6 +6,7 @@ Before it trains it says what theory expects. Started again with the same flags 
 it stopped. Writes config.json, metrics.csv, curves.png, tensorboard/, checkpoints/, model.keras.
 """
 
+import functools
 import math
 import os
 
@@ -26,88 +27,103 @@ _PROFILES = {
 }
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits needs no download.")
-flags.DEFINE_integer("subset", None, "Training examples to use; all if not given.", lower_bound=1)
-flags.DEFINE_integer("resize", None, "Side of the images in pixels.", lower_bound=1)
-flags.DEFINE_integer("depth", 1000, "Convolutions of the deep block.", lower_bound=1)
-flags.DEFINE_integer("filters", 16, "Channels of the deep block.", lower_bound=1)
-flags.DEFINE_enum(
-    "initialization", "delta_orthogonal", models.INITIALIZATIONS, "Kernels of the deep block."
-)
-flags.DEFINE_enum("activation", "tanh", ACTIVATIONS, "Activation.")
-flags.DEFINE_float("q_star", None, "Start on the critical line with this fixed-point variance; "
-                   "1 / depth if no variance is given.")  # fmt: skip
-flags.DEFINE_float("weight_variance", None, "sigma_w^2, with bias_variance instead of q_star.")
-flags.DEFINE_float("bias_variance", None, "sigma_b^2.", lower_bound=0.0)
-flags.DEFINE_enum(
-    "padding", "same", layers.PADDINGS,
-    "same (zeros) or circular. Zeros break the symmetry by which pooling sees only the sum over "
-    "positions, and a deep network learns several times faster.",
-)  # fmt: skip
-flags.DEFINE_enum("readout", "pool", models.READOUTS, "Global average pooling or flatten.")
-flags.DEFINE_enum("optimizer", "adam", OPTIMIZERS, "Optimizer; momentum is SGD with 0.9.")
-flags.DEFINE_string(
-    "learning_rate", "auto",
-    "A number, or auto: for sgd and momentum rho * 2 / lambda_max of the network's own NTK on one "
-    "batch, for adam and rmsprop 0.01 / depth.",
-)  # fmt: skip
-flags.DEFINE_float("rho", 0.3, "Fraction of the largest stable rate, for auto.", lower_bound=1e-6)
-flags.DEFINE_boolean(
-    "fused", False,
-    "Update each layer inside the backward pass (sgd and momentum): the gradient of the whole "
-    "stack never exists.",
-)  # fmt: skip
-flags.DEFINE_integer("batch_size", 32, "Examples in a step, of all replicas.", lower_bound=1)
-flags.DEFINE_integer("steps", 800, "Training steps in all.", lower_bound=1)
-flags.DEFINE_integer("eval_every", 100, "Steps between two rows of metrics.csv.", lower_bound=1)
-flags.DEFINE_integer(
-    "checkpoint_every", None, "Steps between two checkpoints; eval_every if not given.",
-    lower_bound=1,
-)  # fmt: skip
-flags.DEFINE_integer("seed", 0, "Seed of weights and data order.", lower_bound=0)
-flags.DEFINE_enum("strategy", "default", training.STRATEGIES, "Where to run.")
-flags.DEFINE_string("tpu", "local", "TPU name or address, for strategy=tpu.")
-flags.DEFINE_boolean("jit_compile", None, "XLA for the step; by default on, but on a CPU only "
-                     "for up to 48 filters, where it is faster.")  # fmt: skip
-flags.DEFINE_integer("steps_per_execution", 10, "Steps in one call.", lower_bound=1)
-flags.DEFINE_string("output_dir", "runs/train", "Where the run is kept.")
 
 # What a continued run may change without changing what was computed so far.
 _MAY_DIFFER = ("steps", "checkpoint_every", "tpu")
 
 
-@flags.validator("q_star", message="q_star must be positive")
-def _positive_q_star(value):
-    return value is None or (value > 0 and math.isfinite(value))
+def define_flags(flag_values=FLAGS):
+    """Defines the flags of the main job, with what they accept."""
+    define = _Definer(flag_values)
+    define.enum("dataset", "digits", data.NAMES, "Data set; digits needs no download.")
+    define.integer("subset", None, "Training examples to use; all if not given.", lower_bound=1)
+    define.integer("resize", None, "Side of the images in pixels.", lower_bound=1)
+    define.integer("depth", 1000, "Convolutions of the deep block.", lower_bound=1)
+    define.integer("filters", 16, "Channels of the deep block.", lower_bound=1)
+    define.enum(
+        "initialization", "delta_orthogonal", models.INITIALIZATIONS, "Kernels of the deep block."
+    )
+    define.enum("activation", "tanh", ACTIVATIONS, "Activation.")
+    define.float("q_star", None, "Start on the critical line with this fixed-point variance; "
+                       "1 / depth if no variance is given.")  # fmt: skip
+    define.float("weight_variance", None, "sigma_w^2, with bias_variance instead of q_star.")
+    define.float("bias_variance", None, "sigma_b^2.", lower_bound=0.0)
+    define.enum(
+        "padding", "same", layers.PADDINGS,
+        "same (zeros) or circular. Zeros break the symmetry by which pooling sees only the sum "
+        "over positions, and a deep network learns several times faster.",
+    )  # fmt: skip
+    define.enum("readout", "pool", models.READOUTS, "Global average pooling or flatten.")
+    define.enum("optimizer", "adam", OPTIMIZERS, "Optimizer; momentum is SGD with 0.9.")
+    define.string(
+        "learning_rate", "auto",
+        "A number, or auto: for sgd and momentum rho * 2 / lambda_max of the own NTK on one "
+        "batch, for adam and rmsprop 0.01 / depth.",
+    )  # fmt: skip
+    define.float("rho", 0.3, "Fraction of the largest stable rate, for auto.", lower_bound=1e-6)
+    define.boolean(
+        "fused", False,
+        "Update each layer inside the backward pass (sgd and momentum): the gradient of the whole "
+        "stack never exists.",
+    )  # fmt: skip
+    define.integer("batch_size", 32, "Examples in a step, of all replicas.", lower_bound=1)
+    define.integer("steps", 800, "Training steps in all.", lower_bound=1)
+    define.integer("eval_every", 100, "Steps between two rows of metrics.csv.", lower_bound=1)
+    define.integer(
+        "checkpoint_every", None, "Steps between two checkpoints; eval_every if not given.",
+        lower_bound=1,
+    )  # fmt: skip
+    define.integer("seed", 0, "Seed of weights and data order.", lower_bound=0)
+    define.enum("strategy", "default", training.STRATEGIES, "Where to run.")
+    define.string("tpu", "local", "TPU name or address, for strategy=tpu.")
+    define.boolean("jit_compile", None, "XLA for the step; by default on, but on a CPU only "
+                         "for up to 48 filters, where it is faster.")  # fmt: skip
+    define.integer("steps_per_execution", 10, "Steps in one call.", lower_bound=1)
+    define.string("output_dir", "runs/train", "Where the run is kept.")
+    for name in ("q_star", "weight_variance"):
+        flags.register_validator(
+            name, _is_positive, f"{name} must be positive", flag_values=flag_values
+        )
+    flags.register_validator(
+        "learning_rate",
+        lambda value: value == "auto" or _is_positive(value),
+        "learning_rate must be auto or a positive number",
+        flag_values=flag_values,
+    )
+    flags.register_multi_flags_validator(
+        ["q_star", "weight_variance", "bias_variance"],
+        _is_one_start,
+        "give q_star, or both weight_variance and bias_variance, or none of the three",
+        flag_values=flag_values,
+    )
 
 
-@flags.validator("weight_variance", message="weight_variance must be positive")
-def _positive_weight_variance(value):
-    return value is None or (value > 0 and math.isfinite(value))
+class _Definer:
+    """absl's DEFINE functions for one set of flag values."""
+
+    def __init__(self, flag_values):
+        for kind in ("boolean", "enum", "float", "integer", "string"):
+            define = getattr(flags, f"DEFINE_{kind}")
+            setattr(self, kind, functools.partial(define, flag_values=flag_values))
 
 
-@flags.multi_flags_validator(
-    ["q_star", "weight_variance", "bias_variance"],
-    message="give q_star, or both weight_variance and bias_variance, or none of the three",
-)
-def _one_start(values):
-    variances = (values["weight_variance"] is None, values["bias_variance"] is None)
-    return all(variances) or (not any(variances) and values["q_star"] is None)
-
-
-@flags.validator("learning_rate", message="learning_rate must be auto or a positive number")
-def _learning_rate_is_valid(value):
+def _is_positive(value):
     try:
-        return value == "auto" or 0 < float(value) < math.inf
+        return value is None or 0 < float(value) < math.inf
     except ValueError:
         return False
 
 
+def _is_one_start(values):
+    variances = (values["weight_variance"] is None, values["bias_variance"] is None)
+    return all(variances) or (not any(variances) and values["q_star"] is None)
+
+
 def configuration():
     """The flags of this binary that decide what is computed, as a dict."""
-    chosen = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)}
-    del chosen["output_dir"]
-    return chosen
+    names = flags.FlagValues()
+    define_flags(names)
+    return {name: FLAGS[name].value for name in names if name != "output_dir"}
 
 
 def theory(config, image_shape):
@@ -236,4 +252,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

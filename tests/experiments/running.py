@@ -9,7 +9,7 @@ def run(module, directory, *arguments):
     kept = {
         name: defined[name]
         for name in list(defined)
-        if str(defined.find_module_defining_flag(name)).startswith("experiments")
+        if (defined.find_module_defining_flag(name) or "experiments").startswith("experiments")
     }
     for name in kept:
         delattr(defined, name)
