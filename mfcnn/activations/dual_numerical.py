@@ -130,7 +130,10 @@ def build_table(activation, q_low, q_high, largest_gap=2.0):
         x, to_coefficients = _chebyshev(degree)
         gap = (1 - x) * largest_gap / 2
         c = (1 - gap)[:, None]
-        log_c = n * np.log(np.maximum(np.abs(c), 1e-300))
+        # The gap may be far below the rounding of c: deep in the ordered phase inputs coincide.
+        near = np.log1p(-np.minimum(gap, 0.5))
+        far = np.log(np.maximum(np.abs(1 - gap), 1e-300))
+        log_c = n * np.where(gap < 0.5, near, far)[:, None]
         sign = np.where((c < 0) & (n % 2 == 1), -1.0, 1.0)
         secant = np.where(sign > 0, -np.expm1(log_c), 1 + np.exp(log_c)) / gap[:, None]
         values = np.stack([products[0] @ secant.T, products[1] @ (sign * np.exp(log_c)).T])

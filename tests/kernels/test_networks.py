@@ -117,10 +117,13 @@ def test_inputs_of_any_norm_are_finite_and_right():
     np.testing.assert_allclose(nngp.numpy()[off_diagonal], expected[0][off_diagonal], rtol=1e-10)
 
 
-@pytest.mark.parametrize("activation", ["erf", "relu", "tanh", "gelu", "swish", "leaky_relu"])
+@pytest.mark.parametrize(
+    "activation",
+    ["erf", "relu", "tanh", "gelu", pytest.param("swish", marks=pytest.mark.slow), "leaky_relu"],
+)
 def test_float32_agrees_with_float64(activation):
-    x = inputs(12, 9)
-    image = inputs(3, 4, 4, 2)
+    # Halved: variances up to 10, the range that is promised for tables.
+    x, image = inputs(12, 9) / 2, inputs(3, 4, 4, 2) / 2
     image[1] = image[0] + 1e-4  # two images that nearly coincide
     for make, data in (
         (lambda dtype: kernels.fully_connected(20, activation, 1.6, 0.1, dtype), x),
