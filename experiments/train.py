@@ -37,6 +37,7 @@ def define_flags(flag_values=FLAGS):
     define = _Definer(flag_values)
     define.enum("dataset", "digits", data.NAMES, "Data set; digits needs no download.")
     define.integer("subset", None, "Training examples to use; all if not given.", lower_bound=1)
+    define.integer("test_subset", None, "Test examples to use; all if not given.", lower_bound=1)
     define.integer("resize", None, "Side of the images in pixels.", lower_bound=1)
     define.integer("depth", 1000, "Convolutions of the deep block.", lower_bound=1)
     define.integer("filters", 16, "Channels of the deep block.", lower_bound=1)
@@ -208,6 +209,7 @@ def run(config, output_dir):
         config["batch_size"],
         seed=config["seed"],
         subset=config["subset"],
+        test_subset=config["test_subset"],
         resize=config["resize"],
         cache_dir=str(directory / "cache") if config["dataset"] == "imagenet_snakes" else None,
     )

@@ -198,6 +198,7 @@ def load(
     data_dir=None,
     cache_dir=None,
     download=True,
+    test_subset=None,
 ):
     """Opens a data set for training.
 
@@ -217,12 +218,13 @@ def load(
         cache_dir: Directory that keeps the snakes found in ImageNet (about 1.5 GB), for without
             it each call reads all of ImageNet. None keeps nothing.
         download: Whether mnist, fashion_mnist and cifar10 are downloaded if not prepared.
+        test_subset: Number of test examples to use, chosen like `subset`. None is all.
 
     Returns:
         An `ImageData`.
 
     Raises:
-        ValueError: An unknown name, or a batch_size, subset or resize out of range.
+        ValueError: An unknown name, or a batch_size, subset, test_subset or resize out of range.
         DatasetNotPreparedError: Not prepared and not downloadable; says what to run.
     """
     _check_positive("batch_size", batch_size)
@@ -230,6 +232,7 @@ def load(
         _check_positive("resize", resize)
     source = sources.read(name, data_dir, cache_dir, download)
     train = _take_subset(source.train, subset, seed)
+    test = _take_subset(source.test, test_subset, seed, "test_subset")
     if batch_size > len(train.labels):
         raise ValueError(
             f"`batch_size` must be at most the number of training examples, {len(train.labels)}. "
@@ -245,7 +248,7 @@ def load(
         seed=int(seed),
         mean=mean,
         std=std,
-        _splits={"train": train, "test": source.test},
+        _splits={"train": train, "test": test},
         _decode=decode,
     )
 
@@ -278,16 +281,16 @@ def load_arrays(
     return data.arrays(split, subset)
 
 
-def _take_subset(examples, subset, seed):
+def _take_subset(examples, subset, seed, name="subset"):
     """The first of a seeded shuffle that deals out the classes in turn."""
     if subset is None:
         return examples
-    _check_positive("subset", subset)
+    _check_positive(name, subset)
     images, labels = examples
     if subset > len(labels):
         raise ValueError(
-            f"`subset` must be at most the {len(labels)} examples of the split. "
-            f"Received: subset={subset}"
+            f"`{name}` must be at most the {len(labels)} examples of the split. "
+            f"Received: {name}={subset}"
         )
     # RandomState: its stream is frozen, that of numpy.random.Generator may change.
     order = np.random.RandomState(seed % 2**32).permutation(len(labels))

@@ -173,6 +173,13 @@ def test_uneven_replicas_are_refused(digits):
         digits.train_batches(input_context=tf.distribute.InputContext(1, 0, 3))
 
 
+def test_the_test_split_takes_a_balanced_subset_too():
+    record = data.load("digits", 8, test_subset=30)
+    _, labels = record.arrays("test")
+    assert record.test_size == len(labels) == 30
+    np.testing.assert_array_equal(np.bincount(labels), np.full(10, 3))
+
+
 def test_subsets_are_balanced_and_nested():
     small, small_labels = data.load_arrays("digits", subset=25, seed=2)
     large, large_labels = data.load_arrays("digits", subset=104, seed=2)
