@@ -1,7 +1,7 @@
 """The infinite-width kernel of a Keras model: its layers, read one by one.
 
 Until the first layer with weights a tensor is data, and Keras's own layers act on it. From there on
-it is a `_Signal`: the covariances of its channels, over pairs of positions and inputs.
+it is a `signals.Signal`: the covariances of its channels, over pairs of positions and inputs.
 """
 
 import os
@@ -15,55 +15,10 @@ import tensorflow as tf
 from mfcnn import activations
 from mfcnn.activations import dual as dual_lib
 from mfcnn.activations import dual_numerical
-from mfcnn.kernels import blocks, geometry, initialization
+from mfcnn.kernels import blocks, geometry, initialization, signals
 from mfcnn.kernels.networks import identities
-from mfcnn.kernels.recursion import inverse, safe_sqrt
 
 __all__ = ["from_keras"]
-
-
-class _Signal(NamedTuple):
-    """Covariances of a layer's output; batch axes last, positions as `geometry.mix` wants them.
-
-    Attributes:
-        rank: number of spatial axes.
-        pairs: whether all pairs of positions are kept, or equal positions only.
-        self1: kernel of each first input with itself, [*positions, n1].
-        self2: the same of the second inputs, [*positions, n2].
-        nngp: [*positions, n1, n2].
-        ntk: likewise.
-        same: whether first and second input are equal, [n1, n2].
-        flat: whether the layer below was Flatten.
-        fresh: whether only linear maps came after its last weights: then it is independent of all
-            other signals, and of zero mean.
-    """
-
-    rank: int
-    pairs: bool
-    self1: tf.Tensor
-    self2: tf.Tensor
-    nngp: tf.Tensor
-    ntk: tf.Tensor
-    same: tf.Tensor
-    flat: bool = False
-    fresh: bool = False
-
-    def map(self, function):
-        """Applies a linear function to all four kernels."""
-        kernels = (self.self1, self.self2, self.nngp, self.ntk)
-        return self._replace(**dict(zip(("self1", "self2", "nngp", "ntk"), map(function, kernels))))
-
-    def sizes(self):
-        """The image's size."""
-        step = 2 if self.pairs else 1
-        return [int(self.nngp.shape[step * axis]) for axis in range(self.rank)]
-
-    def variances(self, kernel):
-        """The kernel at equal positions, [*spatial, ...]."""
-        if not self.pairs or not self.rank:
-            return kernel
-        letters = "abc"[: self.rank]
-        return tf.einsum(f"{''.join(c + c for c in letters)}...->{letters}...", kernel)
 
 
 def from_keras(model):
@@ -115,13 +70,23 @@ _NO_KERNEL = {
     "GlobalMaxPooling2D": "the maximum of Gaussian signals is not Gaussian in the next layer",
     "Softmax": "it couples the channels; take the kernel of the logits",
 }
+_AFFINE = ("Dense", "Conv1D", "Conv2D", "PeriodicConvolution", "NTKDense", "NTKConvolution")
+_STACKS = ("DeepConvolution", "DeepDense")
+_TRACE_FROM = 100  # layers from which a graph, seconds to trace, pays for itself
 _POOLING = (
     "GlobalAveragePooling1D",
     "GlobalAveragePooling2D",
     "AveragePooling1D",
     "AveragePooling2D",
 )
-_IDENTITY = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "Identity")
+_IDENTITY = (
+    "Dropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "GaussianDropout",
+    "GaussianNoise",
+    "Identity",
+)
 
 
 def _all_layers(model):
@@ -137,16 +102,16 @@ class _ModelKernel:
 
     def __init__(self, model):
         self._model = model
+        self._loops = {}
         # Pooling mixes positions, and so asks for the covariance of all pairs of them.
         self._pairs = any(type(layer).__name__ in _POOLING for layer in _all_layers(model))
 
     def check(self):
         """Runs the layers once on one small input, so that bad ones are named early."""
-        shape = [1 if size is None else size for size in self._model.inputs[0].shape[1:]]
+        shape = [16 if size is None else size for size in self._model.inputs[0].shape[1:]]
         x = np.random.default_rng(0).normal(size=[1, *shape])
-        self._block(
-            tf.constant(x), tf.constant(x), tf.zeros([1], tf.int32), tf.zeros([1], tf.int32)
-        )
+        x, ids = tf.constant(x), tf.zeros([1], tf.int32)
+        self._block(x, x, ids, ids, loops=None)
 
     def __call__(self, x1, x2=None, get=("nngp", "ntk"), *, progress=False, output_dir=None):
         """Evaluates the kernel; see `from_keras`."""
@@ -173,11 +138,12 @@ class _ModelKernel:
                 tf.gather(second, columns),
                 tf.gather(ids1, rows),
                 tf.gather(ids2, columns),
+                self._loops,
             )
             return nngp, ntk, tf.zeros([], tf.float64)
 
-        positions = int(np.prod([size or 1 for size in expected[:-1]]))
-        size = max(1, int(np.sqrt(2**20 / positions ** (2 if self._pairs else 1))))
+        positions = int(np.prod(first.shape[1:-1]))
+        size = max(1, int(np.sqrt(2**18 / positions ** (2 if self._pairs else 1))))
         config = (self._model.to_json(), "from_keras")
         run = blocks.Run(config, progress, output_dir)
         n2 = None if x2 is None else second.shape[0]
@@ -190,12 +156,13 @@ class _ModelKernel:
             return values[get]
         return namedtuple("Kernels", fields)(*(values[field] for field in fields))
 
-    def _block(self, x1, x2, ids1, ids2):
+    def _block(self, x1, x2, ids1, ids2, loops):
         same = tf.equal(ids1[:, None], ids2[None, :])
-        result = _evaluate(self._model, (x1, x2), same, self._pairs)
-        if not isinstance(result, _Signal):
+        context = _Context(same, self._pairs, loops)
+        result = _evaluate(self._model, (x1, x2), context)
+        if not isinstance(result, signals.Signal):
             raise ValueError("model must have a layer with weights.")
-        if result.rank and not result.flat:
+        if result.rank:
             raise ValueError(
                 "model must end in one output for each input (Flatten or pooling, then Dense). "
                 f"Received: an output with positions {result.sizes()}"
@@ -203,80 +170,108 @@ class _ModelKernel:
         return result.nngp, result.ntk
 
 
-def _evaluate(model, value, same, pairs):
+class _Context(NamedTuple):
+    """What one evaluation of a model's layers shares.
+
+    Attributes:
+        same: whether first and second input are equal, [n1, n2].
+        pairs: whether all pairs of positions are kept.
+        loops: compiled loops of the stacks, by layer; None to read one layer of each only.
+    """
+
+    same: tf.Tensor
+    pairs: bool
+    loops: dict | None
+
+
+def _evaluate(model, value, context):
     """The output of a functional graph for its one input."""
     known: dict[int, Any] = {id(model.inputs[0]): value}
+    # A stack of our own: a model may be deeper than Python's recursion.
+    waiting = [model.outputs[0]]
+    while waiting:
+        tensor = waiting[-1]
+        operation, index, _ = tensor._keras_history
+        inputs = operation._inbound_nodes[index].input_tensors
+        missing = [t for t in inputs if id(t) not in known]
+        if id(tensor) in known or not missing:
+            waiting.pop()
+            if id(tensor) not in known:
+                arguments = [known[id(t)] for t in inputs]
+                known[id(tensor)] = _apply(operation, arguments, context)
+        waiting.extend(missing)
+    return known[id(model.outputs[0])]
 
-    def compute(tensor):
-        if id(tensor) not in known:
-            operation, index, _ = tensor._keras_history
-            arguments = [compute(t) for t in operation._inbound_nodes[index].input_tensors]
-            known[id(tensor)] = _apply(operation, arguments, same, pairs)
-        return known[id(tensor)]
 
-    return compute(model.outputs[0])
-
-
-def _apply(layer, arguments, same, pairs):
+def _apply(layer, arguments, context):
     """One layer on data (a pair of tensors) or signals."""
     kind = type(layer).__name__
     if getattr(layer, "data_format", "channels_last") == "channels_first":
         raise ValueError(_refusal(layer, "data_format must be 'channels_last'"))
     if isinstance(layer, keras.Model):
-        return _evaluate(layer, arguments[0], same, pairs)
+        return _evaluate(layer, arguments[0], context)
     if kind in _IDENTITY:
         return arguments[0]
-    if kind in ("Dense", "Conv1D", "Conv2D", "PeriodicConvolution"):
-        signal = _affine(layer, arguments[0], same, pairs)
-        return _activate(layer, layer.activation, signal)
-    if kind in ("DeepConvolution", "DeepDense"):
-        return _stack(layer, arguments[0], same, pairs)
-    if any(isinstance(argument, _Signal) for argument in arguments):
+    if kind in _AFFINE or kind in _STACKS:
+        signal = arguments[0]
+        if not isinstance(signal, signals.Signal):
+            signal = signals.from_data(*signal, context.same, context.pairs)
+        if id(layer) in signal.ancestors:
+            raise ValueError(_refusal(layer, "its weights are used twice on one path"))
+        if kind in _STACKS:
+            return _stack(layer, signal, context)
+        return _activate(layer, layer.activation, _affine(layer, signal))
+    if any(isinstance(argument, signals.Signal) for argument in arguments):
         return _apply_to_signals(layer, kind, arguments)
     if layer.weights and kind not in ("Normalization",):
         raise ValueError(_refusal(layer, "it has weights that this kernel does not know"))
-    if kind == "Add":
-        return tuple(tf.add_n(parts) for parts in zip(*arguments))
-    with_dtype = [tf.cast(layer(tf.cast(x, layer.compute_dtype)), tf.float64) for x in arguments[0]]
-    return tuple(with_dtype)
+    training = {"training": False} if layer._call_has_training_arg else {}
+    results = []
+    for tensors in zip(*arguments):
+        tensors = [tf.cast(x, layer.compute_dtype) for x in tensors]
+        result = layer(tensors if len(tensors) > 1 else tensors[0], **training)
+        results.append(tf.cast(result, tf.float64))
+    return tuple(results)
 
 
 def _apply_to_signals(layer, kind, arguments):
-    signal = arguments[0]
     if kind == "Add":
-        if not all(isinstance(argument, _Signal) for argument in arguments):
+        if not all(isinstance(argument, signals.Signal) for argument in arguments):
             raise ValueError(_refusal(layer, "it adds the input itself to a random signal"))
-        if sum(not argument.fresh for argument in arguments) > 1 or len(arguments) != len(
-            {id(argument) for argument in arguments}
-        ):
+        if len({argument.nngp.shape for argument in arguments}) > 1:
+            raise ValueError(_refusal(layer, "its branches have different sizes"))
+        total = signals.add(arguments)
+        if total is None:
             reason = "its branches are correlated; all but one must end in weights of their own"
             raise ValueError(_refusal(layer, reason))
-        fields = ("self1", "self2", "nngp", "ntk")
-        sums = {f: tf.add_n([getattr(a, f) for a in arguments]) for f in fields}
-        return signal._replace(**sums, fresh=all(argument.fresh for argument in arguments))
+        return total
+    (signal,) = arguments
     if kind == "Flatten":
         return signal._replace(flat=True)
     if kind == "Activation":
         return _activate(layer, layer.activation, signal)
-    if kind == "ReLU":
-        if layer.max_value is not None or layer.threshold:
-            raise ValueError(_refusal(layer, "it is a relu with a maximum or a threshold"))
-        slope = float(layer.negative_slope)
-        return _dual_step(signal, dual_lib.leaky_relu_dual(slope))
-    if kind == "LeakyReLU":
-        return _dual_step(signal, dual_lib.leaky_relu_dual(float(layer.negative_slope)))
+    if kind == "ReLU" and (layer.max_value is not None or layer.threshold):
+        raise ValueError(_refusal(layer, "it is a relu with a maximum or a threshold"))
+    if kind in ("ReLU", "LeakyReLU"):
+        _check_gaussian(layer, signal)
+        return signals.activate(signal, dual_lib.leaky_relu_dual(float(layer.negative_slope)))
+    if kind == "Rescaling":
+        if np.any(layer.offset) or np.ndim(layer.scale):
+            raise ValueError(_refusal(layer, "behind weights it may have one scale and no offset"))
+        return signal.map(lambda kernel: layer.scale**2 * kernel)
     if kind.startswith("GlobalAveragePooling"):
         axes = list(range(2 * signal.rank))
         keep = layer.keepdims
         signal = signal.map(lambda k: tf.reduce_mean(k, axes, keepdims=keep))
         return signal if keep else signal._replace(rank=0)
     if kind in ("AveragePooling1D", "AveragePooling2D"):
-        return _average_pool(layer, signal)
+        window, strides = (
+            tuple(int(n) for n in np.broadcast_to(sizes, [signal.rank]))
+            for sizes in (layer.pool_size, layer.strides)
+        )
+        return signals.average_pool(signal, window, strides, layer.padding)
     if kind in ("ZeroPadding1D", "ZeroPadding2D"):
-        margins = np.reshape(layer.padding, [signal.rank, 2])
-        copies = 2 if signal.pairs else 1
-        spatial = [list(m) for m in margins for _ in range(copies)]
-        return signal.map(lambda k: tf.pad(k, spatial + [[0, 0]] * (k.shape.rank - len(spatial))))
+        return signals.pad(signal, np.reshape(layer.padding, [signal.rank, 2]))
     raise ValueError(_refusal(layer, _NO_KERNEL.get(kind, "it is not among the known layers")))
 
 
@@ -286,200 +281,115 @@ def _refusal(layer, reason):
 
 
 def _variances(layer, shape):
+    """sigma_w^2, sigma_b^2 and the variance profile of a layer."""
+    if type(layer).__name__.startswith("NTK"):
+        profile = np.full(shape[:-2], 1 / np.prod(shape[:-2]))
+        return layer.weight_variance, layer.bias_variance, profile
     weight, profile = initialization.weight_variance(layer, layer.kernel_initializer, shape)
     return weight, initialization.bias_variance(layer, layer.bias_initializer, shape[-1]), profile
 
 
-def _affine(layer, value, same, pairs):
-    """Dense or convolution, on data or on a signal."""
-    shape = tuple(layer.kernel.shape)
-    weight_variance, bias_variance, profile = _variances(layer, shape)
-    dense = type(layer).__name__ == "Dense"
-    if not isinstance(value, _Signal):
-        value = _from_data(value, same, pairs)
-    if dense:
-        if value.flat:
-            value = _read_flat(value)
-
-        def mixed(kernel):
-            return kernel
-
-    else:
-        if layer.groups != 1 or max(layer.dilation_rate) > 1:
+def _affine(layer, signal):
+    """Dense or convolution."""
+    weight_variance, bias_variance, profile = _variances(layer, tuple(layer.kernel.shape))
+    convolution = None
+    if profile.ndim:
+        if getattr(layer, "groups", 1) != 1 or np.max(getattr(layer, "dilation_rate", 1)) > 1:
             raise ValueError(_refusal(layer, "groups and dilation are not supported"))
-        periodic = type(layer).__name__ == "PeriodicConvolution"
-        padding = "circular" if periodic else layer.padding
-        convolution = geometry.Convolution(profile, padding, tuple(layer.strides))
-
-        def mixed(kernel):
-            return geometry.mix(kernel, convolution, value.rank, pairs=value.pairs)
-
-    return _affine_step(value, mixed, weight_variance, bias_variance)
-
-
-def _affine_step(signal, mixed, weight_variance, bias_variance):
-    averaged = signal.map(lambda kernel: weight_variance * mixed(kernel))
-    nngp = averaged.nngp + bias_variance
-    return averaged._replace(
-        self1=averaged.self1 + bias_variance,
-        self2=averaged.self2 + bias_variance,
-        nngp=nngp,
-        ntk=nngp + averaged.ntk,
-        fresh=True,
+        padding = "circular" if type(layer).__name__ == "PeriodicConvolution" else layer.padding
+        if padding == "causal":
+            signal, padding = signals.pad(signal, [[profile.size - 1, 0]]), "valid"
+        strides = tuple(getattr(layer, "strides", (1,) * profile.ndim))
+        convolution = geometry.Convolution(profile, padding, strides)
+    return signals.affine(
+        signal, weight_variance, bias_variance, id(layer), convolution, layer.trainable
     )
-
-
-def _from_data(data, same, pairs):
-    """The covariance over channels of inputs [n, *spatial, channels]."""
-    x1, x2 = data
-    rank = x1.shape.rank - 2
-    first, second = "abc"[:rank], "abc"[:rank]
-    if pairs:
-        second = "uvw"[:rank]
-    order = "".join(a + b for a, b in zip(first, second)) if pairs else first
-    channels = x1.shape[-1]
-    self1, self2 = (tf.einsum(f"i{first}z,i{second}z->{order}i", x, x) / channels for x in (x1, x2))
-    nngp = tf.einsum(f"i{first}z,j{second}z->{order}ij", x1, x2) / channels
-    return _Signal(rank, pairs, self1, self2, nngp, tf.zeros_like(nngp), same)
-
-
-def _read_flat(signal):
-    """The covariance over all positions and channels: the mean at equal positions."""
-    axes = list(range(signal.rank))
-    signal = signal.map(lambda kernel: tf.reduce_mean(signal.variances(kernel), axes))
-    return signal._replace(rank=0, flat=False)
-
-
-def _average_pool(layer, signal):
-    """Averages over windows at both positions of a pair independently."""
-    window = np.broadcast_to(layer.pool_size, [signal.rank])
-    strides = tuple(int(s) for s in np.broadcast_to(layer.strides, [signal.rank]))
-    uniform = np.full(window, 1 / np.prod(window))
-    convolution = geometry.Convolution(uniform, layer.padding, strides)
-    matrices = []
-    for axis, size in enumerate(signal.sizes()):
-        matrix = convolution.shifts(axis, size).sum(axis=0)
-        matrices.append(matrix / matrix.sum(axis=1, keepdims=True))  # padding does not count
-
-    def pool(kernel):
-        for axis, matrix in enumerate(matrices):
-            for position in (2 * axis, 2 * axis + 1):
-                moved = tf.tensordot(tf.constant(matrix), kernel, [[1], [position]])
-                kernel = tf.transpose(moved, _move_first_to(position, kernel.shape.rank))
-        return kernel
-
-    return signal.map(pool)
-
-
-def _move_first_to(position, rank):
-    order = list(range(1, rank))
-    order.insert(position, 0)
-    return order
 
 
 def _activate(layer, function, signal):
     """An activation given by a layer's argument."""
     if function is None or function is keras.activations.linear:
         return signal
+    _check_gaussian(layer, signal)
     try:
-        activation = activations.get(function)
+        activation = _activation(function)
+        return signals.activate(signal, signals.dual_of(activation, signal))
     except (TypeError, ValueError) as error:
-        reason = f"its activation {function!r} is not known: {error}"
+        reason = f"its activation {function!r} has no dual maps: {error}"
         raise ValueError(_refusal(layer, reason)) from error
-    return _dual_step(signal, _dual(activation, signal))
 
 
-def _dual(activation, signal):
-    dual = dual_lib.closed_form_dual(activation)
-    if dual is None:
-        variances = [signal.variances(kernel) for kernel in (signal.self1, signal.self2)]
-        table = dual_numerical.build_table(activation, *blocks.extremes(*variances))
-        dual = dual_numerical.TabulatedDual(table, tf.float64)
-    return dual
+def _check_gaussian(layer, signal):
+    if signal.terms is None:
+        reason = "its input is not Gaussian: between two activations there must be weights"
+        raise ValueError(_refusal(layer, reason))
 
 
-def _dual_step(signal, dual):
-    """The dual maps on all kernels of a signal."""
-    q1, q2 = signal.variances(signal.self1), signal.variances(signal.self2)
-    rank = signal.rank
+def _activation(function):
+    """The `Activation` of a known function, or one with the derivative that TensorFlow finds."""
+    try:
+        return activations.get(function)
+    except TypeError:
+        if not callable(function):
+            raise
+    x = tf.constant([[-1.3, 0.4, 2.0]], tf.float64)
+    if not np.allclose(function(x)[0, :1], function(x[:, :1])[0], rtol=1e-9):
+        raise ValueError("it couples the channels")
 
-    def layout(q, second, batch_axes):
-        if signal.pairs:
-            order = (1, -1) if second else (-1, 1)
-            shape = [s for n in q.shape[:rank] for s in (n if o == -1 else 1 for o in order)]
-        else:
-            shape = list(q.shape[:rank])
-        return tf.reshape(q, shape + batch_axes)
+    def derivative(z):
+        z = tf.convert_to_tensor(z)
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            y = function(z)
+        return tape.gradient(y, z)
 
-    def maps(kernel, left, right, same):
-        left, right, same = (_expand(t, kernel.shape) for t in (left, right, same))
-        root = safe_sqrt(left) * safe_sqrt(right)
-        gap = tf.clip_by_value((root - kernel) * inverse(root), 0, 2)
-        gap = tf.where(same, tf.zeros_like(gap), gap)
-        output_gap, slope = dual.pair(dual.side(left), dual.side(right), gap)
-        scale = safe_sqrt(dual.moments(left)[0]) * safe_sqrt(dual.moments(right)[0])
-        return scale * (1 - output_gap), slope
-
-    equal_position = np.ones([])
-    for size in signal.sizes():
-        equal_position = np.multiply.outer(
-            equal_position, np.eye(size) if signal.pairs else np.ones(size)
-        )
-    equal_position = tf.constant(equal_position > 0)
-    n1, n2 = signal.nngp.shape[-2:]
-    selves = []
-    for kernel, q, n in ((signal.self1, q1, n1), (signal.self2, q2, n2)):
-        sides = layout(q, False, [n]), layout(q, True, [n])
-        selves.append(maps(kernel, *sides, equal_position[..., None])[0])
-    same = tf.logical_and(equal_position[..., None, None], signal.same)
-    nngp, slope = maps(signal.nngp, layout(q1, False, [n1, 1]), layout(q2, True, [1, n2]), same)
-    return signal._replace(
-        self1=selves[0], self2=selves[1], nngp=nngp, ntk=slope * signal.ntk, fresh=False
-    )
+    return activations.Activation(function, derivative)
 
 
-def _expand(tensor, shape):
-    """Broadcasts axis by axis: TensorFlow's own broadcasting ends at patterns of five axes."""
-    for axis, size in enumerate(shape):
-        if tensor.shape[axis] != size:
-            tensor = tf.gather(tensor, np.zeros(size, np.int32), axis=axis)
-    return tensor
-
-
-def _stack(layer, value, same, pairs):
+def _stack(layer, signal, context):
     """`depth` equal layers as one loop."""
-    if not isinstance(value, _Signal):
-        value = _from_data(value, same, pairs)
     weight_variance, bias_variance, profile = _variances(layer, tuple(layer.kernel.shape[1:]))
-    if type(layer).__name__ == "DeepConvolution":
+    convolution, share = None, 1.0
+    if profile.ndim:
         convolution = geometry.Convolution(profile, layer.padding, (1,) * profile.ndim)
-    else:
-        convolution = None
+        ones = tf.ones([*signal.sizes(), 1], tf.float64)
+        share = float(tf.reduce_min(geometry.mix(ones, convolution, profile.ndim, pairs=False)))
+
+    def affine(value):
+        return signals.affine(
+            value, weight_variance, bias_variance, id(layer), convolution, layer.trainable
+        )
+
+    signal = affine(signal)
     activation = activations.get(layer.activation)
+    closed_form = dual_lib.closed_form_dual(activation)
+    table = ()
+    if closed_form is None:
+        # One table for the variances of all layers.
+        ranges = dual_numerical.variance_ranges(
+            activation,
+            *signals.extremes(signal),
+            layer.depth,
+            weight_variance,
+            bias_variance,
+            share,
+        )
+        lows, highs = zip(*ranges)
+        table = dual_numerical.build_table(activation, min(lows), max(highs))
 
-    def step(signal):
-        def mixed(kernel):
-            if convolution is None:
-                return kernel
-            return geometry.mix(kernel, convolution, signal.rank, pairs=signal.pairs)
+    count = 0 if context.loops is None else layer.depth - 1
 
-        signal = _affine_step(signal, mixed, weight_variance, bias_variance)
-        return _dual_step(signal, _dual(activation, signal))
+    def run(kernels, same, table):
+        dual = closed_form or dual_numerical.TabulatedDual(table, tf.float64)
 
-    if dual_lib.closed_form_dual(activation) is None:
-        # A table needs the variances of its layer as numbers.
-        for _ in range(layer.depth):
-            value = step(value)
-        return value
+        def body(index, *kernels):
+            value = signal._replace(same=same).with_kernels(kernels)
+            return (index + 1, *affine(signals.activate(value, dual)).kernels)
 
-    @tf.function(autograph=False)
-    def loop(self1, self2, nngp, ntk, same):
-        def body(layer_index, *kernels):
-            signal = step(_Signal(value.rank, value.pairs, *kernels, same, value.flat))
-            return (layer_index + 1, signal.self1, signal.self2, signal.nngp, signal.ntk)
+        return tf.while_loop(lambda i, *_: i < count, body, (tf.constant(0), *kernels))[1:]
 
-        state = (tf.constant(0), self1, self2, nngp, ntk)
-        return tf.while_loop(lambda index, *_: index < layer.depth, body, state)[1:]
-
-    kernels = loop(value.self1, value.self2, value.nngp, value.ntk, value.same)
-    return value._replace(**dict(zip(("self1", "self2", "nngp", "ntk"), kernels)), fresh=False)
+    if count > _TRACE_FROM:
+        run = context.loops.setdefault(layer, tf.function(run, autograph=False))
+    signal = signal.with_kernels(run(signal.kernels, signal.same, table))
+    dual = closed_form or dual_numerical.TabulatedDual(table, tf.float64)
+    return signals.activate(signal, dual)

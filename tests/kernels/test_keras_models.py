@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import mfcnn
 from mfcnn import kernels
+from mfcnn.kernels import keras_models
 
 L = keras.layers
 
@@ -111,79 +113,98 @@ def test_a_saved_model_has_the_same_kernel(tmp_path):
     )
 
 
-def residual(width):
-    inputs = keras.Input([4, 4, 2])
-    x = convolution(width)(inputs)
-    branch = convolution(width)(L.Activation("relu")(x))
-    x = L.Add()([x, branch])
-    return keras.Model(inputs, dense(1)(L.Flatten()(L.Activation("relu")(x))))
-
-
 def sequential(shape, *layers):
     return keras.Sequential([keras.Input(shape), *layers])
 
 
-WIDE = {
-    "fully connected": lambda n: sequential(
-        [4, 4, 2], L.Rescaling(2.0, 0.1), L.Flatten(), dense(n, activation="tanh"), L.Dropout(0.1),
-        dense(n, activation="relu"), dense(1),
-    ),
-    "flatten, same, strides": lambda n: sequential(
-        [4, 4, 2], convolution(n, strides=2, activation="relu"), convolution(n, activation="relu"),
-        L.Flatten(), dense(1),
-    ),
-    "pool, circular": lambda n: sequential(
-        [4, 4, 2], periodic(n, activation="tanh"), periodic(n, activation="tanh"),
-        L.GlobalAveragePooling2D(), dense(1),
-    ),
-    "average pooling inside, zero padding": lambda n: sequential(
-        [4, 4, 2], L.ZeroPadding2D(1), convolution(n, padding="valid", activation="relu"),
-        L.AveragePooling2D(2), convolution(n, activation="relu"), L.Flatten(), dense(1),
-    ),
-    "residual": residual,
-    "orthogonal": lambda n: sequential(
+def test_a_stack_without_closed_form_is_its_layers(monkeypatch):
+    arguments = {
+        "activation": "tanh",
+        "kernel_initializer": keras.initializers.VarianceScaling(1.7, "fan_in"),
+        "bias_initializer": normal(0.1, 1),
+    }
+    stack = sequential([6], mfcnn.layers.DeepDense(3, 6, **arguments), dense(1))
+    layers = sequential([6], *(L.Dense(6, **arguments) for _ in range(3)), dense(1))
+    x = np.random.default_rng(0).normal(size=(4, 6)) * np.array([[0.1], [1.0], [2.0], [1.0]])
+    expected = kernels.from_keras(layers)(x)
+    # Two tables, each of 1e-11 of the largest value.
+    assert_close(kernels.from_keras(stack)(x), expected, 1e-9)
+    monkeypatch.setattr(keras_models, "_TRACE_FROM", 0)
+    assert_close(kernels.from_keras(stack)(x), expected, 1e-9)
+
+
+def test_layers_of_the_ntk_parameterization_have_their_variances():
+    model = sequential(
         [4, 4, 2],
-        convolution(n, activation="tanh"),
-        mfcnn.layers.PeriodicConvolution(
-            n, 3, activation="tanh",
-            kernel_initializer=mfcnn.initializers.ConvolutionOrthogonal(1.2),
-        ),
-        mfcnn.layers.PeriodicConvolution(
-            n, 3, activation="tanh",
-            kernel_initializer=mfcnn.initializers.ConvolutionDeltaOrthogonal(1.1),
-        ),
-        L.Flatten(), L.Dense(1, kernel_initializer="glorot_normal"),
-    ),
-}  # fmt: skip
+        mfcnn.layers.NTKConvolution(3, 3, "relu", 1.7, 0.1, padding="same"),
+        L.Flatten(),
+        mfcnn.layers.NTKDense(1, None, 1.7, 0.1),
+    )
+    expected = kernels.convolutional(1, "relu", 1.7, 0.1, padding="same")(images(3, 4))
+    assert_close(kernels.from_keras(model)(images(3, 4)), expected, 1e-10)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", WIDE)
-def test_nngp_is_the_covariance_of_wide_networks(name):
-    """1,000 draws of width 256: three standard errors, plus the 1 / width of a finite network."""
-    import tensorflow as tf
+def test_frozen_layers_leave_the_ntk():
+    x = np.random.default_rng(0).normal(size=(4, 6))
+    model = sequential([6], dense(8, activation="relu"), dense(1))
+    model.layers[0].trainable = False
+    nngp, ntk = kernels.from_keras(model)(x)
+    assert_close([ntk], [nngp], 1e-14)  # of the readout alone
+    model.layers[0].trainable, model.layers[1].trainable = True, False
+    both = kernels.fully_connected(1, "relu", 1.7, 0.1)(x)
+    assert_close([kernels.from_keras(model)(x, get="ntk")], [both.ntk - both.nngp], 1e-12)
 
-    draws, width = 1000, 256
-    keras.utils.set_random_seed(0)
-    model = WIDE[name](width)
+
+def test_any_smooth_function_is_an_activation():
+    x = np.random.default_rng(0).normal(size=(4, 6))
+
+    def swish(z):
+        return z * keras.ops.sigmoid(z)
+
+    own, named = (sequential([6], dense(8, activation=f), dense(1)) for f in (swish, "swish"))
+    assert_close(kernels.from_keras(own)(x), kernels.from_keras(named)(x), 1e-9)
+
+
+def test_layers_before_the_first_weights_act_on_the_data():
+    inputs = keras.Input([4, 4, 2])
+    both = L.Concatenate()([L.MaxPooling2D(2)(inputs), L.AveragePooling2D(2)(inputs)])
+    model = keras.Model(inputs, dense(1)(L.Flatten()(L.RandomFlip()(both))))
     x = images(3, 4)
-    expected = kernels.from_keras(model)(x, get="nngp").numpy()
-    forward = tf.function(lambda: model(tf.constant(x, tf.float32), training=False)[:, 0])
-    outputs = []
-    for _ in range(draws):
-        for layer in model.layers:
-            for variable in getattr(layer, "weights", []):
-                kind = "kernel" if variable.name == "kernel" else "bias"
-                config = keras.initializers.serialize(getattr(layer, f"{kind}_initializer"))
-                config["config"]["seed"] = int(np.random.randint(2**31))
-                if config["class_name"] == "Zeros":
-                    config["config"] = {}
-                variable.assign(keras.initializers.deserialize(config)(variable.shape))
-        outputs.append(forward().numpy().astype(float))
-    products = np.einsum("di,dj->dij", *[np.array(outputs)] * 2)
-    error = products.std(axis=0) / np.sqrt(draws)
-    deviation = np.abs(products.mean(axis=0) - expected)
-    assert np.all(deviation < 3 * error + 4 / width * np.abs(expected))
+    blocks = x.reshape(3, 2, 2, 2, 2, 2)
+    data = np.concatenate([blocks.max((2, 4)), blocks.mean((2, 4))], axis=-1).reshape(3, -1)
+    expected = kernels.fully_connected(0, "relu", 1.7, 0.1)(data)
+    assert_close(kernels.from_keras(model)(x), expected, 1e-6)  # Keras's layers run in float32
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("head", [L.Flatten, L.GlobalAveragePooling2D])
+def test_gradients_by_inputs_are_difference_quotients_and_finite(activation, head):
+    model = sequential(
+        [3, 3, 2],
+        convolution(4, activation=activation),
+        convolution(4, activation=activation, strides=2),
+        head(),
+        dense(1),
+    )
+    kernel = kernels.from_keras(model)
+    x, direction = images(3, 3), images(3, 3, seed=1)
+    x[2] = x[0]
+    x[1, :2] = 0.3  # equal pixels
+
+    def value(t):
+        result = kernel(x + t * direction)
+        return tf.reduce_sum(result.nngp * 0.7 + result.ntk)
+
+    variable = tf.Variable(x)
+    with tf.GradientTape() as tape:
+        result = kernel(variable)
+        total = tf.reduce_sum(result.nngp * 0.7 + result.ntk)
+    gradient = tf.convert_to_tensor(tape.gradient(total, variable))
+    assert np.all(np.isfinite(gradient))
+    if activation == "relu":  # at coincident points its NTK has a kink
+        return
+    slope = (value(1e-5) - value(-1e-5)) / 2e-5
+    np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=1e-6)
 
 
 def batch_norm():
@@ -198,12 +219,34 @@ def softmax():
     return sequential([4], dense(3, activation="relu"), dense(2, activation="softmax"))
 
 
-def correlated():
-    inputs = keras.Input([4])
+def functional(build, shape=(4,)):
+    """A model whose last layer, dense, stands on build(inputs)."""
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, dense(1)(build(inputs)))
+
+
+def two_activations(inputs):
     x = dense(3)(inputs)
-    return keras.Model(
-        inputs, dense(1)(L.Add()([x, L.Activation("relu")(x), L.Activation("tanh")(x)]))
-    )
+    return L.Add()([L.Activation("relu")(x), L.Activation("tanh")(x)])
+
+
+def a_signal_and_its_activation(inputs):
+    x = dense(3)(inputs)
+    return L.Add()([x, L.Activation("relu")(x)])
+
+
+def a_signal_and_its_average(inputs):
+    x = L.Conv1D(3, 3)(inputs)
+    return L.Flatten()(L.Add()([x, L.AveragePooling1D(3, 1, padding="same")(x)]))
+
+
+def one_layer_twice(inputs):
+    layer = dense(4)
+    return layer(L.Activation("relu")(layer(inputs)))
+
+
+def data_and_signal(inputs):
+    return L.Add()([inputs, dense(4)(inputs)])
 
 
 @pytest.mark.parametrize(
@@ -212,7 +255,16 @@ def correlated():
         (batch_norm, "batch_normalization.*couple"),
         (max_pooling, "max_pooling.*not Gaussian"),
         (softmax, "softmax"),
-        (correlated, "branches are correlated"),
+        (lambda: functional(two_activations), "branches are correlated"),
+        (lambda: functional(a_signal_and_its_activation), "branches are correlated"),
+        (lambda: functional(a_signal_and_its_average, (6, 2)), "branches are correlated"),
+        (lambda: functional(one_layer_twice), "used twice"),
+        (lambda: functional(data_and_signal), "adds the input itself"),
+        (lambda: sequential([4], dense(3, activation="relu"), L.ReLU()), "not Gaussian"),
+        (lambda: sequential([4], dense(3), L.Rescaling(1.0, 2.0)), "no offset"),
+        (lambda: sequential([4], dense(3), L.Activation("elu"), dense(1)), "elu.*no dual maps"),
+        (lambda: sequential([4, 4, 1], convolution(3), L.Flatten()), "must end in one output"),
+        (lambda: sequential([4], dense(3), L.Reshape([3, 1])), "not among the known layers"),
         (lambda: sequential([4], dense(3, kernel_initializer="ones")), "Ones has no known"),
         (lambda: sequential([4], dense(3, bias_initializer="ones")), "bias initializer Ones"),
         (lambda: sequential([4, 4, 1], convolution(3)), "must end in one output"),
