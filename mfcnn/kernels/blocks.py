@@ -45,7 +45,7 @@ class Run:
             inputs: tensors that identify the problem to a resumed run.
 
         Returns:
-            (nngp [n1, n2], ntk [n1, n2], log_scale).
+            (nngp [n1, n2], ntk [n1, n2], log_scale); axes in front of a block's two are kept.
         """
         rows, columns = _split(n1, size), _split(n2 or n1, size)
         jobs = [
@@ -60,16 +60,20 @@ class Run:
 
         def part(i, j, field):
             height, width = rows[i][1], columns[j][1]
-            matrix = parts[i, j][field] if (i, j) in parts else tf.transpose(parts[j, i][field])
-            return matrix if matrix.shape == (height, width) else matrix[:height, :width]
+            if (i, j) in parts:
+                matrix = parts[i, j][field]
+            else:
+                matrix = tf.linalg.matrix_transpose(parts[j, i][field])
+            whole = matrix.shape[-2:] == (height, width)
+            return matrix if whole else matrix[..., :height, :width]
 
         matrices = [
             tf.concat(
                 [
-                    tf.concat([part(i, j, field) for j in range(len(columns))], 1)
+                    tf.concat([part(i, j, field) for j in range(len(columns))], -1)
                     for i in range(len(rows))
                 ],
-                0,
+                -2,
             )
             for field in range(2)
         ]
@@ -99,10 +103,10 @@ class Run:
         if symmetric:
             position[second, first] = np.arange(first.size)
         vectors = [
-            tf.concat([r[field][:length] for r, (_, length) in zip(results, parts)], 0)
+            tf.concat([r[field][..., :length] for r, (_, length) in zip(results, parts)], -1)
             for field in range(2)
         ]
-        return *(tf.gather(vector, position) for vector in vectors), log_scale
+        return *(tf.gather(vector, position, axis=-1) for vector in vectors), log_scale
 
     def _map(self, function, jobs, inputs):
         if not jobs:
@@ -153,9 +157,14 @@ def _split(count, size):
 
 def _common_scale(results):
     """Brings blocks with scales of their own to the largest of them."""
-    scales = [scale for _, _, scale in results]
-    largest = tf.reduce_max(tf.stack(scales))
-    return [(nngp, ntk * tf.exp(scale - largest)) for nngp, ntk, scale in results], largest
+    largest = tf.reduce_max(tf.stack([scale for _, _, scale in results]), 0)
+
+    def common(nngp, ntk, scale):
+        # One scale for each depth, if there are several of them in front.
+        ones = [1] * (ntk.shape.rank - scale.shape.rank)
+        return nngp, ntk * tf.reshape(tf.exp(scale - largest), [*scale.shape, *ones])
+
+    return [common(*result) for result in results], largest
 
 
 class _Store:

@@ -40,7 +40,7 @@ class Interpolation:
     """The kernels as polynomials of log(g / (2 - g)), if they are resolved; see `find`."""
 
     def __init__(self, coefficients, low, high, ends):
-        """Chebyshev coefficients [2, N] on [low, high]; kernels at gap zero."""
+        """Chebyshev coefficients [fields, N] on [low, high]; kernels [fields] at gap zero."""
         self._coefficients, self._low, self._high, self._ends = coefficients, low, high, ends
 
     @classmethod
@@ -49,7 +49,7 @@ class Interpolation:
 
         Args:
             gaps: iterable of tensors of first-layer gaps.
-            evaluate: function of gaps [N] to (nngp [N], ntk [N]) after all layers.
+            evaluate: function of gaps [N] to kernels [fields, N] after all layers.
         """
         values = [g[(g > _COINCIDENT) & (g < 2)] for g in map(np.asarray, gaps)]
         values = [g for g in values if g.size]
@@ -66,7 +66,7 @@ class Interpolation:
             t = (low + high) / 2 + (high - low) / 2 * np.cos(angles)
             nodes = 2 / (1 + np.exp(-t))
             # The last node is gap zero: the pair of an input with itself.
-            kernels = np.stack([np.asarray(k, np.float64) for k in evaluate(np.append(nodes, 0.0))])
+            kernels = np.asarray(evaluate(np.append(nodes, 0.0)), np.float64)
             if not np.all(np.isfinite(kernels[:, :-1])):
                 return None
             transform = np.cos(np.outer(np.arange(degree), angles)) * (2 / degree)
@@ -78,7 +78,7 @@ class Interpolation:
         return None
 
     def __call__(self, gap, same):
-        """(nngp, ntk) at gaps; `same` marks pairs of an input with itself."""
+        """Kernels [fields, ...] at gaps; `same` marks pairs of an input with itself."""
         constants = tf.constant([self._low, self._high, *self._ends], gap.dtype)
         return _evaluate(gap, same, tf.constant(self._coefficients, gap.dtype), constants)
 
@@ -91,10 +91,10 @@ def _evaluate(gap, same, coefficients, constants):
     x = (2 * tf.math.log(inside / (2 - inside)) - (low + high)) / (high - low)
     x = tf.clip_by_value(x, -1, 1)
     results = []
-    for k in range(2):
+    for k in range(coefficients.shape[0]):
         first = second = tf.zeros_like(x)
         for n in range(coefficients.shape[1] - 1, 0, -1):
             first, second = coefficients[k, n] + 2 * x * first - second, first
         value = coefficients[k, 0] + x * first - second
         results.append(tf.where(same, constants[2 + k], value))
-    return tuple(results)
+    return tf.stack(results)

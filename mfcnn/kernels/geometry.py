@@ -7,6 +7,8 @@ whole contiguous blocks. A kernel over pairs is laid out as
     CNN with flatten    [*spatial, b1, b2], equal positions only: the readout asks for no others
     CNN with pooling    [h, h', w, w', pairs], all pairs of positions of a list of pairs
 
+`first` and `second` bring a signal, with any further axes in front, to the layout of the pairs.
+
 A convolution adds, for both positions shifted together, over its taps (NTK paper, equation 29).
 """
 
@@ -124,11 +126,11 @@ class FullyConnected:
 
     def first(self, a):
         """Lays a signal of the first inputs out along its axes of a pair."""
-        return a[:, None]
+        return a[..., None]
 
     def second(self, a):
         """Lays a signal of the second inputs out along its axes of a pair."""
-        return a[None, :]
+        return a[..., None, :]
 
     def mix_signal(self, a):
         """The average over the taps, of a signal."""
@@ -198,11 +200,16 @@ class Pool:
 
     def first(self, a):
         """Lays a signal of the first inputs out along its axes of a pair."""
-        return tf.reshape(a, [s for size in a.shape[:-1] for s in (size, 1)] + [a.shape[-1]])
+        return self._spread(a, lambda size: (size, 1))
 
     def second(self, a):
         """Lays a signal of the second inputs out along its axes of a pair."""
-        return tf.reshape(a, [s for size in a.shape[:-1] for s in (1, size)] + [a.shape[-1]])
+        return self._spread(a, lambda size: (1, size))
+
+    def _spread(self, a, axes):
+        *leading, pairs = a.shape
+        spatial = [leading.pop() for _ in range(self._rank)][::-1]
+        return tf.reshape(a, [*leading, *(s for size in spatial for s in axes(size)), pairs])
 
     def mix_signal(self, a):
         """The average over the taps, of a signal."""

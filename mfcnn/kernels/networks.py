@@ -1,6 +1,5 @@
 """Kernels of infinitely wide fully connected and convolutional networks."""
 
-import functools
 import math
 from collections import namedtuple
 
@@ -21,9 +20,16 @@ class _Kernel:
     """What both architectures share: arguments, duals by layer, the answer's form."""
 
     def __init__(self, depth, activation, weight_variance, bias_variance, dtype):
-        if isinstance(depth, bool) or not isinstance(depth, (int, np.integer)) or depth < 0:
-            raise ValueError(f"depth must be an integer of at least 0. Received: depth={depth!r}")
-        self.depth = int(depth)
+        depths = list(depth) if np.iterable(depth) and not isinstance(depth, str) else [depth]
+        whole = (isinstance(d, (int, np.integer)) and not isinstance(d, bool) for d in depths)
+        if not depths or not all(whole) or min(depths) < 0:
+            raise ValueError(
+                "depth must be an integer of at least 0, or a sequence of them. Received: "
+                f"depth={depth!r}"
+            )
+        self.depth = tuple(map(int, depths)) if np.iterable(depth) else int(depth)
+        self._depths = sorted({int(d) for d in depths})
+        self._places = None if self._depths == depths else np.searchsorted(self._depths, depths)
         self.activation = activations.get(activation)
         self.dtype = tf.as_dtype(dtype)
         if self.dtype not in (tf.float32, tf.float64):
@@ -55,7 +61,8 @@ class _Kernel:
 
         Returns:
             A namedtuple of the fields asked for, [n1, n2] each in the kernel's dtype (and
-            log_scale, a scalar); the bare tensor if `get` is a string and log_scale is False.
+            log_scale, a scalar); the bare tensor if `get` is a string and log_scale is False. A
+            kernel of several depths puts them in front: [depths, n1, n2], log_scale [depths].
 
         Raises:
             ValueError: for inputs of a wrong shape, an unknown field, or non-finite inputs.
@@ -71,7 +78,12 @@ class _Kernel:
                 f"x1 and x2 must have inputs of one shape. Received: {x1.shape} and {x2.shape}"
             )
         run = blocks.Run(self._fingerprint(log_scale), progress, output_dir)
-        nngp, ntk, scale = self._evaluate(x1, x2, bool(log_scale), run)
+        values = self._evaluate(x1, x2, bool(log_scale), run)
+        if not isinstance(self.depth, tuple):
+            values = [value[0] for value in values]
+        elif self._places is not None:
+            values = [tf.gather(value, self._places) for value in values]
+        nngp, ntk, scale = values
         values = {"nngp": nngp, "ntk": ntk}
         for field in fields:
             if tf.executing_eagerly() and not np.isfinite(np.max(np.abs(values[field]))):
@@ -102,8 +114,18 @@ class _Kernel:
         dtype = dtype or self.dtype
         return tf.cast(self.weight_variance, dtype), tf.cast(self.bias_variance, dtype)
 
+    def _evaluate(self, x1, x2, scaled, run):
+        """(nngp [depths, n1, n2], ntk, log_scale [depths]) at depths in ascending order."""
+        parts = []
+        if self._depths[0] == 0:
+            linear = tf.cast(self._linear(x1, x1 if x2 is None else x2), self.dtype)[None]
+            parts.append((linear, linear, tf.zeros([1], self.dtype)))
+        if self._depths[-1] > 0:
+            parts.append(self._deep(x1, x2, scaled, run))
+        return parts[0] if len(parts) == 1 else [tf.concat(p, 0) for p in zip(*parts)]
+
     def _tables(self, low, high, share=1.0):
-        """The duals of all layers as a list of stacked tables, () for a closed form.
+        """Tables of the first activation and of all others, () for a closed form.
 
         Args:
             low: smallest variance after the first affine map.
@@ -112,37 +134,21 @@ class _Kernel:
         """
         if self._closed_form is not None:
             return ()
-        weight_variance, bias_variance = (float(p) for p in self._parameters(tf.float64))
-        tables, largest_gap = [], 2.0
-        for _ in range(self.depth):
-            slack = 1e-14 * high
-            table = dual_numerical.build_table(
-                self.activation, max(low - slack, 0.0), high + slack, largest_gap
-            )
-            tables.append(table)
-            (low, high), largest_gap = dual_numerical.next_range(
-                table, weight_variance, bias_variance, share
-            )
-            if len(tables) > 1 and dual_numerical.same(tables[-1], tables[-2]):
-                tables.extend([tables[-1]] * (self.depth - len(tables)))
-                break
-        return dual_numerical.stack_tables(tables)
+        variances = (float(p) for p in self._parameters(tf.float64))
+        ranges = dual_numerical.variance_ranges(
+            self.activation, low, high, self._depths[-1], *variances, share
+        )
+        return tuple(
+            dual_numerical.build_table(self.activation, *r, self.dtype)
+            for r in ranges[: self._depths[-1]]
+        )
 
-    def _segments(self, tables):
-        """Runs of layers with duals of one structure, for `recursion.propagate`."""
+    def _duals(self, tables):
+        """The duals of the first activation and of all others."""
         if self._closed_form is not None:
-            return [(0, self.depth, lambda layer: self._closed_form)]
-        segments, start = [], 0
-        for stack in tables:
-            stop = start + stack.domain.shape[0]
-
-            def dual_at(layer, stack=stack, start=start):
-                table = dual_numerical.Table(*(part[layer - start] for part in stack))
-                return dual_numerical.TabulatedDual(table, self.dtype)
-
-            segments.append((start, stop, dual_at))
-            start = stop
-        return segments
+            return self._closed_form, self._closed_form
+        duals = [dual_numerical.TabulatedDual(table, self.dtype) for table in tables]
+        return duals[0], duals[-1]
 
     def _fingerprint(self, log_scale):
         return (
@@ -177,7 +183,8 @@ def fully_connected(depth, activation, weight_variance, bias_variance, dtype="fl
     """The NNGP and NTK of an infinitely wide fully connected network.
 
     Args:
-        depth: number of hidden layers; 0 is the linear model.
+        depth: number of hidden layers; 0 is the linear model. A sequence of depths gives all their
+            kernels in one pass, stacked in front.
         activation: a name or a `mfcnn.activations.Activation`.
         weight_variance: sigma_w^2, a float, or a scalar tensor to differentiate by.
         bias_variance: sigma_b^2, likewise.
@@ -209,7 +216,8 @@ def convolutional(
     """The NNGP and NTK of a convolutional network with infinitely many channels.
 
     Args:
-        depth: number of convolutions, each followed by the activation; then the linear readout.
+        depth: number of convolutions, each followed by the activation; then the linear readout. A
+            sequence of depths gives all their kernels in one pass, stacked in front.
         activation: a name or a `mfcnn.activations.Activation`.
         weight_variance: sigma_w^2, a float, or a scalar tensor to differentiate by.
         bias_variance: sigma_b^2, likewise.
@@ -255,14 +263,14 @@ class _FullyConnectedKernel(_Kernel):
     def _check(self, x):
         return x.shape.rank == 2
 
-    def _evaluate(self, x1, x2, scaled, run):
+    def _linear(self, x1, x2):
+        weight_variance, bias_variance = self._parameters(tf.float64)
+        return weight_variance * _products(x1, x2) / x1.shape[1] + bias_variance
+
+    def _deep(self, x1, x2, scaled, run):
         weight_variance, bias_variance = self._parameters(tf.float64)
         features = x1.shape[1]
         second = x1 if x2 is None else x2
-        if self.depth == 0:
-            linear = weight_variance * tf.matmul(x1, second, transpose_b=True) / features
-            linear = tf.cast(linear + bias_variance, self.dtype)
-            return linear, linear, tf.zeros([], self.dtype)
         ids1, ids2 = identities(x1, x2)
 
         def variance(x):
@@ -282,7 +290,8 @@ class _FullyConnectedKernel(_Kernel):
             return p1, p2, tf.clip_by_value(gap, 0, 2)
 
         tables = self._tables(*blocks.extremes(q1, q2)) if self._closed_form is None else ()
-        function = _compiled(self, scaled, geometry.FullyConnected(), x1.shape[0] * second.shape[0])
+        work = x1.shape[0] * second.shape[0]
+        function = _compiled(self, scaled, geometry.FullyConnected(), work)
 
         n1, n2 = x1.shape[0], None if x2 is None else x2.shape[0]
         if not scaled and n1 * second.shape[0] >= _INTERPOLATE_FROM and equal_norm.applies(q1, q2):
@@ -292,8 +301,7 @@ class _FullyConnectedKernel(_Kernel):
 
         def block(rows, columns):
             ids = tf.gather(ids1, rows), tf.gather(ids2, columns)
-            first = [tf.cast(t, self.dtype) for t in first_layer(rows, columns)]
-            return function(*first, *ids, *self._parameters(), *tables)
+            return function(first_layer(rows, columns), ids, tables)
 
         return run.grid(block, n1, n2, self._block, [x1, second])
 
@@ -319,8 +327,8 @@ class _FullyConnectedKernel(_Kernel):
             # The last node is the pair of an input with itself.
             apart = tf.zeros([1], tf.int32), tf.constant([1] * (nodes.size - 1) + [0], tf.int32)
             same = tf.repeat(one, nodes.size)
-            result = function(one, same, gap, *apart, *self._parameters(), *tables)
-            return result[0][0], result[1][0]
+            nngp, ntk, _ = function((one, same, gap), apart, tables)
+            return tf.concat([nngp[:, 0], ntk[:, 0]], 0)
 
         found = equal_norm.Interpolation.find(
             [tf.where(same, tf.ones_like(gap), gap) for gap, same in gaps.values()], evaluate
@@ -329,8 +337,9 @@ class _FullyConnectedKernel(_Kernel):
             return None
 
         def block(rows, columns):
-            kernels = found(*gaps[rows[0], columns[0]])
-            return *(tf.cast(k, self.dtype) for k in kernels), tf.zeros([], self.dtype)
+            kernels = tf.cast(found(*gaps[rows[0], columns[0]]), self.dtype)
+            nngp, ntk = tf.split(kernels, 2)
+            return nngp, ntk, tf.zeros(nngp.shape[:1], self.dtype)
 
         return run.grid(block, n1, n2, size, [])
 
@@ -363,7 +372,7 @@ class _ConvolutionalKernel(_Kernel):
     def _check(self, x):
         return x.shape.rank in (3, 4)
 
-    def _evaluate(self, x1, x2, scaled, run):
+    def _deep(self, x1, x2, scaled, run):
         rank = x1.shape.rank - 2
         profile = variance_profile(self.variance_profile, self.kernel_size, rank)
         convolution = geometry.Convolution(profile, self.padding, (1,) * rank)
@@ -371,29 +380,28 @@ class _ConvolutionalKernel(_Kernel):
         architecture = kind(convolution)
         second = x1 if x2 is None else x2
         n1, n2 = x1.shape[0], None if x2 is None else x2.shape[0]
-        if self.depth == 0:
-            return self._linear(x1, second, rank)
         shape = x1.shape[1:-1]
         if self.padding == "valid":
             for axis, size in enumerate(shape):
-                if size - self.depth * (profile.shape[axis] - 1) < 1:
+                if size - self._depths[-1] * (profile.shape[axis] - 1) < 1:
                     raise ValueError(
-                        f"padding='valid' leaves nothing of {size} positions after {self.depth} "
-                        f"layers with {profile.shape[axis]} taps. Received: depth={self.depth}"
+                        f"padding='valid' leaves nothing of {size} positions after "
+                        f"{self._depths[-1]} layers with {profile.shape[axis]} taps. Received: "
+                        f"depth={self.depth}"
                     )
         ids1, ids2 = identities(x1, x2)
         tables = self._tables(
             *self._range(x1, second, architecture), self._share(architecture, shape)
         )
         work = x1.shape[0] * second.shape[0] * int(np.prod(shape)) ** (1 + (self.readout == "pool"))
-        function = _compiled_convolution(self, scaled, architecture, work)
+        function = _compiled(self, scaled, architecture, work)
         order = [rank + 1, *range(1, rank + 1), 0]
         signals1, signals2 = tf.transpose(x1, order), tf.transpose(second, order)
 
         def block(first, other):
             images = tf.gather(signals1, first, axis=-1), tf.gather(signals2, other, axis=-1)
             ids = tf.gather(ids1, first), tf.gather(ids2, other)
-            return function(*images, *ids, *self._parameters(), *tables)
+            return function(images, ids, tables)
 
         positions = int(np.prod(shape))
         if self.readout == "flatten":
@@ -402,14 +410,13 @@ class _ConvolutionalKernel(_Kernel):
         size = max(1, 65536 // positions**2)
         return run.pairs(block, n1, n2, size, [x1, second])
 
-    def _linear(self, x1, x2, rank):
+    def _linear(self, x1, x2):
         weight_variance, bias_variance = self._parameters(tf.float64)
+        rank = x1.shape.rank - 2
         if self.readout == "pool":
             x1, x2 = (tf.reduce_mean(x, list(range(1, rank + 1))) for x in (x1, x2))
         x1, x2 = (tf.reshape(x, [x.shape[0], -1]) for x in (x1, x2))
-        linear = weight_variance * tf.matmul(x1, x2, transpose_b=True) / x1.shape[1]
-        linear = tf.cast(linear + bias_variance, self.dtype)
-        return linear, linear, tf.zeros([], self.dtype)
+        return weight_variance * _products(x1, x2) / x1.shape[1] + bias_variance
 
     def _range(self, x1, x2, architecture):
         """Smallest and largest variance after the first convolution, if tables need them."""
@@ -462,14 +469,6 @@ def variance_profile(profile, kernel_size, rank):
     return profile / profile.sum()
 
 
-def _key(kernel, scaled, architecture):
-    convolution = getattr(architecture, "convolution", None)
-    if convolution is not None:
-        profile = convolution.profile
-        convolution = (profile.shape, profile.tobytes(), convolution.padding, convolution.strides)
-    return kernel._closed_form, kernel.dtype, kernel.depth, scaled, type(architecture), convolution
-
-
 _FUNCTIONS = {}
 # Layers times pairs of positions from which XLA's compilation, seconds, pays for itself.
 _COMPILE_FROM = 2**22
@@ -478,60 +477,66 @@ _COMPILE_DEEP = 400
 _INTERPOLATE_FROM = 2**14
 
 
-def _cached(build):
-    """One compiled function for all kernels that differ only in variances and inputs."""
+def _compiled(kernel, scaled, architecture, work):
+    """The kernel of one block: one compiled function for all variances, depths and inputs.
 
-    @functools.wraps(build)
-    def wrapper(kernel, scaled, architecture, work):
-        # Without XLA, TensorFlow does not broadcast tables over pairs of positions.
-        table_of_pairs = kernel._closed_form is None and isinstance(architecture, geometry.Pool)
-        jit_compile = (
-            table_of_pairs or work * kernel.depth > _COMPILE_FROM or kernel.depth >= _COMPILE_DEEP
-        )
-        key = (build.__name__, jit_compile, *_key(kernel, scaled, architecture))
-        if key not in _FUNCTIONS:
-            function = build(kernel, scaled, architecture)
-            _FUNCTIONS[key] = tf.function(function, jit_compile=jit_compile, autograph=False)
-        return _FUNCTIONS[key]
+    Returns:
+        A function of (signals, ids1, ids2, tables) to (nngp, ntk, log_scale), where signals are
+        (q1, q2, gap) after the first affine map of a fully connected network, or two images.
+    """
+    convolution = getattr(architecture, "convolution", None)
+    depths = [d for d in kernel._depths if d > 0]
+    tabulated = kernel._closed_form is None
+    shallow = tabulated and depths[0] == 1
+    if shallow:
+        depths = depths[1:]
+    # Gradients of a compiled loop need to know its length.
+    fixed = (
+        architecture.shrinks or equal_norm.recording() or not tf.executing_eagerly() or not depths
+    )
+    jit_compile = work * kernel._depths[-1] > _COMPILE_FROM or kernel._depths[-1] >= _COMPILE_DEEP
+    if tabulated:
+        jit_compile = not equal_norm.recording()
+    key = (
+        kernel._closed_form,
+        kernel.dtype,
+        tuple(depths) if fixed else len(depths),
+        shallow,
+        scaled,
+        type(architecture),
+        convolution and (convolution.profile.tobytes(), *map(str, convolution)),
+        jit_compile,
+    )
+    if key not in _FUNCTIONS:
+        function = _block_function(kernel, scaled, architecture, shallow, depths if fixed else None)
+        _FUNCTIONS[key] = tf.function(function, jit_compile=jit_compile, autograph=False)
+    function = _FUNCTIONS[key]
+    return lambda signals, ids, tables: function(
+        signals, ids, kernel._parameters(), tables, None if fixed else tf.constant(depths, tf.int32)
+    )
 
-    return wrapper
 
+def _block_function(kernel, scaled, architecture, shallow, fixed_depths):
+    duals, dtype = kernel._duals, kernel.dtype
 
-@_cached
-def _compiled(kernel, scaled, architecture):
-    depth, segments = kernel.depth, kernel._segments
-
-    def function(q1, q2, gap, ids1, ids2, weight_variance, bias_variance, *tables):
-        parameters = weight_variance, bias_variance
-        gap = tf.where(architecture.coincide(ids1, ids2), tf.zeros_like(gap), gap)
+    def function(signals, ids, parameters, tables, depths):
+        if len(signals) == 2:
+            # The first layer in float64 whatever the dtype: it costs little and keeps close pixels.
+            wide = [tf.cast(p, tf.float64) for p in parameters]
+            signals = recursion.start(*signals, architecture, ids, *wide)
+        q1, q2, gap = (tf.cast(t, dtype) for t in signals)
+        gap = tf.where(architecture.coincide(*ids, q1.shape[:-1]), tf.zeros_like(gap), gap)
         return recursion.propagate(
             q1,
             q2,
             gap,
-            (ids1, ids2),
-            segments(tables),
+            ids,
+            duals(tables),
             architecture,
-            depth,
+            depths if fixed_depths is None else fixed_depths,
             parameters,
+            shallow=shallow,
             scaled=scaled,
-        )
-
-    return function
-
-
-@_cached
-def _compiled_convolution(kernel, scaled, architecture):
-    depth, segments, dtype = kernel.depth, kernel._segments, kernel.dtype
-
-    def function(x1, x2, ids1, ids2, weight_variance, bias_variance, *tables):
-        parameters = weight_variance, bias_variance
-        ids = ids1, ids2
-        # The first layer in float64 whatever the dtype: it costs little and keeps close pixels.
-        wide = [tf.cast(p, tf.float64) for p in parameters]
-        first = recursion.start(x1, x2, architecture, ids, *wide)
-        q1, q2, gap = (tf.cast(t, dtype) for t in first)
-        return recursion.propagate(
-            q1, q2, gap, ids, segments(tables), architecture, depth, parameters, scaled=scaled
         )
 
     return function

@@ -129,30 +129,36 @@ def start(x1, x2, geometry, ids, weight_variance, bias_variance):
     return one["q"], two["q"], gap
 
 
-def propagate(q1, q2, gap, ids, segments, geometry, depth, parameters, *, scaled=False):
-    """From the first pre-activations through `depth` activations to the readout.
+def propagate(
+    q1, q2, gap, ids, duals, geometry, depths, parameters, *, shallow=False, scaled=False
+):
+    """From the first pre-activations through the activations to the readout, at several depths.
 
     Args:
         q1: variances after the first affine map, [*spatial, b1].
         q2: the same of the second inputs.
         gap: 1 - c of the pairs (see `geometry` for the layout).
         ids: two vectors of integers, equal for equal inputs.
-        segments: list of (start, stop, dual_at): layers in which the dual has one structure, and
-            the function from a layer's index to its dual.
+        duals: (first, rest), the duals of the first activation and of all after it; one object
+            twice where they don't differ.
         geometry: see `geometry`.
-        depth: number of hidden layers, a Python integer of at least one.
+        depths: numbers of hidden layers at which to read out, ascending and at least one (two if
+            the duals differ): a tensor, or a list of integers, which gradients under XLA and
+            shrinking images need.
         parameters: (weight_variance, bias_variance), scalar tensors.
+        shallow: whether to read out at depth 1 too, before all `depths`.
         scaled: whether the NTK is divided by exp(log_scale) on the way.
 
     Returns:
-        (nngp, ntk, log_scale): kernels over pairs of inputs after the readout, and the logarithm
-        of what the NTK was divided by (zero unless scaled).
+        (nngp, ntk, log_scale): kernels [d, ...] over pairs of inputs after the readout, and the
+        logarithms [d] of what the NTKs were divided by (zero unless scaled).
     """
     weight_variance, bias_variance = parameters
     coincide = geometry.coincide(*ids, q1.shape[:-1])
+    known = isinstance(depths, (list, tuple))
 
     def prepare(q, layer, dual):
-        last = geometry.shrinks and layer == depth - 1
+        last = geometry.shrinks and layer == max([1, *depths]) - 1
         return _prepare(q, dual, geometry, weight_variance, bias_variance, last)
 
     def activate(dual, one, two, gap):
@@ -160,8 +166,8 @@ def propagate(q1, q2, gap, ids, segments, geometry, depth, parameters, *, scaled
         side2 = tuple(geometry.second(a) for a in two["side"])
         return dual.pair(side1, side2, gap)
 
-    def advance(dual_at, next_dual_at, layer, one, two, gap, theta, log_scale):
-        output_gap, slope = activate(dual_at(layer), one, two, gap)
+    def advance(layer, one, two, gap, theta, log_scale, dual=duals[1]):
+        output_gap, slope = activate(dual, one, two, gap)
         weights1, weights2 = geometry.first(one["weights"]), geometry.second(two["weights"])
         difference = weights1 - weights2
         distance = geometry.mix_pair(difference * difference + 2 * weights1 * weights2 * output_gap)
@@ -178,41 +184,55 @@ def propagate(q1, q2, gap, ids, segments, geometry, depth, parameters, *, scaled
         else:
             theta = theta + covariance
         following = layer + 1
-        return (
-            following,
-            prepare(one["q"], following, next_dual_at(following)),
-            prepare(two["q"], following, next_dual_at(following)),
-            gap,
-            theta,
-            log_scale,
+        signals = (prepare(signal["q"], following, duals[1]) for signal in (one, two))
+        return following, *signals, gap, theta, log_scale
+
+    def read(state, dual=duals[1]):
+        _, one, two, gap, theta, log_scale = state
+        output_gap, slope = activate(dual, one, two, gap)
+        weighted = geometry.first(one["weighted"]) * geometry.second(two["weighted"])
+        nngp = geometry.readout(weighted * (1 - output_gap)) + bias_variance
+        ntk = nngp * tf.exp(-log_scale) + weight_variance * geometry.readout(slope * theta)
+        return nngp[None], ntk[None], log_scale[None]
+
+    def forward(state, stop, most=None):
+        if geometry.shrinks:
+            for _ in range(state[0], stop):
+                state = advance(*state)
+            return state
+        return tf.while_loop(
+            lambda layer, *_: layer < stop, advance, state, maximum_iterations=most
         )
 
+    def unrolled(state):
+        results = []
+        for depth in depths:
+            state = forward(state, depth - 1, depth - 1)
+            results.append(read(state))
+        return results
+
+    def recorded(state):
+        count = depths.shape[0]
+        if count == 1:
+            return [read(forward(state, depths[0] - 1))]
+
+        def one_more(k, state, arrays):
+            state = forward(state, depths[k] - 1)
+            return k + 1, state, [a.write(k, v[0]) for a, v in zip(arrays, read(state))]
+
+        arrays = [tf.TensorArray(gap.dtype, count) for _ in range(3)]
+        _, _, arrays = tf.while_loop(
+            lambda k, *_: k < count, one_more, (tf.constant(0), state, arrays)
+        )
+        return [[array.stack() for array in arrays]]
+
     start_root = geometry.first(safe_sqrt(q1)) * geometry.second(safe_sqrt(q2))
-    theta = start_root * (1 - gap)
+    signals = (prepare(q, 0, duals[0]) for q in (q1, q2))
     first = 0 if geometry.shrinks else tf.constant(0)
-    dual_at = segments[0][2]
-    signals = (prepare(q, 0, dual_at(0)) for q in (q1, q2))
-    state = (first, *signals, gap, theta, tf.zeros([], gap.dtype))
-    for index, (start_layer, stop, dual_at) in enumerate(segments):
-
-        def body(*state, dual_at=dual_at):
-            return advance(dual_at, dual_at, *state)
-
-        if geometry.shrinks:
-            for _ in range(start_layer, stop - 1):
-                state = body(*state)
-        elif stop - 1 > start_layer:
-            state = tf.while_loop(
-                lambda layer, *_, stop=stop: layer < stop - 1,
-                body,
-                state,
-                maximum_iterations=stop - 1 - start_layer,
-            )
-        if index + 1 < len(segments):
-            state = advance(dual_at, segments[index + 1][2], *state)
-    layer, one, two, gap, theta, log_scale = state
-    output_gap, slope = activate(dual_at(layer), one, two, gap)
-    weighted = geometry.first(one["weighted"]) * geometry.second(two["weighted"])
-    nngp = geometry.readout(weighted * (1 - output_gap)) + bias_variance
-    ntk = nngp * tf.exp(-log_scale) + weight_variance * geometry.readout(slope * theta)
-    return nngp, ntk, log_scale
+    state = (first, *signals, gap, start_root * (1 - gap), tf.zeros([], gap.dtype))
+    results = [read(state, duals[0])] if shallow else []
+    if not known or depths:
+        if duals[0] is not duals[1]:
+            state = advance(*state, dual=duals[0])
+        results += unrolled(state) if known else recorded(state)
+    return tuple(tf.concat(parts, 0) for parts in zip(*results))

@@ -74,6 +74,27 @@ def test_images_of_one_pixel_are_fully_connected():
         assert_close(kernels.convolutional(3, "erf", 1.7, 0.1, readout=readout)(x), dense, 1e-12)
 
 
+@pytest.mark.parametrize("activation", ["erf", "tanh"])
+@pytest.mark.parametrize("padding", [None, "circular", "valid"])
+def test_several_depths_in_one_pass_are_the_single_ones(activation, padding):
+    depths = (3, 0, 1, 2) if activation == "erf" else (2, 1)
+    x = inputs(4, 8, 8, 2) / 2
+    if padding is None:
+        x = x.reshape(4, -1)
+
+    def kernel(depth):
+        if padding is None:
+            return kernels.fully_connected(depth, activation, 1.7, 0.1)
+        return kernels.convolutional(depth, activation, 1.7, 0.1, padding=padding)
+
+    together = kernel(depths)(x)
+    scaled = kernel(depths)(x, log_scale=True)
+    assert together.ntk.shape == (len(depths), 4, 4) and scaled.log_scale.shape == (len(depths),)
+    assert_close([scaled.ntk * tf.exp(scaled.log_scale)[:, None, None]], [together.ntk], 1e-13)
+    for k, depth in enumerate(depths):
+        assert_close([v[k] for v in together], kernel(depth)(x), 1e-10 if k else 1e-13)
+
+
 def test_depth_zero_is_the_linear_model():
     x = inputs(4, 3, 3, 2)
     expected = 2 * np.einsum("ahwc,bhwc->ab", x, x) / 18 + 0.3
