@@ -17,6 +17,7 @@ from absl import app, flags
 from mfcnn import data, layers, meanfield, models, training
 from mfcnn.activations import NAMES as ACTIVATIONS
 
+PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 _SLOTS = {"sgd": 0, "momentum": 1, "rmsprop": 1, "adam": 2}
 # Share of each tap in a 3x3 kernel's variance; orthogonal kernels are products of projections.
@@ -29,7 +30,9 @@ _PROFILES = {
 FLAGS = flags.FLAGS
 
 # What a continued run may change without changing what was computed so far.
-_MAY_DIFFER = ("steps", "checkpoint_every", "tpu")
+_MAY_DIFFER = (
+    "steps", "checkpoint_every", "strategy", "logical_cpus", "tpu", "worker_timeout"
+)  # fmt: skip
 
 
 def define_flags(flag_values=FLAGS):
@@ -61,6 +64,10 @@ def define_flags(flag_values=FLAGS):
         "A number, or auto: for sgd and momentum rho * 2 / lambda_max of the own NTK on one "
         "batch, for adam and rmsprop 0.01 / depth.",
     )  # fmt: skip
+    define.enum(
+        "schedule", "constant", ("constant", "cosine"),
+        "The learning rate over the steps: constant, or falling to zero along a cosine.",
+    )  # fmt: skip
     define.float("rho", 0.3, "Fraction of the largest stable rate, for auto.", lower_bound=1e-6)
     define.boolean(
         "fused", False,
@@ -75,8 +82,19 @@ def define_flags(flag_values=FLAGS):
         lower_bound=1,
     )  # fmt: skip
     define.integer("seed", 0, "Seed of weights and data order.", lower_bound=0)
-    define.enum("strategy", "default", training.STRATEGIES, "Where to run.")
+    define.enum(
+        "strategy", "default", training.STRATEGIES,
+        "Where to run: default, one device; mirrored, all local GPUs or logical CPUs; "
+        "multiworker, a process on each host of TF_CONFIG; tpu.",
+    )  # fmt: skip
+    define.integer("logical_cpus", None, "Logical devices to split the CPU into.", lower_bound=1)
     define.string("tpu", "local", "TPU name or address, for strategy=tpu.")
+    define.float("worker_timeout", 300.0, "Seconds to wait for the other hosts or the TPU.",
+                 lower_bound=1.0)  # fmt: skip
+    define.enum(
+        "precision", "float32", PRECISIONS,
+        "Of the computation; variables and loss are float32 in every case.",
+    )  # fmt: skip
     define.boolean("jit_compile", None, "XLA for the step; by default on, but on a CPU only "
                          "for up to 48 filters, where it is faster.")  # fmt: skip
     define.integer("steps_per_execution", 10, "Steps in one call.", lower_bound=1)
@@ -120,11 +138,18 @@ def _is_one_start(values):
     return all(variances) or (not any(variances) and values["q_star"] is None)
 
 
-def configuration():
-    """The flags of this binary that decide what is computed, as a dict."""
+def configuration(default=False):
+    """The flags of this binary that decide what is computed, or their defaults, as a dict."""
     names = flags.FlagValues()
     define_flags(names)
-    return {name: FLAGS[name].value for name in names if name != "output_dir"}
+    values = names if default else FLAGS
+    return {name: values[name].value for name in names if name != "output_dir"}
+
+
+def set_precision(config):
+    """Sets Keras's dtype policy for the models that are made from here on."""
+    bfloat16 = config["precision"] == "bfloat16"
+    keras.config.set_dtype_policy("mixed_bfloat16" if bfloat16 else "float32")
 
 
 def theory(config, image_shape):
@@ -170,10 +195,13 @@ def learning_rate(config, model, dataset):
     return rate, f"{config['rho']} * 2 / lambda_max, lambda_max(NTK) / n = {lambda_max:.4g}"
 
 
-def make_optimizer(config, model, dataset):
+def make_optimizer(config, model, dataset, verbose=True):
     """The Keras optimizer of the flags; says which learning rate it takes and why."""
     rate, reason = learning_rate(config, model, dataset)
-    print(f"{config['optimizer']}, learning rate {rate:.4g} ({reason}).", flush=True)
+    if verbose:
+        print(f"{config['optimizer']}, learning rate {rate:.4g} ({reason}).", flush=True)
+    if config["schedule"] == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, config["steps"])
     return {
         "sgd": lambda: keras.optimizers.SGD(rate),
         "momentum": lambda: keras.optimizers.SGD(rate, momentum=0.9),
@@ -194,16 +222,37 @@ def make_model(config, image_shape, classes):
         q_star=config["q_star"],
         weight_variance=config["weight_variance"],
         bias_variance=config["bias_variance"],
+        variance_profile=config.get("variance_profile"),
         padding=config["padding"],
         readout=config["readout"],
+        readout_scale=config.get("readout_scale"),
         seed=config["seed"],
     )
 
 
+def jit_compile(config):
+    """Whether XLA compiles the step: as given, else where it is faster."""
+    if config["jit_compile"] is not None:
+        return config["jit_compile"]
+    if config["fused"]:
+        return False
+    if config["strategy"] == "tpu" or tf.config.list_physical_devices("GPU"):
+        return True
+    # Each logical CPU would compile a program of its own.
+    return config["filters"] <= 48 and config["strategy"] != "mirrored"
+
+
 def run(config, output_dir):
     """Trains as a configuration says and returns the last row of metrics."""
-    directory = training.open_run(output_dir, config, _MAY_DIFFER)
-    strategy = training.make_strategy(config["strategy"], config["tpu"])
+    fixed = ("steps",) if config["schedule"] == "cosine" else ()
+    if config["logical_cpus"]:
+        training.use_logical_cpus(config["logical_cpus"])
+    strategy = training.make_strategy(config["strategy"], config["tpu"], config["worker_timeout"])
+    is_chief = training.is_chief(strategy)
+    directory = training.open_run(
+        output_dir, config, set(_MAY_DIFFER) - set(fixed), configuration(default=True), is_chief
+    )
+    set_precision(config)
     dataset = data.load(
         config["dataset"],
         config["batch_size"],
@@ -216,20 +265,17 @@ def run(config, output_dir):
     print(
         f"{dataset.name}: {dataset.train_size} training and {dataset.test_size} test images "
         f"{dataset.image_shape}, {dataset.classes} classes.\n"
-        f"{theory(config, dataset.image_shape)}",
+        f"{theory(config, dataset.image_shape)}\n"
+        f"{strategy.num_replicas_in_sync} replicas ({config['strategy']}).",
         flush=True,
     )
-    jit_compile = config["jit_compile"]
-    if jit_compile is None:
-        on_accelerator = config["strategy"] == "tpu" or bool(tf.config.list_physical_devices("GPU"))
-        jit_compile = (on_accelerator or config["filters"] <= 48) and not config["fused"]
     trainer = training.Trainer(
         lambda: make_model(config, dataset.image_shape, dataset.classes),
         lambda model: make_optimizer(config, model, dataset),
         dataset,
         directory,
         strategy=strategy,
-        jit_compile=jit_compile,
+        jit_compile=jit_compile(config),
         fused=config["fused"],
         eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"],
@@ -245,6 +291,8 @@ def main(argv):
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     try:
         row = run(configuration(), FLAGS.output_dir)
+    except training.PeerLostError as error:
+        training.leave(f"experiments.train: {error}")
     except (ValueError, RuntimeError, data.DatasetNotPreparedError, FloatingPointError) as error:
         raise SystemExit(f"experiments.train: {error}") from error
     print(

@@ -12,13 +12,15 @@ class ConfigurationError(ValueError):
     """The output directory belongs to a run with another configuration."""
 
 
-def open_run(output_dir, config, may_differ=()):
+def open_run(output_dir, config, may_differ=(), defaults=None, write=True):
     """Makes the directory of a run, or checks that it is that of the same run.
 
     Args:
         output_dir: the directory.
         config: dict of JSON values, written to config.json.
         may_differ: names whose values a continued run may change.
+        defaults: dict of what is meant where an older config.json lacks an entry.
+        write: whether config.json is written; by one worker of a run only.
 
     Returns:
         The directory as a `pathlib.Path`.
@@ -31,7 +33,7 @@ def open_run(output_dir, config, may_differ=()):
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.json"
     if path.exists():
-        old = json.loads(path.read_text())
+        old = {**(defaults or {}), **json.loads(path.read_text())}
         names = sorted((set(old) | set(config)) - set(may_differ))
         differing = [name for name in names if old.get(name) != config.get(name)]
         if differing:
@@ -42,7 +44,8 @@ def open_run(output_dir, config, may_differ=()):
                 f"{directory} holds a run with another configuration ({changes}). "
                 "Give another output_dir, or the same flags to go on with that run."
             )
-    _replace(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if write:
+        _replace(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     return directory
 
 

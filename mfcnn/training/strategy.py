@@ -1,27 +1,58 @@
 """Where a program runs: one device, all local ones, several hosts, or a TPU."""
 
+import collections
 import contextlib
+import json
+import os
+import socket
 
 import tensorflow as tf
 
-__all__ = ["STRATEGIES", "make_strategy"]
+from mfcnn.training.failure import time_limit
+
+__all__ = ["STRATEGIES", "is_chief", "make_strategy", "use_logical_cpus"]
 
 STRATEGIES = ("default", "mirrored", "multiworker", "tpu")
 
+_PORT_TIMEOUT = 10.0  # seconds for a TCP connection
 
-def make_strategy(name="default", tpu="local"):
-    """The tf.distribute strategy of a name.
+
+def use_logical_cpus(count):
+    """Splits the CPU into logical devices, over which "mirrored" then runs.
+
+    To be called before anything else of TensorFlow.
+
+    Args:
+        count: number of devices, at least 1.
+
+    Raises:
+        ValueError: if count is below 1.
+        RuntimeError: if TensorFlow has started already.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1. Received: {count!r}")
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * count,
+    )
+
+
+def make_strategy(name="default", tpu="local", timeout=300.0):
+    """The tf.distribute strategy of a name; to be made before variables and data.
 
     Args:
         name: "default" (one device), "mirrored" (all local GPUs, or all logical CPU devices),
-            "multiworker" (hosts of the TF_CONFIG environment variable) or "tpu".
-        tpu: for "tpu": "local", a TPU's name or its address.
+            "multiworker" (hosts of the TF_CONFIG environment variable, one process each) or
+            "tpu".
+        tpu: for "tpu": "local" on a TPU VM, a TPU's name, or the address grpc://host:port.
+        timeout: seconds to wait for the other hosts or the TPU. Then the process ends with
+            status 75 and a message on stderr.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or a TF_CONFIG that is missing or wrong.
         RuntimeError: if there is no TPU.
     """
     if name == "default":
@@ -30,26 +61,117 @@ def make_strategy(name="default", tpu="local"):
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "multiworker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        workers, own = _cluster(os.environ.get("TF_CONFIG"))
+        others = ", ".join(worker for worker in workers if worker != own)
+        with time_limit(timeout, f"Not all of the other workers came: {others}"):
+            return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
-        return _tpu_strategy(tpu)
+        with time_limit(timeout, f"The TPU at tpu={tpu!r} does not answer"):
+            return _tpu_strategy(tpu)
     raise ValueError(f"strategy must be one of {STRATEGIES}. Received: {name!r}")
 
 
-def _tpu_strategy(address):
-    try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
-        if address not in ("local", ""):
-            tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError, ValueError, OSError) as error:
-        raise RuntimeError(
-            f"There is no TPU at tpu={address!r}: {error}. Run on a TPU VM with tpu='local', or "
-            "give the name or the grpc:// address of a TPU, or use another strategy."
-        ) from error
-    return tf.distribute.TPUStrategy(resolver)
+def is_chief(strategy):
+    """Whether this process writes checkpoints and results: the first worker, or the only one."""
+    resolver = strategy.cluster_resolver
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" or (not has_chief and resolver.task_id == 0)
 
 
 def scope_of(strategy):
     """The strategy's scope; nothing to enter for the default one."""
-    return strategy.scope() if strategy.num_replicas_in_sync > 1 else contextlib.nullcontext()
+    is_default = strategy is tf.distribute.get_strategy()
+    return contextlib.nullcontext() if is_default else strategy.scope()
+
+
+def agree(strategy, number):
+    """Whether all workers have the same number, below 2^26; waits for all of them."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+
+    @tf.function(autograph=False)
+    def moments(value):
+        each = strategy.run(lambda: tf.stack([tf.ones_like(value), value, value**2]))
+        return strategy.reduce("SUM", each, axis=None)
+
+    count, total, squares = moments(tf.constant(number, tf.float64)).numpy()
+    return count * squares == total**2
+
+
+def _cluster(text):
+    """(addresses of all workers, own address) of a TF_CONFIG, checked."""
+    example = (
+        '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
+        '"task": {"type": "worker", "index": 0}}'
+    )
+
+    def refuse(problem):
+        raise ValueError(
+            f"strategy=multiworker reads the environment variable TF_CONFIG: {problem}. "
+            f"Accepted, with its own index on each host: {example}. Received: {text!r}"
+        )
+
+    try:
+        config = json.loads(text or "")
+    except ValueError as error:
+        refuse("it is not set" if not text else f"it is not JSON ({error})")
+    try:
+        cluster = {job: list(hosts) for job, hosts in config["cluster"].items()}
+        job, index = config["task"]["type"], config["task"]["index"]
+    except (AttributeError, KeyError, TypeError) as error:
+        refuse(f"it has no cluster of workers, no task.type or no task.index ({error!r})")
+    if not cluster or not set(cluster) <= {"chief", "worker"}:
+        refuse(f"its jobs must be worker or chief, not {sorted(cluster)}")
+    if isinstance(index, bool) or not isinstance(index, int) or job not in cluster:
+        refuse(f"it has no task {job}:{index}")
+    if not 0 <= index < len(cluster[job]):
+        refuse(f"its task.index must be from 0 to {len(cluster[job]) - 1}, not {index}")
+    hosts = [host for job in sorted(cluster) for host in cluster[job]]
+    for host in hosts:
+        if not isinstance(host, str) or not _port(host):
+            refuse(f"{host!r} is not host:port")
+    twice = [host for host, count in collections.Counter(hosts).items() if count > 1]
+    if twice:
+        refuse(f"{twice[0]} is in it twice")
+    own = cluster[job][index]
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", _port(own)))
+        except OSError as error:
+            refuse(f"port {_port(own)} of this worker, {own}, is taken ({error.strerror})")
+    return hosts, own
+
+
+def _port(address):
+    host, _, port = address.rpartition(":")
+    return int(port) if host and port.isdecimal() and 0 < int(port) < 2**16 else None
+
+
+def _tpu_strategy(address):
+    try:
+        if not address:
+            raise ValueError("the name is empty")
+        _check_answers(address)
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
+        if address != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
+        raise RuntimeError(
+            f"There is no TPU at tpu={address!r}: {str(error).splitlines()[0]}. Run on a TPU VM "
+            "with tpu='local', or give the name or the grpc:// address of a TPU, or use another "
+            "strategy."
+        ) from error
+
+
+def _check_answers(address):
+    # The client of TensorFlow waits for ever for an address where nobody listens.
+    for part in address.split(",") if ":" in address else ():
+        host, _, port = part.removeprefix("grpc://").rpartition(":")
+        if not host or not port.isdecimal():
+            raise ValueError(f"{part!r} is not grpc://host:port")
+        socket.create_connection((host, int(port)), _PORT_TIMEOUT).close()

@@ -9,9 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.training.fused import FusedUpdate
-from mfcnn.training.records import MetricsFile, plot_curves
-from mfcnn.training.strategy import scope_of
+from mfcnn.training.failure import lost_peers
+from mfcnn.training.records import ConfigurationError, MetricsFile, plot_curves
+from mfcnn.training.reduction import sum_over_replicas
+from mfcnn.training.step import TrainingStep
+from mfcnn.training.strategy import agree, is_chief, scope_of
 
 __all__ = ["Trainer"]
 
@@ -19,7 +21,7 @@ _FIELDS = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
 class Trainer:
-    """Trains a Keras model by softmax cross entropy; goes on where a killed run stopped.
+    """Trains a Keras classifier; goes on where a killed run stopped.
 
     After each `eval_every` steps a row is added to `metrics.csv`: loss and accuracy on the
     training batches since the row before, and on the whole test set. The rows depend on the
@@ -41,6 +43,9 @@ class Trainer:
         eval_batch_size: global batch size of the evaluation; that of training if not given.
         title: of the curves.
         verbose: whether to show progress.
+        loss: "cross_entropy" (softmax) or "squared_error": 1/2 |f - y|^2 with the one-hot label
+            less 1 / classes as y, whose gradient flow is the linear one of the NTK.
+        artifacts: whether curves.png, tensorboard/ and model.keras are written.
     """
 
     def __init__(
@@ -58,40 +63,94 @@ class Trainer:
         eval_batch_size=None,
         title="",
         verbose=True,
+        loss="cross_entropy",
+        artifacts=True,
     ):
         self.dataset = dataset
-        self.output_dir = output_dir = pathlib.Path(output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
         self.strategy = strategy or tf.distribute.get_strategy()
-        if fused and (jit_compile or self.strategy.num_replicas_in_sync > 1):
+        replicas = self.strategy.num_replicas_in_sync
+        for name, size in (
+            ("batch_size", dataset.batch_size),
+            ("eval_batch_size", eval_batch_size),
+        ):
+            if size is not None and size % replicas:
+                raise ValueError(
+                    f"{name} must be a multiple of the {replicas} replicas. Received: {size}"
+                )
+        self._is_chief = is_chief(self.strategy)
+        if fused and (jit_compile or replicas > 1):
             raise ValueError(
                 "fused=True needs jit_compile=False and one replica. Received: "
-                f"jit_compile={jit_compile}, {self.strategy.num_replicas_in_sync} replicas"
+                f"jit_compile={jit_compile}, {replicas} replicas"
             )
-        self.jit_compile = jit_compile
         self.eval_every = eval_every
         self.checkpoint_every = checkpoint_every or eval_every
         self.steps_per_execution = steps_per_execution
         self.eval_batch_size = eval_batch_size or dataset.batch_size
-        self.title = title
-        self.verbose = verbose
+        self.verbose = verbose and self._is_chief
+        self.artifacts = artifacts and self._is_chief
         with scope_of(self.strategy):
             self.model = make_model()
             self.optimizer = make_optimizer(self.model)
             self.optimizer.build(self.model.trainable_variables)
-        self._fused = FusedUpdate(self.model, self.optimizer) if fused else None
+        self._program = TrainingStep(
+            self.model,
+            self.optimizer,
+            dataset.batch_size,
+            loss,
+            fused,
+            _compiled_part(self.strategy) if jit_compile else "",
+        )
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
         # Sums of loss, hits and examples since the last row.
         self.window = tf.Variable(tf.zeros([3], tf.float64), name="window")
-        variables = self.model.variables + self.optimizer.variables
+        self._variables = self.model.variables + self.optimizer.variables
+        self._open(output_dir, title)
+
+    def _open(self, output_dir, title):
+        self.output_dir = output_dir = pathlib.Path(output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        self.title = title
         checkpoint = tf.train.Checkpoint(
-            step=self.step, window=self.window, variables=[v.value for v in variables]
+            step=self.step, window=self.window, variables=[v.value for v in self._variables]
         )
         self._manager = tf.train.CheckpointManager(
             checkpoint, str(output_dir / "checkpoints"), max_to_keep=2
         )
         self.metrics = MetricsFile(output_dir / "metrics.csv", _FIELDS)
-        self._loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+
+    def restart(self, make_model, make_optimizer, output_dir, title=""):
+        """Begins another run with the compiled programs of this one.
+
+        Only values are taken from the new model and optimizer: weights, slots, learning rate.
+
+        Args:
+            make_model: as for the class; the same architecture from other initializers.
+            make_optimizer: as for the class; the same optimizer at any learning rate.
+            output_dir: directory of the new run.
+            title: of its curves.
+
+        Raises:
+            ValueError: if model or optimizer differ in what is compiled into the programs.
+        """
+        with scope_of(self.strategy):
+            model = make_model()
+            optimizer = make_optimizer(model)
+            optimizer.build(model.trainable_variables)
+        for kind, old, new in (
+            ("model", _compiled_config(self.model), _compiled_config(model)),
+            ("optimizer", _compiled_config(self.optimizer), _compiled_config(optimizer)),
+        ):
+            if old != new:
+                raise ValueError(
+                    f"restart needs the {kind} of the first run but for values of variables; make "
+                    f"a new Trainer. Received: {new}, the first run has {old}"
+                )
+        for variable, new in zip(self._variables, model.variables + optimizer.variables):
+            variable.assign(new)
+        self.step.assign(0)
+        self.window.assign(tf.zeros([3], tf.float64))
+        self._open(output_dir, title)
 
     def run(self, steps):
         """Trains up to `steps` steps in all, from the last checkpoint if there is one.
@@ -101,16 +160,32 @@ class Trainer:
 
         Raises:
             FloatingPointError: if the loss is no longer finite; the row says at which step.
+            PeerLostError: if another worker of a multi-worker strategy left.
+            ConfigurationError: if its workers do not find the same checkpoint.
         """
+        with lost_peers(self.strategy):
+            return self._run(steps)
+
+    def _run(self, steps):
         if self._manager.restore_or_initialize() and self.verbose:
             print(f"Going on from step {int(self.step)} ({self._manager.latest_checkpoint}).")
         start = int(self.step)
-        self.metrics.keep_until(start)
+        if not agree(self.strategy, start):
+            raise ConfigurationError(
+                f"The workers found checkpoints of different steps, this one {start}, in "
+                f"output_dir={str(self.output_dir)!r}: it must be storage that all hosts share."
+            )
+        if self._is_chief:
+            self.metrics.keep_until(start)
         if start < steps:
             self._train(start, steps)
-            self.model.save(self.output_dir / "model.keras")
-        self._plot()
-        return self.metrics.rows()[-1]
+            if self.artifacts:
+                self.model.save(self.output_dir / "model.keras")
+        agree(self.strategy, steps)  # All wait until the chief has written its files.
+        rows = self.metrics.rows()
+        if self.artifacts:
+            plot_curves(rows, self.output_dir / "curves.png", title=self.title)
+        return rows[-1]
 
     def _train(self, start, steps):
         batches = iter(
@@ -118,7 +193,9 @@ class Trainer:
                 functools.partial(self.dataset.train_batches, start)
             )
         )
-        writer = tf.summary.create_file_writer(str(self.output_dir / "tensorboard"))
+        writer = tf.summary.create_noop_writer()
+        if self.artifacts:
+            writer = tf.summary.create_file_writer(str(self.output_dir / "tensorboard"))
         progress = keras.utils.Progbar(
             steps, verbose=int(self.verbose), stateful_metrics=("loss", "accuracy", "images/s")
         )
@@ -141,7 +218,7 @@ class Trainer:
             )
             if step % self.eval_every == 0 or step == steps:
                 self._report(writer, step, rate)
-            if step % self.checkpoint_every == 0 or step == steps:
+            if self._is_chief and (step % self.checkpoint_every == 0 or step == steps):
                 self._manager.save(checkpoint_number=step)
         if self.verbose:
             print()
@@ -151,7 +228,8 @@ class Trainer:
         self.window.assign(tf.zeros([3], tf.float64))
         test_loss, test_accuracy = self.evaluate()
         row = dict(zip(_FIELDS, (step, train_loss, train_accuracy, test_loss, test_accuracy)))
-        self.metrics.append(row)
+        if self._is_chief:
+            self.metrics.append(row)
         with writer.as_default(step):
             for name in _FIELDS[1:]:
                 tf.summary.scalar(name, row[name])
@@ -172,17 +250,13 @@ class Trainer:
         )
         return _means(sum(self._test_step(batch).numpy() for batch in batches))
 
-    def _plot(self):
-        rows = self.metrics.rows()
-        plot_curves(rows, self.output_dir / "curves.png", title=self.title)
-
-    # The compiled programs. With several replicas the gradient is compiled and the update, which
-    # communicates, is not: XLA takes no cross-device ops but those of a TPU.
-
     @tf.function(autograph=False)
     def _train_steps(self, batches, count):
+        all_reduce = sum_over_replicas(self.strategy)
+        replica_step = functools.partial(self._program.train, all_reduce=all_reduce)
+
         def body(index, total):
-            sums = self.strategy.run(self._replica_step, args=next(batches))
+            sums = self.strategy.run(replica_step, args=next(batches))
             sums = self.strategy.reduce("SUM", sums, axis=None)
             return index + 1, total + tf.cast(sums, tf.float64)
 
@@ -191,47 +265,30 @@ class Trainer:
 
     @tf.function(autograph=False)
     def _test_step(self, batch):
-        sums = self.strategy.run(self._compiled(self._replica_test), args=batch)
+        sums = self.strategy.run(self._program.test, args=batch)
         return tf.cast(self.strategy.reduce("SUM", sums, axis=None), tf.float64)
 
-    def _replica_step(self, images, labels):
-        if self.strategy.num_replicas_in_sync == 1:
-            return self._compiled(self._gradient_and_update)(images, labels)
-        gradients, sums = self._compiled(self._gradient)(images, labels)
-        gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
-        self.optimizer.apply(gradients, self.model.trainable_variables)
-        return sums
 
-    def _gradient_and_update(self, images, labels):
-        if self._fused is not None:
-            logits = self._fused.step(
-                images, lambda f: tf.reduce_sum(self._loss(labels, f)) / self.dataset.batch_size
-            )
-            losses = self._loss(labels, logits)
-            return _sums(losses, labels, logits, tf.ones_like(losses))
-        gradients, sums = self._gradient(images, labels)
-        self.optimizer.apply(gradients, self.model.trainable_variables)
-        return sums
-
-    def _gradient(self, images, labels):
-        with tf.GradientTape() as tape:
-            logits = self.model(images, training=True)
-            losses = self._loss(labels, logits)
-            loss = tf.reduce_sum(losses) / self.dataset.batch_size
-        variables = [v.value for v in self.model.trainable_variables]
-        return tape.gradient(loss, variables), _sums(losses, labels, logits, tf.ones_like(losses))
-
-    def _replica_test(self, images, labels, weights):
-        logits = self.model(images, training=False)
-        return _sums(self._loss(labels, logits), labels, logits, weights)
-
-    def _compiled(self, function):
-        return tf.function(function, autograph=False, jit_compile=self.jit_compile or None)
+def _compiled_part(strategy):
+    """What XLA is to compile; on a TPU it compiles all that a strategy runs anyway."""
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return ""
+    return "step" if strategy.num_replicas_in_sync == 1 else "gradient"
 
 
-def _sums(losses, labels, logits, weights):
-    hits = tf.cast(tf.argmax(logits, -1, output_type=labels.dtype) == labels, weights.dtype)
-    return tf.stack([tf.reduce_sum(weights * t) for t in (losses, hits, tf.ones_like(weights))])
+def _compiled_config(part):
+    """The configuration of a model or optimizer without what only decides values of variables."""
+
+    def strip(config):
+        if isinstance(config, dict):
+            return {
+                key: strip(value)
+                for key, value in config.items()
+                if not key.endswith("initializer") and key not in ("learning_rate", "seed", "name")
+            }
+        return [strip(value) for value in config] if isinstance(config, list | tuple) else config
+
+    return strip(part.get_config())
 
 
 def _means(sums):

@@ -1,0 +1,122 @@
+"""The training step of one replica: gradient, sum over the replicas, update.
+
+It is the same function wherever it runs: the sum over the replicas is an argument. Under a
+strategy of tf.distribute that is `sum_over_replicas(strategy)`; where there is none, as in the
+ahead-of-time check in `tpu/`, it is XLA's own.
+"""
+
+import keras
+import tensorflow as tf
+
+from mfcnn.training.fused import FusedUpdate
+
+__all__ = ["LOSSES", "TrainingStep"]
+
+LOSSES = ("cross_entropy", "squared_error")
+
+
+class TrainingStep:
+    """One step on a replica's part of a batch.
+
+    Args:
+        model: `keras.Model` from images to logits.
+        optimizer: a Keras optimizer, built over the model's variables.
+        batch_size: examples of all replicas in a step. The loss is the mean over them, so that
+            the replicas' gradients add up to that of the whole batch.
+        loss: "cross_entropy" (softmax) or "squared_error": 1/2 |f - y|^2 with the one-hot label
+            less 1 / classes as y, whose gradient flow is the linear one of the NTK.
+        fused: whether the deep stack is updated inside the backward pass, see `FusedUpdate`.
+        compiled: what XLA compiles: "step", all of it in one program; "gradient", all but the
+            update, for CPUs and GPUs where the update communicates; "" leaves it to the caller.
+
+    Raises:
+        ValueError: for an unknown loss, or a fused step that is to be compiled.
+    """
+
+    def __init__(
+        self, model, optimizer, batch_size, loss="cross_entropy", fused=False, compiled=""
+    ):
+        if loss not in LOSSES:
+            raise ValueError(f"loss must be one of {LOSSES}. Received: {loss!r}")
+        if fused and compiled:
+            raise ValueError(f"fused=True needs compiled=''. Received: compiled={compiled!r}")
+        self._model = model
+        self._optimizer = optimizer
+        self._batch_size = batch_size
+        self._fused = FusedUpdate(model, optimizer) if fused else None
+        # Keras would sum the gradients over a strategy's replicas once more, after clipping them.
+        optimizer._all_reduce_sum_gradients = list
+        self._compiled = compiled
+        self._losses = _cross_entropy() if loss == "cross_entropy" else _squared_error
+
+    def train(self, images, labels, all_reduce=None):
+        """Updates the model; for use inside a tf.function.
+
+        Args:
+            images: float32 [b, h, w, c], b the examples of this replica.
+            labels: int32 [b].
+            all_reduce: function from a list of tensors to their sums over the replicas; None
+                for one replica.
+
+        Returns:
+            Sums of losses, of hits and of examples before the update, float32 [3].
+        """
+        update = self._fused_update if self._fused else self._update
+        if self._compiled == "step":
+            update = _compile(update)
+        return update(images, labels, all_reduce)
+
+    def test(self, images, labels, weights):
+        """Sums of losses, hits and examples, weighted by weights [b]: float32 [3]."""
+        test = _compile(self._test) if self._compiled else self._test
+        return test(images, labels, weights)
+
+    # Each replica traces functions of its own: XLA takes only variables of its own device.
+
+    def _update(self, images, labels, all_reduce):
+        gradient = _compile(self._gradient) if self._compiled == "gradient" else self._gradient
+        gradients, sums = gradient(images, labels)
+        if all_reduce:
+            gradients = all_reduce(gradients)
+        self._optimizer.apply(gradients, self._model.trainable_variables)
+        return sums
+
+    def _gradient(self, images, labels):
+        with tf.GradientTape() as tape:
+            logits = self._model(images, training=True)
+            losses = self._losses(labels, logits)
+            loss = tf.reduce_sum(losses) / self._batch_size
+        variables = [v.value for v in self._model.trainable_variables]
+        return tape.gradient(loss, variables), _sums(losses, labels, logits)
+
+    def _fused_update(self, images, labels, all_reduce):
+        if all_reduce:
+            raise ValueError("The fused update never has the whole gradient to sum over replicas.")
+        logits = self._fused.step(
+            images, lambda f: tf.reduce_sum(self._losses(labels, f)) / self._batch_size
+        )
+        return _sums(self._losses(labels, logits), labels, logits)
+
+    def _test(self, images, labels, weights):
+        logits = self._model(images, training=False)
+        return _sums(self._losses(labels, logits), labels, logits, weights)
+
+
+def _compile(function):
+    return tf.function(function, autograph=False, jit_compile=True)
+
+
+def _cross_entropy():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+
+
+def _squared_error(labels, logits):
+    classes = logits.shape[-1]
+    targets = tf.one_hot(labels, classes, dtype=logits.dtype) - 1 / classes
+    return tf.reduce_sum(tf.square(logits - targets), axis=-1) / 2
+
+
+def _sums(losses, labels, logits, weights=None):
+    weights = tf.ones_like(losses) if weights is None else weights
+    hits = tf.cast(tf.argmax(logits, -1, output_type=labels.dtype) == labels, weights.dtype)
+    return tf.stack([tf.reduce_sum(weights * t) for t in (losses, hits, tf.ones_like(weights))])
