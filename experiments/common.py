@@ -31,6 +31,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
 
 __all__ = [
+    "csv_text",
     "define_flags",
     "define_override",
     "prepare_output_dir",
@@ -60,14 +61,14 @@ def define_flags(name):
         "preset",
         "quick",
         ["quick", "paper"],
-        "Sizes: quick ends in two minutes on two cores, paper has the paper's.",
+        "Sizes: quick ends in minutes on two cores, paper has the paper's.",
     )
     flags.DEFINE_integer("seed", 0, "Seed of all random numbers.", lower_bound=0)
 
 
 def define_override(name, default_help, kind=flags.DEFINE_integer, **bounds):
     """Defines a flag whose default is the preset's value."""
-    kind(name, None, f"{default_help} Default: the preset's.", **bounds)
+    kind(name, None, help=f"{default_help} Default: the preset's.", **bounds)
 
 
 def settings(quick, paper=None):
@@ -109,22 +110,27 @@ def _plain(value):
 
 
 def write_csv(path, rows):
-    """Writes a list of dicts with the same keys; floats keep all their digits."""
+    """Writes a list of dicts with the same keys, at once; floats keep all their digits."""
     rows = list(rows)
     if not rows:
         raise ValueError(f"No rows to write to {path}.")
-    with open(path, "w", newline="") as file:
+    path = pathlib.Path(path)
+    # A kill leaves the old file or the new one, never half of it.
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({key: _text(value) for key, value in row.items()})
+            writer.writerow({key: csv_text(value) for key, value in row.items()})
+    temporary.replace(path)
 
 
-def _text(value):
+def csv_text(value):
+    """A value as the text that `write_csv` writes; floats keep all their digits."""
     if isinstance(value, float | np.floating):
         value = float(value)
         return repr(value) if math.isfinite(value) else str(value)
-    return value
+    return "" if value is None else str(value)
 
 
 def subplots(*args, **kwargs):

@@ -1,0 +1,161 @@
+"""Mean field theory predicts which depth trains: Figure 2 of the CNN paper.
+
+    TFDS_DATA_DIR=../shared/tfds python -m experiments.trainability
+
+Trains vanilla CNNs over depth and sigma_w^2 at one bias variance. A map of the training accuracy
+for each number of steps, with 6 xi_c drawn over it; prints the rank correlation of
+log(6 xi_c / depth) with the training accuracy.
+"""
+
+import numpy as np
+from absl import app, flags
+from scipy import stats
+
+from experiments import common, sweep
+from mfcnn import meanfield, models
+
+FLAGS = flags.FLAGS
+
+
+def depth_limits(activation, weight_variances, bias_variance):
+    """6 xi_c at each weight variance, the depth up to which theory expects training.
+
+    Args:
+      activation: a name.
+      weight_variances: values of sigma_w^2.
+      bias_variance: sigma_b^2.
+
+    Returns:
+      float64 array; infinite on the critical line.
+    """
+    return np.array(
+        [
+            meanfield.trainability(activation, w, bias_variance, depth=1).max_depth
+            for w in weight_variances
+        ]
+    )
+
+
+def agreement(rows, limits):
+    """How far theory and training agree, over all points of one number of steps.
+
+    Args:
+      rows: dicts with depth, weight_variance and train_accuracy.
+      limits: dict from weight_variance to 6 xi_c.
+
+    Returns:
+      (Spearman's correlation of log(6 xi_c / depth) with the accuracy; the same of 'depth <= 6
+      xi_c' with 'accuracy over half of the largest'; the share of points where these two agree).
+    """
+    accuracy = np.array([row["train_accuracy"] for row in rows])
+    margin = np.array([limits[row["weight_variance"]] / row["depth"] for row in rows])
+    says, trained = margin >= 1, accuracy > accuracy.max() / 2
+    if len(set(says)) < 2 or len(set(trained)) < 2:
+        return stats.spearmanr(margin, accuracy).statistic, np.nan, np.mean(says == trained)
+    return (
+        stats.spearmanr(margin, accuracy).statistic,
+        stats.spearmanr(says, trained).statistic,
+        np.mean(says == trained),
+    )
+
+
+def draw(rows, activation, bias_variance):
+    """A map for each number of steps, with 6 xi_c."""
+    steps, depths, variances = (
+        sorted({row[name] for row in rows}) for name in ("step", "depth", "weight_variance")
+    )
+    figure, axes = common.subplots(
+        1, len(steps), figsize=(1 + 3.6 * len(steps), 3.6), squeeze=False, sharey=True
+    )
+    fine = np.linspace(variances[0], variances[-1], 200)
+    limits = depth_limits(activation, fine, bias_variance)
+    for axis, step in zip(axes[0], steps):
+        values = np.full([len(depths), len(variances)], np.nan)
+        for row in rows:
+            if row["step"] == step:
+                place = depths.index(row["depth"]), variances.index(row["weight_variance"])
+                values[place] = row["train_accuracy"]
+        axis.grid(False)
+        image = axis.pcolormesh(variances, depths, values, vmin=0, vmax=1, cmap="inferno")
+        axis.plot(fine, limits, "w--", label=r"$6\,\xi_c$")
+        axis.set(
+            xlabel=r"$\sigma_w^2$", title=f"{step:.0f} steps", yscale="log",
+            ylim=(depths[0] * 0.85, depths[-1] * 1.15),
+        )  # fmt: skip
+    axes[0, 0].set_ylabel("depth")
+    axes[0, 0].legend(loc="upper right", labelcolor="w", frameon=False)
+    figure.colorbar(image, ax=axes, label="training accuracy")
+    return figure
+
+
+def define_flags():
+    """Defines the flags of this binary."""
+    sweep.define_flags("trainability")
+    sweep.define_network_flags()
+    common.define_override("depths", "Depths.", flags.DEFINE_list)
+    common.define_override("weight_variances", "Values of sigma_w^2.", flags.DEFINE_list)
+    common.define_override("bias_variance", "sigma_b^2.", flags.DEFINE_float, lower_bound=0)
+    common.define_override(
+        "initialization", "Kernels of the deep block.", flags.DEFINE_enum,
+        enum_values=models.INITIALIZATIONS,
+    )  # fmt: skip
+    common.define_override("readout_scale", "Factor before the readout.", flags.DEFINE_float)
+
+
+def main(_):
+    """Trains all networks, writes the table, draws the figure, prints the agreement."""
+    settings = common.settings(
+        quick=sweep.network_settings(
+            depths=["10", "17", "30", "50", "85", "150", "250"],
+            weight_variances=[f"{v:.2f}" for v in np.linspace(0.25, 4, 16)],
+            bias_variance=2e-5, initialization="delta_orthogonal", readout_scale=5.0,
+            filters=8, resize=14, subset=2000, test_subset=250, steps=200, eval_every=100,
+            padding="same",
+        ),
+        paper={
+            "depths": [str(d) for d in range(10, 601, 10)],
+            "weight_variances": [f"{v:.2f}" for v in np.linspace(0.05, 4, 80)],
+            "initialization": "gaussian", "readout_scale": 1.0, "filters": 128, "resize": None,
+            "subset": None, "test_subset": None, "steps": 100_000, "eval_every": 500,
+            "checkpoint_every": 1000, "padding": "circular", "optimizer": "sgd",
+            "learning_rate": "0.001",
+        },
+    )  # fmt: skip
+    directory = sweep.open_sweep(settings)
+    networks = sweep.Networks(settings)
+    bias_variance = settings["bias_variance"]
+    points = [
+        {"depth": int(depth), "weight_variance": float(variance)}
+        for depth in settings["depths"]
+        for variance in settings["weight_variances"]
+    ]
+    rows = sweep.run(
+        points,
+        lambda point, folder: networks.curve(point, folder, bias_variance=bias_variance),
+        directory,
+        cost=lambda point: point["depth"] + 10,
+    )
+    if rows is None:
+        return
+    report(rows, settings["activation"], bias_variance)
+    common.save_figure(
+        draw(rows, settings["activation"], bias_variance), directory / "trainability.png"
+    )
+
+
+def report(rows, activation, bias_variance):
+    """Prints how far theory and training agree, for each number of steps."""
+    variances = sorted({row["weight_variance"] for row in rows})
+    limits = dict(zip(variances, depth_limits(activation, variances, bias_variance)))
+    for step in sorted({row["step"] for row in rows}):
+        rank, binary, share = agreement([row for row in rows if row["step"] == step], limits)
+        print(
+            f"After {step:.0f} steps: rank correlation of 6 xi_c / depth with the training "
+            f"accuracy {rank:.3f}; of 'depth <= 6 xi_c' with 'it trained' {binary:.3f}, which "
+            f"agree at {share:.1%} of the points."
+        )
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,108 @@
+"""Which spatial modes arrive decides how well a deep CNN generalizes: Figure 4 of the CNN paper.
+
+    TFDS_DATA_DIR=../shared/tfds python -m experiments.variance_profiles
+
+Trains critical Gaussian CNNs whose kernels have the variance profiles GS0 (one-hot) to GS4
+(uniform), at several depths. Draws test accuracy against depth and the eigenvalues of the averaging
+operator A_v of each profile; prints how much accuracy each profile loses with depth.
+"""
+
+import math
+
+import numpy as np
+from absl import app, flags
+from matplotlib import colormaps
+
+from experiments import common, sweep
+from mfcnn import meanfield
+from mfcnn.meanfield.modes import PROFILES
+
+FLAGS = flags.FLAGS
+
+
+def accuracies(rows):
+    """Final test accuracy by profile and depth, the mean over seeds.
+
+    Args:
+      rows: dicts with profile, depth, seed, step, test_accuracy.
+
+    Returns:
+      dict from profile to a dict from depth to accuracy.
+    """
+    last = max(row["step"] for row in rows)
+    found = {}
+    for row in rows:
+        if row["step"] == last:
+            found.setdefault(row["profile"], {}).setdefault(int(row["depth"]), []).append(
+                row["test_accuracy"]
+            )
+    return {p: {d: float(np.mean(a)) for d, a in sorted(c.items())} for p, c in found.items()}
+
+
+def draw(curves, size):
+    """Test accuracy against depth, and the sorted eigenvalues of A_v."""
+    figure, (left, right) = common.subplots(1, 2, figsize=(10, 3.8))
+    for profile, curve in curves.items():
+        color = colormaps["plasma"](0.85 * PROFILES[profile])
+        values = np.abs(meanfield.mode_eigenvalues(meanfield.variance_profile(profile), size))
+        left.plot(list(curve), list(curve.values()), "o-", color=color, label=profile.upper())
+        right.plot(np.sort(values.ravel())[::-1], ".-", color=color)
+    left.set(xscale="log", xlabel="depth", ylabel="test accuracy")
+    right.set(xlabel="mode, sorted", ylabel=r"$|\lambda|$ of $A_v$")
+    left.legend()
+    return figure
+
+
+def define_flags():
+    """Defines the flags of this binary."""
+    sweep.define_flags("variance_profiles")
+    sweep.define_network_flags()
+    common.define_override("depths", "Depths.", flags.DEFINE_list)
+    common.define_override("profiles", f"Some of {', '.join(PROFILES)}.", flags.DEFINE_list)
+    common.define_override("seeds", "Networks at each point.", lower_bound=1)
+
+
+def main(_):
+    """Trains all networks, writes the table, draws the figure, prints the loss with depth."""
+    settings = common.settings(
+        quick=sweep.network_settings(
+            depths=["4", "8", "16", "32", "64"], profiles=list(PROFILES), seeds=1,
+            filters=16, resize=14, subset=2000, test_subset=1000, steps=300, eval_every=300,
+            readout="flatten",
+        ),
+        paper={
+            "dataset": "cifar10", "depths": ["5", "10", "20", "35", "50", "75", "100", "150", "200",
+                                             "259"],
+            "filters": 256, "resize": None, "subset": None, "test_subset": None, "steps": 100_000,
+            "eval_every": 1000, "checkpoint_every": 1000, "batch_size": 128, "readout": "pool",
+        },
+    )  # fmt: skip
+    directory = sweep.open_sweep(settings)
+    networks = sweep.Networks(settings)
+    points = [
+        {"depth": int(depth), "profile": profile, "seed": settings["seed"] + seed}
+        for depth in settings["depths"]
+        for profile in settings["profiles"]
+        for seed in range(settings["seeds"])
+    ]
+
+    def measure(point, folder):
+        profile = meanfield.variance_profile(point["profile"])
+        return networks.curve(point, folder, initialization="gaussian", variance_profile=profile)
+
+    rows = sweep.run(points, measure, directory, cost=lambda point: point["depth"] + 10)
+    if rows is None:
+        return
+    curves = accuracies(rows)
+    for profile, curve in curves.items():
+        words = ", ".join(f"{depth}: {value:.3f}" for depth, value in curve.items())
+        lost = max(curve.values()) - curve[max(curve)]
+        print(f"{profile.upper()}: test accuracy {words}; lost at the largest depth {lost:.3f}")
+    height, width, _ = networks.dataset.image_shape
+    size = tuple(math.ceil(math.ceil(side / 2) / 2) for side in (height, width))
+    common.save_figure(draw(curves, size), directory / "variance_profiles.png")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
