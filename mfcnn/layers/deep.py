@@ -1,5 +1,7 @@
 """Deep stacks of equal layers as one Keras layer: stacked weights, one loop over depth."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -32,6 +34,8 @@ class _DeepStack(keras.layers.Layer):
         checkpoint_levels=None,
         memory_budget=DEFAULT_BUDGET,
         jit_compile=False,
+        bias_scale=1.0,
+        unroll=1,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -42,6 +46,10 @@ class _DeepStack(keras.layers.Layer):
                 "checkpoint_levels must be None (choose by memory), 0 (keep all), 1 or 2. "
                 f"Received: checkpoint_levels={checkpoint_levels!r}"
             )
+        if not (isinstance(bias_scale, (int, float)) and 0 < bias_scale < math.inf):
+            raise ValueError(f"bias_scale must be positive. Received: bias_scale={bias_scale!r}")
+        if not isinstance(unroll, int) or isinstance(unroll, bool) or unroll < 1:
+            raise ValueError(f"unroll must be an integer of at least 1. Received: unroll={unroll}")
         self.depth = depth
         self.activation = activation
         self.use_bias = use_bias
@@ -50,6 +58,8 @@ class _DeepStack(keras.layers.Layer):
         self.checkpoint_levels = checkpoint_levels
         self.memory_budget = memory_budget
         self.jit_compile = jit_compile
+        self.bias_scale = bias_scale
+        self.unroll_layers = unroll
         self._phi = activation_function(activation)
 
     def _build_stack(self, input_shape, kernel_shape, bias_shape):
@@ -58,12 +68,15 @@ class _DeepStack(keras.layers.Layer):
         self.kernel = self._add_stack("kernel", kernel_shape, self.kernel_initializer)
         self.bias = None
         if self.use_bias:
-            self.bias = self._add_stack("bias", bias_shape, self.bias_initializer)
+            self.bias = self._add_stack(
+                "bias", bias_shape, self.bias_initializer, 1 / self.bias_scale
+            )
         self._loops = {}
 
-    def _add_stack(self, name, shape, initializer):
+    def _add_stack(self, name, shape, initializer, factor=1.0):
         def draw(stacked_shape, dtype=None):
-            return initializers.stack_initializer(initializer, self.depth, shape, dtype)
+            drawn = initializers.stack_initializer(initializer, self.depth, shape, dtype)
+            return drawn if factor == 1 else factor * drawn
 
         stacked_shape = (self.depth, *shape)
         return self.add_weight(shape=stacked_shape, initializer=draw, name=name, autocast=False)
@@ -72,7 +85,7 @@ class _DeepStack(keras.layers.Layer):
         (x,) = state
         kernel, *bias = (tf.cast(p, x.dtype) for p in parameters)
         z = self._linear(x, kernel)
-        return (z + bias[0],) if bias else (z,)
+        return (z + self.bias_scale * bias[0],) if bias else (z,)
 
     def call(self, x):
         """Applies the stack; the shape stays."""
@@ -96,6 +109,7 @@ class _DeepStack(keras.layers.Layer):
                 lambda z: (self._phi(z[0]),),
                 checkpoint_levels=levels,
                 jit_compile=self.jit_compile,
+                unroll=self.unroll_layers,
             )
         return self._loops[key]
 
@@ -120,8 +134,12 @@ class _DeepStack(keras.layers.Layer):
         return input_shape
 
     def get_layer_weights(self, layer):
-        """The kernel and the bias of one layer as NumPy arrays."""
-        return [keras.ops.convert_to_numpy(w.value[layer]) for w in self.weights]
+        """The kernel and the bias of one layer as NumPy arrays; the bias with its scale."""
+        factors = (1, self.bias_scale)
+        return [
+            factor * keras.ops.convert_to_numpy(w.value[layer])
+            for w, factor in zip(self.weights, factors)
+        ]
 
     def set_layer_weights(self, layer, values):
         """Sets the kernel and the bias of one layer from arrays, in `get_layer_weights`'s order.
@@ -137,8 +155,8 @@ class _DeepStack(keras.layers.Layer):
             )
         if not -self.depth <= layer < self.depth:
             raise ValueError(f"layer must be below depth={self.depth}. Received: layer={layer}")
-        for weight, value in zip(self.weights, values):
-            weight.value[layer % self.depth].assign(tf.cast(value, weight.dtype))
+        for weight, value, factor in zip(self.weights, values, (1, self.bias_scale)):
+            weight.value[layer % self.depth].assign(tf.cast(value, weight.dtype) / factor)
 
     def get_config(self):
         """The arguments of the constructor."""
@@ -155,6 +173,8 @@ class _DeepStack(keras.layers.Layer):
             "checkpoint_levels": self.checkpoint_levels,
             "memory_budget": self.memory_budget,
             "jit_compile": self.jit_compile,
+            "bias_scale": self.bias_scale,
+            "unroll": self.unroll_layers,
         }
 
     @classmethod
@@ -196,6 +216,11 @@ class DeepConvolution(_DeepStack):
             memory_budget.
         memory_budget: bytes for kept pre-activations where checkpoint_levels is None.
         jit_compile: whether XLA compiles the two loops, also where the caller is not compiled.
+        bias_scale: the trained variable is bias / bias_scale. Where the signal's variance q_star
+            is small, sqrt(q_star) gives biases and kernels gradients of one order: with 1 the
+            biases' part of the NTK is 1 / q_star times the kernels', and it alone decides which
+            learning rate is stable.
+        unroll: layers in one turn of the loops, for devices where a turn itself costs much.
         **kwargs: those of `keras.layers.Layer`.
 
     Input and output shape:
@@ -220,6 +245,8 @@ class DeepConvolution(_DeepStack):
         checkpoint_levels=None,
         memory_budget=DEFAULT_BUDGET,
         jit_compile=False,
+        bias_scale=1.0,
+        unroll=1,
         **kwargs,
     ):
         super().__init__(
@@ -231,6 +258,8 @@ class DeepConvolution(_DeepStack):
             checkpoint_levels,
             memory_budget,
             jit_compile,
+            bias_scale,
+            unroll,
             **kwargs,
         )
         for name, value in (("filters", filters), ("kernel_size", kernel_size)):
@@ -307,6 +336,8 @@ class DeepDense(_DeepStack):
         checkpoint_levels=None,
         memory_budget=DEFAULT_BUDGET,
         jit_compile=False,
+        bias_scale=1.0,
+        unroll=1,
         **kwargs,
     ):
         super().__init__(
@@ -318,6 +349,8 @@ class DeepDense(_DeepStack):
             checkpoint_levels,
             memory_budget,
             jit_compile,
+            bias_scale,
+            unroll,
             **kwargs,
         )
         if not isinstance(units, int) or units < 1:

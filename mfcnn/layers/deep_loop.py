@@ -56,14 +56,24 @@ class DeepLoop:
         checkpoint_levels: 0, 1 or 2, see the module's heading.
         jit_compile: compiles forward and backward pass by XLA; inside a compiled function they
             are compiled with it, whatever is said here.
+        unroll: layers in one turn of the innermost loops: fewer turns, a larger program.
     """
 
-    def __init__(self, affine, activation, state_size=1, checkpoint_levels=1, jit_compile=False):
+    def __init__(
+        self,
+        affine,
+        activation,
+        state_size=1,
+        checkpoint_levels=1,
+        jit_compile=False,
+        unroll=1,
+    ):
         self.affine = affine
         self.activation = activation
         self.state_size = state_size
         self.checkpoint_levels = checkpoint_levels
         self.jit_compile = jit_compile
+        self.unroll = unroll
         compiled = functools.partial(tf.function, autograph=False, jit_compile=jit_compile or None)
         self._compiled_forward = compiled(self._forward)
         self._compiled_backward = compiled(self._backward)
@@ -116,9 +126,9 @@ class DeepLoop:
         """The pre-activations after layers `first` ... `stop - 1`."""
 
         def body(layer, *z):
-            return (layer + 1, *self._transition(z, parameters, layer))
+            return self._transition(z, parameters, layer)
 
-        return _while(lambda layer, *_: layer < stop, body, (first, *z))
+        return _for(first, stop, 1, body, z, self.unroll)
 
     def _checkpoint(self, z, parameters, first, stop, capacity, stride):
         """Keeps the pre-activations before the layers first, first + stride, ... below stop.
@@ -135,9 +145,9 @@ class DeepLoop:
                 z = self._transition(z, parameters, layer)
             else:
                 z = self._advance(z, parameters, layer, layer + stride)
-            return (layer + stride, *z, *arrays)
+            return (*z, *arrays)
 
-        carry = _while(lambda layer, *_: layer < final, body, (first, *z, *arrays))
+        carry = _for(first, final, stride, body, (*z, *arrays), self._unroll_of(stride))
         z, arrays = self._split(carry)
         return z, _write(arrays, (final - first) // stride, z)
 
@@ -205,10 +215,14 @@ class DeepLoop:
                     lambda i: tuple(array.read(i) for array in arrays),
                     parameters, d_z, gradients, start, end, strides[1:], sink,
                 )  # fmt: skip
-            return (start - stride, *d_z, *gradients)
+            return (*d_z, *gradients)
 
-        last = _last_start(first, stop, stride)
-        return self._split(_while(lambda start, *_: start >= first, body, (last, *d_z, *gradients)))
+        last, carry = _last_start(first, stop, stride), (*d_z, *gradients)
+        return self._split(_for(last, first - 1, -stride, body, carry, self._unroll_of(stride)))
+
+    def _unroll_of(self, stride):
+        # A turn over many layers has an inner loop, which is the one to unroll.
+        return self.unroll if stride == 1 else 1
 
     def _affine_gradient(self, state, layer_parameters, d_z):
         state = _independent(state)
@@ -256,6 +270,7 @@ class DeepLoop:
             2 * self.state_size,
             self.checkpoint_levels,
             self.jit_compile,
+            self.unroll,
         )
 
 
@@ -352,6 +367,28 @@ def _write(arrays, index, values):
     return tuple(array.write(index, value) for array, value in zip(arrays, values))
 
 
-def _while(condition, body, loop_variables):
-    """Runs the loop and returns its variables without the counter, which comes first."""
-    return tf.while_loop(condition, body, loop_variables, parallel_iterations=1)[1:]
+def _for(start, stop, step, body, carry, unroll):
+    """carry <- body(index, *carry) for index in range(start, stop, step), as a tf loop.
+
+    `unroll` turns make one turn of the loop; those that are left over take a second loop.
+    """
+    direction = 1 if step > 0 else -1
+
+    def turn(count):
+        def turns(index, *carry):
+            for _ in range(count):
+                carry = body(index, *carry)
+                index += step
+            return (index, *carry)
+
+        return turns
+
+    carry = (start, *carry)
+    for count in sorted({1, unroll}, reverse=True):
+        reach = (count - 1) * step
+
+        def fits(index, *_, reach=reach):
+            return direction * (index + reach) < direction * stop
+
+        carry = tf.while_loop(fits, turn(count), carry, parallel_iterations=1)
+    return carry[1:]

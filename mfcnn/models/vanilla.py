@@ -66,6 +66,7 @@ def vanilla_cnn(
     kernel_size=3,
     readout="pool",
     readout_scale=None,
+    bias_scale=None,
     seed=None,
     name="vanilla_cnn",
     **deep_options,
@@ -101,6 +102,9 @@ def vanilla_cnn(
         readout: "pool" (global average) or "flatten".
         readout_scale: factor on the deep block's output; by default 1 / sqrt(q_star), and 1 for
             an activation that keeps the input's scale (relu, linear) or if q_star is 0.
+        bias_scale: the deep block's trained bias variables are the biases divided by it, so that
+            one learning rate suits kernels and biases; by default sqrt(q_star), or 1 where
+            readout_scale is 1 by default.
         seed: integer; the same seed gives the same network. None draws a new one.
         name: the model's name.
         **deep_options: for `mfcnn.layers.DeepConvolution`: form, checkpoint_levels, jit_compile.
@@ -154,6 +158,11 @@ def vanilla_cnn(
             x = layers.PeriodicConvolution(**options)(x)
         else:
             x = keras.layers.Conv2D(padding="same", **options)(x)
+    keeps_scale = q_star is None or not q_star > 0 or activation.homogeneity is not None
+    if readout_scale is None:
+        readout_scale = 1.0 if keeps_scale else 1 / math.sqrt(q_star)
+    if bias_scale is None:
+        bias_scale = 1.0 if keeps_scale else math.sqrt(q_star)
     x = layers.DeepConvolution(
         depth,
         filters,
@@ -162,14 +171,12 @@ def vanilla_cnn(
         padding=padding,
         kernel_initializer=_kernel(initialization, weight_variance, variance_profile, next(seeds)),
         bias_initializer=biases(),
+        bias_scale=bias_scale,
         name="deep",
         **deep_options,
     )(x)
     pooling = keras.layers.GlobalAveragePooling2D if readout == "pool" else keras.layers.Flatten
     x = pooling(name=readout)(x)
-    if readout_scale is None:
-        keeps_scale = q_star is None or not q_star > 0 or activation.homogeneity is not None
-        readout_scale = 1.0 if keeps_scale else 1 / math.sqrt(q_star)
     x = keras.layers.Rescaling(readout_scale, name="readout_scale")(x)
     logits = keras.layers.Dense(
         classes,

@@ -104,7 +104,7 @@ def test_a_model_loads_in_a_process_that_only_imported_the_package(tmp_path):
     [
         DeepConvolution(3, 4, 2, activation="relu", padding="same", checkpoint_levels=2),
         DeepConvolution(3, 4, activation=cubic, use_bias=False, form="matmul"),
-        DeepDense(7, 4, kernel_initializer="orthogonal"),
+        DeepDense(7, 4, kernel_initializer="orthogonal", bias_scale=0.5, unroll=2),
     ],
     ids=["convolution", "custom activation", "dense"],
 )
@@ -128,6 +128,38 @@ def test_weights_are_set_layer_by_layer():
     deep.set_layer_weights(2, [np.ones((3, 3, 3, 3)), np.full(3, 2.0)])
     np.testing.assert_array_equal(deep.get_layer_weights(2)[1], np.full(3, 2.0))
     np.testing.assert_array_equal(deep.get_layer_weights(1)[0], before[0])
+
+
+def test_the_bias_scale_changes_the_gradient_of_the_biases_and_nothing_else():
+    def layer(bias_scale):
+        deep = DeepConvolution(
+            4,
+            3,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=0),
+            bias_initializer=keras.initializers.RandomNormal(seed=1),
+            bias_scale=bias_scale,
+            dtype="float64",
+        )
+        with tf.GradientTape() as tape:
+            y = deep(images().astype("float64"))
+        return deep, y, tape.gradient(y, [w.value for w in deep.weights])
+
+    (plain, y, (kernel, bias)), (scaled, y_scaled, (kernel_scaled, bias_scaled)) = (
+        layer(1.0),
+        layer(0.01),
+    )
+    # float64, a few hundred terms in each sum.
+    np.testing.assert_allclose(y_scaled, y, rtol=1e-12)
+    np.testing.assert_allclose(kernel_scaled, kernel, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(bias_scaled, 0.01 * bias, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(
+        scaled.get_layer_weights(2)[1], plain.get_layer_weights(2)[1], rtol=1e-13
+    )
+    assert np.std(plain.get_layer_weights(2)[1]) > 0
+    scaled.set_layer_weights(2, plain.get_layer_weights(3))
+    np.testing.assert_allclose(
+        scaled.get_layer_weights(2)[1], plain.get_layer_weights(3)[1], rtol=1e-13
+    )
 
 
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights_and_gradients():
@@ -155,6 +187,8 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_weights_and_grad
         (lambda: DeepConvolution(2, 3, form="fft"), "form must be one of.*'fft'"),
         (lambda: DeepConvolution(2, 3, checkpoint_levels=3), "checkpoint_levels must be.*3"),
         (lambda: DeepConvolution(2, 3, activation="thanh"), "thanh"),
+        (lambda: DeepConvolution(2, 3, bias_scale=0.0), "bias_scale must be positive.*0.0"),
+        (lambda: DeepConvolution(2, 3, unroll=0), "unroll must be.*0"),
         (lambda: DeepDense(2, 0), "units must be.*0"),
         (lambda: DeepConvolution(2, 3).build((None, 4, 4, 2)), "filters=3"),
         (lambda: DeepDense(2, 3).build((None, 2)), "units=3"),

@@ -33,6 +33,18 @@ def test_lambda_max_is_the_largest_eigenvalue_of_the_ntk():
     assert rate == pytest.approx(1 / lambda_max)
 
 
+def test_the_stable_rate_falls_like_one_over_depth():
+    # Each layer adds its part to the NTK. With biases as they are (bias_scale 1) the sum would grow
+    # like depth^2 at q_star = 1 / depth, and 4 times the depth would give 16 times lambda_max.
+    def lambda_max(depth, **options):
+        model = models.vanilla_cnn((8, 8, 1), depth, 16, 3, seed=2, padding="same", **options)
+        return ntk_learning_rate(model, images(16), iterations=6)[1]
+
+    scaled = lambda_max(120) / lambda_max(30)
+    assert 3 < scaled < 6
+    assert lambda_max(120, bias_scale=1.0) / lambda_max(30, bias_scale=1.0) > 2 * scaled
+
+
 def test_a_network_with_no_gradient_left_has_no_learning_rate():
     model = keras.Sequential(
         [
