@@ -4,7 +4,9 @@ from mfcnn.kernels.asymptotics import (
     Limits,
     SpectrumLaw,
     limits,
+    mode_corrections,
     offdiagonal_decay,
+    offdiagonal_law,
     spectrum_law,
 )
 from mfcnn.kernels.keras_models import from_keras
@@ -32,7 +34,9 @@ __all__ = [
     "fully_connected",
     "limits",
     "max_learning_rate",
+    "mode_corrections",
     "offdiagonal_decay",
+    "offdiagonal_law",
     "ordered_limit",
     "posterior",
     "predict",

@@ -1,9 +1,31 @@
 """The spectrum of NNGP and NTK at large depth: limits, rates, and laws to lay over measured curves.
 
 Setting of the NTK paper, section 3: inputs normalised to variance q*, so that the diagonal of the
-NNGP kernel is q* in every layer, and off-diagonal entries that all behave alike. `layer` below
-counts affine maps: a network with `depth` hidden layers and a readout has layer = depth + 1, and
-its NTK diagonal is the sum of `layer` powers of chi_1.
+NNGP kernel is q* in every layer. `layer` counts affine maps: a network with `depth` hidden layers
+and a readout has layer = depth + 1, and its NTK diagonal is the sum of `layer` powers of chi_1.
+
+Near the limit a pair of inputs is one number or two, its amplitudes epsilon (NNGP) and delta (NTK):
+
+    ordered, chaotic  q_ab = q_ab* + chi_c^l epsilon
+                      p_ab = p_ab* + chi_c^l (delta + l (1 + chi_2 p_ab* / chi_c) epsilon)
+    critical          u = a l + (a^2 - b) / a log l + epsilon,   a = chi_2 / 2,   b = chi_3 / 6
+                      q_ab = q* - 1 / u
+                      p_ab = q* u / (3 a) + (q* (4 b - a^2) / (3 a) - 1) / (2 a)
+
+The critical law solves e' = e + a e^2 + b e^3 for e = q_ab - q* and p' = q* + e' + (1 + 2 a e +
+3 b e^2) p to O(log(l) / l); its leading order is the paper's p_ab = l q* / 3.
+
+An activation with kinks has chi_2 = inf at c = 1. There T' is a series in s = sqrt(1 - c),
+
+    weight_variance T' = chi_1 - kink s + bend s^2,
+
+so that in the ordered phase p_ab approaches its limit as chi_1^(l/2), and on the critical line
+
+    u = kink / 3 l + (kink / 2 - 3 bend / (4 kink)) log l + epsilon
+    q_ab = q* (1 - 1 / u^2)
+    p_ab = 3 q* / (4 kink) (u + (5 bend / 4 - kink^2 / 6) / kink)
+
+which is l q* / 4 to leading order.
 """
 
 from typing import NamedTuple
@@ -12,7 +34,17 @@ import numpy as np
 
 from mfcnn import activations, meanfield
 
-__all__ = ["Limits", "SpectrumLaw", "limits", "offdiagonal_decay", "spectrum_law"]
+__all__ = [
+    "Limits",
+    "SpectrumLaw",
+    "limits",
+    "mode_corrections",
+    "offdiagonal_decay",
+    "offdiagonal_law",
+    "spectrum_law",
+]
+
+_NEAR = 2.0**-8  # sqrt(1 - c) where a kink shows; its square is exact in binary
 
 
 class Limits(NamedTuple):
@@ -25,11 +57,14 @@ class Limits(NamedTuple):
         q_ab: NNGP off-diagonal, c_star q_star.
         chi_1: growth of the NTK diagonal.
         chi_c: decay of off-diagonal corrections.
-        chi_2: weight_variance q-derivative of T', weight_variance * E[phi'' phi''] at c_star.
+        chi_2: weight_variance * E[phi'' phi''] at c_star: the slope of weight_variance T'.
         p: NTK diagonal in the limit; infinite but in the ordered phase.
         p_ab: NTK off-diagonal, q_ab / (1 - chi_c); infinite on the critical line.
         xi_1: 1 / |log chi_1|.
         xi_star: 1 / (log chi_1 - log chi_c), infinite but in the chaotic phase.
+        chi_3: weight_variance * E[phi''' phi'''] at c_star; NaN for an activation with kinks.
+        kink: (chi_1 - weight_variance T'(c)) / sqrt(1 - c) at c -> 1; zero without kinks.
+        bend: what is left of it, in the next order of sqrt(1 - c); zero without kinks.
     """
 
     phase: str
@@ -43,6 +78,9 @@ class Limits(NamedTuple):
     p_ab: float
     xi_1: float
     xi_star: float
+    chi_3: float = 0.0
+    kink: float = 0.0
+    bend: float = 0.0
 
 
 def limits(activation, weight_variance, bias_variance):
@@ -62,7 +100,7 @@ def limits(activation, weight_variance, bias_variance):
     activation = activations.get(activation)
     fixed = meanfield.fixed_point(activation, weight_variance, bias_variance)
     q, c = fixed.q_star, fixed.c_star
-    slope = _second_slope(activation, q, c)
+    second, third, kink, bend = (weight_variance * s for s in _slopes(activation, q, c))
     ordered, critical = fixed.phase == "ordered", fixed.phase == "critical"
     with np.errstate(divide="ignore"):
         xi_1 = float(1 / np.abs(np.log(fixed.chi_1))) if not critical else np.inf
@@ -73,26 +111,103 @@ def limits(activation, weight_variance, bias_variance):
         c * q,
         fixed.chi_1,
         fixed.chi_c,
-        weight_variance * slope,
+        second,
         q / (1 - fixed.chi_1) if ordered else np.inf,
         np.inf if critical else c * q / (1 - fixed.chi_c),
         xi_1,
         fixed.xi_star,
+        third,
+        kink,
+        bend,
     )
 
 
-def _second_slope(activation, q, c):
-    """D E[phi'(u) phi'(v)] / d q12 at variances q and correlation c."""
+def _slopes(activation, q, c):
+    """First and second derivative of T' = E[phi'(u) phi'(v)] by q12; its kink and bend at c = 1."""
     if q == 0:
-        return 0.0
-    if c < 0.5:
-        h = 1e-3
-        values = activation.derivative_covariance(q, np.array([c - h, c + h, c - 2 * h, c + 2 * h]))
-        return float((8 * (values[1] - values[0]) - (values[3] - values[2])) / (12 * h * q))
-    # One-sided at c -> 1, of fourth order: beyond one there is no correlation.
-    h = 2e-3
-    values = activation.derivative_covariance(q, c - h * np.arange(5))
-    return float(np.dot([25 / 12, -4, 3, -4 / 3, 1 / 4], values) / (h * q))
+        return 0.0, 0.0, 0.0, 0.0
+    expansion = activation.hermite_basis(q)
+    if expansion is not None:
+        z, matrix = expansion
+        weights = (np.asarray(activation.phi(np.sqrt(q) * z), np.float64) @ matrix) ** 2
+        n = np.arange(weights.size)
+        second = np.sum(weights * n * (n - 1) * c ** np.maximum(n - 2, 0)) / q**2
+        third = np.sum(weights * n * (n - 1) * (n - 2) * c ** np.maximum(n - 3, 0)) / q**3
+        return float(second), float(third), 0.0, 0.0
+    steps = np.arange(4) * _NEAR
+    values = activation.derivative_covariance(q, 1 - steps**2)
+    kink, bend, _ = np.linalg.solve(
+        steps[1:, None] ** np.arange(1, 4) * [-1, 1, 1], values[1:] - values[0]
+    )
+    if c == 1:
+        bent = kink > 1e-6 * values[0]
+        return (np.inf, np.nan, float(kink), float(bend)) if bent else (0.0, 0.0, 0.0, 0.0)
+    h = 1e-2 * (1 - c)
+    values = activation.derivative_covariance(q, c + h * np.array([-1.0, 1.0, -2.0, 2.0]))
+    second = (8 * (values[1] - values[0]) - (values[3] - values[2])) / (12 * h * q)
+    return float(second), np.nan, float(kink), float(bend)
+
+
+def _critical_law(limit, layers, epsilon):
+    """(q_ab, p_ab) on the critical line, and u without epsilon; see the module's heading."""
+    q, kinked = limit.q_star, np.isinf(limit.chi_2)
+    if kinked:
+        rate, slope = limit.kink / 3, 3 * q / (4 * limit.kink)
+        drift = limit.kink / 2 - 3 * limit.bend / (4 * limit.kink)
+        constant = slope * (5 * limit.bend / 4 - limit.kink**2 / 6) / limit.kink
+    else:
+        rate, b = limit.chi_2 / 2, limit.chi_3 / 6
+        drift, slope = (rate * rate - b) / rate, q / (3 * rate)
+        constant = (q * (4 * b - rate * rate) / (3 * rate) - 1) / (2 * rate)
+    if epsilon is None:
+        drift = constant = epsilon = 0.0
+    start = rate * layers + drift * np.log(layers)
+    u = start + np.asarray(epsilon)
+    return q - (q / u**2 if kinked else 1 / u), slope * u + constant, start
+
+
+def offdiagonal_law(limit, layers, epsilon=None, delta=None):
+    """The off-diagonal entries q_ab and p_ab of NNGP and NTK at large depth.
+
+    Args:
+        limit: `Limits`.
+        layers: numbers of affine maps l, an array.
+        epsilon: amplitude of the NNGP's correction, broadcast against layers; None is zero, and on
+            the critical line leading order, p_ab = l q* / 3 (l q* / 4 with kinks).
+        delta: amplitude of the NTK's correction; not used on the critical line.
+
+    Returns:
+        (q_ab, p_ab), float64 of the broadcast shape.
+
+    Source: see the module's heading; NTK paper, equations 14, 16, 20 to 24 to leading order.
+    """
+    layers = np.asarray(layers, np.float64)
+    if limit.phase == "critical":
+        return _critical_law(limit, layers, epsilon)[:2]
+    epsilon, delta = (np.asarray(0.0 if x is None else x) for x in (epsilon, delta))
+    decay = limit.chi_c**layers
+    off = limit.q_ab + decay * epsilon
+    return off, limit.p_ab + _ntk_correction(limit, layers, decay, epsilon) + decay * delta
+
+
+def _ntk_correction(limit, layers, decay, epsilon):
+    """What epsilon does to p_ab, off the critical line."""
+    if np.isinf(limit.chi_2):
+        root = np.sqrt(limit.chi_c)
+        gap = np.sqrt(np.maximum(-epsilon * decay / limit.q_star, 0.0))
+        return decay * layers * epsilon - limit.kink * limit.p_ab * gap / (root * (1 - root))
+    return decay * layers * (1 + limit.chi_2 * limit.p_ab / limit.chi_c) * epsilon
+
+
+def _diagonal(limit, layers):
+    """The NNGP's and the NTK's diagonal entry."""
+    layers = np.asarray(layers, np.float64)
+    if limit.phase == "critical":
+        ntk = limit.q_star * layers
+    else:
+        with np.errstate(over="ignore"):
+            ntk = limit.q_star * np.expm1(layers * np.log(limit.chi_1)) / (limit.chi_1 - 1)
+    return np.full_like(layers, limit.q_star), ntk
 
 
 class SpectrumLaw(NamedTuple):
@@ -108,23 +223,21 @@ def spectrum_law(limit, layers, m, epsilon=None, delta=None, positions=1, kernel
 
     With p the diagonal and p_ab the off-diagonal entries, a kernel matrix on m inputs has
     lambda_max = p + (m - 1) p_ab and lambda_rest = p - p_ab; global average pooling over d
-    positions divides p - p_ab by d (equation 18 and below). The entries are
+    positions divides p - p_ab by d (equation 18 and below). The diagonal is q* (NNGP) and
 
-        ordered   p = q* (1 - chi_1^l) / (1 - chi_1),
-                  p_ab = p* + chi_1^l (delta + l (1 + chi_2 p* / chi_1) epsilon)
-        critical  p = l q*,  p_ab = l q* / 3
-        chaotic   p = q* (chi_1^l - 1) / (chi_1 - 1),
-                  p_ab = p_ab* + chi_c^l (delta + l (1 + chi_2 p_ab* / chi_c) epsilon)
-
-    and for the NNGP p = q*, p_ab = q_ab* + chi_c^l epsilon, on the critical line
-    q* - 2 / (chi_2 l).
+        p = q* (chi_1^l - 1) / (chi_1 - 1),   l q* on the critical line   (NTK).
 
     Args:
         limit: `Limits`.
         layers: numbers of affine maps l, an array.
         m: number of inputs.
-        epsilon: amplitude of the NNGP's correction (see `offdiagonal_decay`); zero by default.
-        delta: amplitude of the NTK's correction.
+        epsilon: amplitudes of the NNGP's correction (see `offdiagonal_law`): one number for all
+            pairs, or [m, m], as `offdiagonal_decay` gives them; then the law is the spectrum of
+            the matrix, and kappa is lambda_max over the smallest eigenvalue. With one number all
+            lesser eigenvalues are equal: in the ordered phase, where the spread of the pairs
+            shrinks as slowly as the eigenvalues do, kappa is then right in its rate only. None is
+            the leading order, in the ordered phase the limit itself: kappa is infinite.
+        delta: amplitudes of the NTK's correction, likewise.
         positions: d, the number of positions (1 for fully connected networks and CNN-F).
         kernel: "ntk" or "nngp".
         pool: whether global average pooling is the readout.
@@ -133,47 +246,105 @@ def spectrum_law(limit, layers, m, epsilon=None, delta=None, positions=1, kernel
         `SpectrumLaw`.
 
     Raises:
-        ValueError: if kernel is neither of the two.
+        ValueError: if kernel is neither of the two, or epsilon is neither a number nor [m, m].
 
     Source: NTK paper, equations 9, 11, 14 to 18, 20 and the table of appendix C.1; derived anew,
     since equation 11 drops q* from delta^(l) and equation 17 holds to leading order only.
     """
     if kernel not in ("ntk", "nngp"):
         raise ValueError(f"kernel must be 'ntk' or 'nngp'. Received: kernel={kernel!r}")
+    field = ("nngp", "ntk").index(kernel)
     layers = np.asarray(layers, np.float64)
-    epsilon, delta = epsilon or 0.0, delta or 0.0
-    if kernel == "nngp":
-        diagonal = np.full_like(layers, limit.q_star)
-        if limit.phase == "critical":
-            off = limit.q_star - 2 / (limit.chi_2 * layers)
-        else:
-            off = limit.q_ab + epsilon * limit.chi_c**layers
-    elif limit.phase == "critical":
-        diagonal, off = limit.q_star * layers, limit.q_star * layers / 3
-    else:
-        with np.errstate(over="ignore"):
-            diagonal = limit.q_star * (limit.chi_1**layers - 1) / (limit.chi_1 - 1)
-        slope = 1 + limit.chi_2 * limit.p_ab / limit.chi_c
-        off = limit.p_ab + limit.chi_c**layers * (delta + layers * slope * epsilon)
-    rest = (diagonal - off) / (positions if pool else 1)
-    largest = rest + m * off
+    share = 1 / positions if pool else 1.0
+    diagonal = _diagonal(limit, layers)[field]
+    if epsilon is None and limit.phase == "ordered":
+        diagonal = np.full_like(layers, (limit.q_star, limit.p)[field])
     with np.errstate(divide="ignore", invalid="ignore"):
-        return SpectrumLaw(largest, rest, largest / rest)
+        if np.ndim(epsilon) == 0:
+            off = offdiagonal_law(limit, layers, epsilon, delta)[field]
+            rest = (diagonal - off) * share
+            largest = rest + m * off
+            return SpectrumLaw(largest, rest, largest / rest)
+        if np.shape(epsilon) != (m, m):
+            raise ValueError(
+                f"epsilon must be a number or of shape {(m, m)}. Received: {np.shape(epsilon)}"
+            )
+        matrix = offdiagonal_law(limit, layers[..., None, None], epsilon, delta)[field]
+        own = np.einsum("...ii->...i", matrix)
+        own[...] = diagonal[..., None] * share + own * (1 - share)
+        values = np.linalg.eigvalsh(matrix)
+        largest = values[..., -1]
+        rest = np.mean(values[..., :-1], axis=-1)
+        return SpectrumLaw(largest, rest, largest / values[..., 0])
 
 
-def offdiagonal_decay(limit, nngp, ntk, layer):
-    """The amplitudes (epsilon, delta) that fit measured off-diagonal entries at one layer.
+def offdiagonal_decay(limit, nngp, ntk, layer, positions=1):
+    """The amplitudes (epsilon, delta) of measured kernels at one layer.
+
+    Args:
+        limit: `Limits`.
+        nngp: off-diagonal entries of the NNGP kernel at the layer, an array, or the whole matrix
+            [m, m].
+        ntk: the same of the NTK.
+        layer: number of affine maps.
+        positions: d for matrices of CNN-P: the diagonal then holds the pairs of positions of one
+            image, and is read as its share 1 - 1/d of them.
+
+    Returns:
+        (epsilon, delta) for `spectrum_law` and `offdiagonal_law`, of the entries' shape; delta is
+        zero on the critical line (equations 14, 20 and 21).
+    """
+    nngp, ntk = (np.array(k, np.float64) for k in (nngp, ntk))
+    if nngp.ndim == 2:
+        share = 1 / positions
+        for kernel, diagonal, known in zip(
+            (nngp, ntk), _diagonal(limit, layer), offdiagonal_law(limit, layer)
+        ):
+            own = np.einsum("ii->i", kernel)
+            # Without pooling the diagonal says nothing about pairs: any value will do.
+            own[...] = (own - diagonal * share) / (1 - share) if positions > 1 else known
+    if limit.phase == "critical":
+        gap = limit.q_star - nngp
+        u = np.sqrt(limit.q_star / gap) if np.isinf(limit.chi_2) else 1 / gap
+        epsilon = u - _critical_law(limit, layer, 0.0)[2]
+        return epsilon, np.zeros_like(epsilon)
+    decay = limit.chi_c**layer
+    epsilon = (nngp - limit.q_ab) / decay
+    correction = _ntk_correction(limit, layer, decay, epsilon)
+    return epsilon, (ntk - limit.p_ab - correction) / decay
+
+
+def mode_corrections(limit, layers, epsilon, delta, variance_profile):
+    """How corrections that vary over positions propagate through a CNN, by Fourier modes.
+
+    Along one diagonal of the kernel over pairs of positions, the corrections of NNGP and NTK to
+    q_ab* and p_ab* are fields over positions. With rho_k the eigenvalues of the averaging operator,
+
+        epsilon_k(l) = (rho_k chi_c)^l epsilon_k
+        delta_k(l) = (rho_k chi_c)^l (delta_k + l (1 + chi_2 p_ab* / chi_c) epsilon_k)
+
+    Flatten and global pooling read the mode k = 0 alone, where rho_0 = 1.
 
     Args:
         limit: `Limits` of the ordered or chaotic phase.
-        nngp: mean off-diagonal entry of the NNGP kernel at the layer.
-        ntk: the same of the NTK.
-        layer: number of affine maps.
+        layers: numbers of convolutions l, an array [n].
+        epsilon: field at l = 0, [..., *spatial].
+        delta: the NTK's, likewise.
+        variance_profile: an array [k] or [k, k] with sum one.
 
     Returns:
-        (epsilon, delta) for `spectrum_law` (equations 14 and 20).
+        (epsilon, delta) at the layers, [n, ..., *spatial].
+
+    Source: NTK paper, equations 32 to 34, derived anew: equation 34 prints rho_k without its power
+    l in the first formula.
     """
-    decay = limit.chi_c**layer
-    epsilon = (nngp - limit.q_ab) / decay
+    profile = np.asarray(variance_profile, np.float64)
+    epsilon, delta = (np.asarray(x, np.float64) for x in (epsilon, delta))
+    axes = tuple(range(-profile.ndim, 0))
+    rho = meanfield.mode_eigenvalues(profile, epsilon.shape[-profile.ndim :])
+    layers = np.asarray(layers, np.float64).reshape([-1] + [1] * epsilon.ndim)
+    modes, ntk_modes = (np.fft.fftn(field, axes=axes) for field in (epsilon, delta))
+    decay = (rho * limit.chi_c) ** layers
     slope = 1 + limit.chi_2 * limit.p_ab / limit.chi_c
-    return float(epsilon), float((ntk - limit.p_ab) / decay - layer * slope * epsilon)
+    results = decay * modes, decay * (ntk_modes + layers * slope * modes)
+    return tuple(np.fft.ifftn(field, axes=axes).real for field in results)
