@@ -192,12 +192,6 @@ def network_settings(**values):
     } | values  # fmt: skip
 
 
-# What a network of `experiments.train` has and a sweep does not set for all its points.
-_POINT = {
-    "initialization": "delta_orthogonal", "q_star": None, "weight_variance": None,
-    "bias_variance": None, "variance_profile": None, "readout_scale": None, "rho": 0.3,
-    "fused": False,
-}  # fmt: skip
 # What is compiled into a program; all else is values of variables.
 _PROGRAM = ("depth", "filters", "activation", "padding", "readout", "readout_scale", "optimizer")
 
@@ -210,7 +204,8 @@ class Networks:
     """
 
     def __init__(self, settings):
-        self.settings = _POINT | settings
+        # What `experiments.train` knows and a sweep does not set has its default.
+        self.settings = train.configuration(default=True) | settings
         self.strategy = training.make_strategy(settings["strategy"], settings["tpu"])
         names = ("seed", "subset", "test_subset", "resize")
         self.dataset = data.load(
@@ -230,12 +225,13 @@ class Networks:
           The rows of the run's metrics.csv, to the last one before the loss overflowed if it did.
         """
         config = self.settings | point | settings
-        if config["readout_scale"] is None:  # said here, because the program has it as a constant
+        if config.get("readout_scale") is None:  # said here, because the program has it as a constant
             *_, q_star = models.initial_variances(
                 config["activation"], config["depth"],
                 *(config[name] for name in ("q_star", "weight_variance", "bias_variance")),
             )  # fmt: skip
             config["readout_scale"] = 1 / math.sqrt(q_star)
+        config["bias_scale"] = 1 / config["readout_scale"]
         make = (
             lambda: train.make_model(config, self.dataset.image_shape, self.dataset.classes),
             lambda model: train.make_optimizer(config, model, self.dataset, verbose=False),

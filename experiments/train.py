@@ -226,6 +226,7 @@ def make_model(config, image_shape, classes):
         padding=config["padding"],
         readout=config["readout"],
         readout_scale=config.get("readout_scale"),
+        bias_scale=config.get("bias_scale"),
         seed=config["seed"],
     )
 
