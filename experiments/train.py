@@ -57,6 +57,7 @@ def define_flags(flag_values=FLAGS):
         "same (zeros) or circular. Zeros break the symmetry by which pooling sees only the sum "
         "over positions, and a deep network learns several times faster.",
     )  # fmt: skip
+    define.list("strides", ["1", "2", "2"], "Strides of the stem's 3x3 convolutions.")
     define.enum("readout", "pool", models.READOUTS, "Global average pooling or flatten.")
     define.enum("optimizer", "adam", OPTIMIZERS, "Optimizer; momentum is SGD with 0.9.")
     define.string(
@@ -104,6 +105,12 @@ def define_flags(flag_values=FLAGS):
             name, _is_positive, f"{name} must be positive", flag_values=flag_values
         )
     flags.register_validator(
+        "strides",
+        lambda value: all(stride.isdigit() and int(stride) > 0 for stride in value),
+        "strides must be positive integers, as 1,2,2",
+        flag_values=flag_values,
+    )
+    flags.register_validator(
         "learning_rate",
         lambda value: value == "auto" or _is_positive(value),
         "learning_rate must be auto or a positive number",
@@ -121,7 +128,7 @@ class _Definer:
     """absl's DEFINE functions for one set of flag values."""
 
     def __init__(self, flag_values):
-        for kind in ("boolean", "enum", "float", "integer", "string"):
+        for kind in ("boolean", "enum", "float", "integer", "list", "string"):
             define = getattr(flags, f"DEFINE_{kind}")
             setattr(self, kind, functools.partial(define, flag_values=flag_values))
 
@@ -158,7 +165,9 @@ def theory(config, image_shape):
     weight_variance, bias_variance, _ = models.initial_variances(
         activation, depth, config["q_star"], config["weight_variance"], config["bias_variance"]
     )
-    sides = [math.ceil(math.ceil(side / 2) / 2) for side in image_shape[:2]]
+    sides = list(image_shape[:2])
+    for stride in stem_strides(config):
+        sides = [math.ceil(side / stride) for side in sides]
     verdict = meanfield.trainability(
         activation,
         weight_variance,
@@ -210,6 +219,11 @@ def make_optimizer(config, model, dataset, verbose=True):
     }[config["optimizer"]]()
 
 
+def stem_strides(config):
+    """The strides of the stem as a tuple of integers."""
+    return tuple(int(stride) for stride in config["strides"])
+
+
 def make_model(config, image_shape, classes):
     """The vanilla CNN of the flags."""
     return models.vanilla_cnn(
@@ -224,6 +238,7 @@ def make_model(config, image_shape, classes):
         bias_variance=config["bias_variance"],
         variance_profile=config.get("variance_profile"),
         padding=config["padding"],
+        strides=stem_strides(config),
         readout=config["readout"],
         readout_scale=config.get("readout_scale"),
         bias_scale=config.get("bias_scale"),
