@@ -12,7 +12,6 @@ one compiled program for all points that differ in the values of variables only.
 """
 
 import csv
-import math
 import shutil
 import time
 
@@ -23,15 +22,18 @@ from mfcnn import data, layers, models, training
 from mfcnn.activations import NAMES as ACTIVATIONS
 
 __all__ = [
+    "EVAL_BATCH_SIZE",
     "Networks",
     "define_flags",
     "define_network_flags",
+    "finite_part",
     "network_settings",
     "open_sweep",
     "run",
 ]
 
 FLAGS = flags.FLAGS
+EVAL_BATCH_SIZE = 256
 
 
 def define_flags(name):
@@ -192,8 +194,10 @@ def network_settings(**values):
     } | values  # fmt: skip
 
 
-# What is compiled into a program; all else is values of variables.
+# What is compiled into a program; all else is values of variables. The start gives the scales of
+# readout and biases where they are not set.
 _PROGRAM = ("depth", "filters", "activation", "padding", "readout", "readout_scale", "optimizer")
+_START = ("q_star", "weight_variance", "bias_variance")
 
 
 class Networks:
@@ -225,18 +229,16 @@ class Networks:
           The rows of the run's metrics.csv, to the last one before the loss overflowed if it did.
         """
         config = self.settings | point | settings
-        if config.get("readout_scale") is None:  # said here, because the program has it as a constant
-            *_, q_star = models.initial_variances(
-                config["activation"], config["depth"],
-                *(config[name] for name in ("q_star", "weight_variance", "bias_variance")),
-            )  # fmt: skip
-            config["readout_scale"] = 1 / math.sqrt(q_star)
-        config["bias_scale"] = 1 / config["readout_scale"]
+        names = _PROGRAM
+        if config.get("readout_scale"):
+            config["bias_scale"] = 1 / config["readout_scale"]
+        else:
+            names += _START
+        program = [config.get(name) for name in names]
         make = (
             lambda: train.make_model(config, self.dataset.image_shape, self.dataset.classes),
             lambda model: train.make_optimizer(config, model, self.dataset, verbose=False),
         )
-        program = [config[name] for name in _PROGRAM]
         title = " ".join(f"{k}={_short(v)}" for k, v in point.items())
         if program == self._program:
             self._trainer.restart(*make, folder, title)
@@ -246,7 +248,7 @@ class Networks:
                 jit_compile=train.jit_compile(config), eval_every=config["eval_every"],
                 checkpoint_every=config["checkpoint_every"],
                 steps_per_execution=config["steps_per_execution"],
-                eval_batch_size=min(self.dataset.test_size, 250), title=title,
+                eval_batch_size=EVAL_BATCH_SIZE, title=title,
                 verbose=config["preset"] == "paper", artifacts=FLAGS.keep_runs,
             )  # fmt: skip
             self._program = program
