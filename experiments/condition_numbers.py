@@ -1,10 +1,10 @@
 """Condition numbers of the NTK over depth in the three phases (NTK paper, Figures 1 and 4).
 
-python -m experiments.condition_numbers --output_dir=runs/condition_numbers
+    python -m experiments.condition_numbers --output_dir=runs/condition_numbers
 
-Panels: (a) chaotic phase, kappa -> 1; (b) ordered phase, chi_1^l kappa; (c) critical line, FCN and
-CNN-F, kappa and the ratio of the first two eigenvalues -> (m + 2) / 2; (d) critical line, CNN-P ->
-(m d + 2) / 2. A label "12-6" is 12 inputs of 6 x 6 x 3.
+Chaotic phase: kappa -> 1. Ordered phase: chi_1^l kappa falls like 1 / l, and l chi_1^l kappa goes
+to a constant. Critical line: kappa and the ratio of the first two eigenvalues go to (m + 2) / 2
+for FCN and CNN-F, to (m d + 2) / 2 for CNN-P. A label "12-6" is 12 inputs of 6 x 6 x 3.
 """
 
 import numpy as np
@@ -15,13 +15,13 @@ from mfcnn import kernels, meanfield
 
 FLAGS = flags.FLAGS
 ARCHITECTURES = ("fcn", "cnn_f", "cnn_p")
+_FACTORS = {"ordered": 0.8, "critical": 1.0, "chaotic": 1.3}
 
 
 def variances(phase, activation, q_star):
-    """(weight_variance, bias_variance) of a phase, all with nearly the same bias."""
+    """(weight_variance, bias_variance) of a phase, all with the bias of the critical point."""
     weight_variance, bias_variance = meanfield.critical_point(activation, q_star)
-    factor = {"ordered": 0.8, "critical": 1.0, "chaotic": 1.3}[phase]
-    return weight_variance * factor, bias_variance
+    return _FACTORS[phase] * weight_variance, bias_variance
 
 
 def inputs(rng, m, size, limit, weight_variance, bias_variance):
@@ -31,21 +31,26 @@ def inputs(rng, m, size, limit, weight_variance, bias_variance):
     return x * np.sqrt(power / np.mean(x**2, axis=-1, keepdims=True))
 
 
-def measure(activation, phase, architecture, m, size, depths, q_star, rng):
-    """Rows of one curve: depth, kappa, ratio of the first two eigenvalues, and the law."""
+def make_kernel(architecture, depths, activation, weight_variance, bias_variance):
+    """The kernel of an architecture at several depths, of images."""
+    arguments = (depths, activation, weight_variance, bias_variance)
+    if architecture == "fcn":
+        kernel = kernels.fully_connected(*arguments)
+        return lambda x, **kwargs: kernel(x.reshape(len(x), -1), **kwargs)
+    readout = "flatten" if architecture == "cnn_f" else "pool"
+    return kernels.convolutional(*arguments, readout=readout)
+
+
+def measure(activation, phase, architecture, m, size, depths, q_star, seed):
+    """Rows of one curve: depth, kappa, ratio of the first two eigenvalues, and kappa's limit."""
     weight_variance, bias_variance = variances(phase, activation, q_star)
     limit = kernels.limits(activation, weight_variance, bias_variance)
-    x = inputs(rng, m, size, limit, weight_variance, bias_variance)
+    x = inputs(np.random.default_rng(seed), m, size, limit, weight_variance, bias_variance)
+    kernel = make_kernel(architecture, depths, activation, weight_variance, bias_variance)
+    pool = architecture == "cnn_p"
     rows = []
-    for depth in depths:
-        arguments = (depth, activation, weight_variance, bias_variance)
-        if architecture == "fcn":
-            kernel, data = kernels.fully_connected(*arguments), x.reshape(m, -1)
-        else:
-            readout = "flatten" if architecture == "cnn_f" else "pool"
-            kernel, data = kernels.convolutional(*arguments, readout=readout), x
-        spectrum = kernels.spectrum(kernel(data, get=("ntk",), log_scale=True).ntk)
-        pool = architecture == "cnn_p"
+    for depth, matrix in zip(depths, kernel(x, get="ntk", log_scale=True).ntk):
+        spectrum = kernels.spectrum(matrix)
         law = kernels.spectrum_law(limit, depth + 1, m, positions=size**2, pool=pool)
         rows.append(
             {
@@ -57,72 +62,101 @@ def measure(activation, phase, architecture, m, size, depths, q_star, rng):
                 "chi_1": limit.chi_1,
                 "condition_number": spectrum.condition_number,
                 "first_to_second": spectrum.eigenvalues[0] / spectrum.eigenvalues[1],
-                "law": float(law.condition_number),
+                "leading_order": float(law.condition_number),
             }
         )
     return rows
 
 
 def plot(rows, path):
-    """Four panels as in the paper's Figure 4."""
-    figure, axes = common.subplots(2, 2, figsize=(9, 7))
-    panels = (
-        ("chaotic", ARCHITECTURES, "(a) chaotic: condition number"),
-        ("ordered", ARCHITECTURES, r"(b) ordered: $\chi_1^l\,\kappa$"),
-        ("critical", ("fcn", "cnn_f"), r"(c) critical, FCN and CNN-F, to $(m+2)/2$"),
-        ("critical", ("cnn_p",), r"(d) critical, CNN-P, to $(md+2)/2$"),
-    )
+    """Six panels: those of the paper's Figures 1 and 4, and l chi_1^l kappa."""
+    figure, axes = common.subplots(2, 3, figsize=(12.5, 7))
     styles = {"fcn": "-", "cnn_f": "--", "cnn_p": ":"}
     configurations = sorted({(r["inputs"], r["size"]) for r in rows})
-    for axis, (phase, architectures, title) in zip(axes.flat, panels):
-        for color, (m, size) in enumerate(configurations):
-            for architecture in architectures:
-                curve = [
+
+    def draw(axis, phase, architectures, value, style=None, label=True, limit=False):
+        for color, configuration in enumerate(configurations):
+            for name in architectures:
+                chosen = [
                     r
                     for r in rows
-                    if (r["phase"], r["architecture"]) == (phase, architecture)
-                    and (r["inputs"], r["size"]) == (m, size)
+                    if (r["phase"], r["architecture"]) == (phase, name)
+                    and (r["inputs"], r["size"]) == configuration
                 ]
-                depth = np.array([r["depth"] for r in curve])
-                kappa = np.array([r["condition_number"] for r in curve])
-                if phase == "ordered":
-                    kappa = kappa * curve[0]["chi_1"] ** depth
-                label = f"{m}-{size} {architecture.upper().replace('_', '-')}"
-                axis.plot(depth, kappa, styles[architecture], color=f"C{color}", label=label)
-                if phase == "critical":
-                    axis.axhline(curve[-1]["law"], color=f"C{color}", lw=0.6, alpha=0.6)
+                curve = {k: np.array([r[k] for r in chosen]) for k in ("depth", "condition_number",
+                         "first_to_second", "chi_1", "leading_order")}  # fmt: skip
+                text = f"{configuration[0]}-{configuration[1]} {name.upper().replace('_', '-')}"
+                y = np.where(np.isfinite(curve["condition_number"]), value(curve), np.nan)
+                line = style or styles[name]
+                axis.plot(curve["depth"], y, line, color=f"C{color}", label=text if label else None)
+                if limit:
+                    axis.axhline(curve["leading_order"][-1], color=f"C{color}", lw=0.7, alpha=0.6)
+
+    def kappa(curve):
+        return curve["condition_number"]
+
+    def scaled(curve):
+        return curve["chi_1"] ** (curve["depth"] + 1) * kappa(curve)
+
+    draw(axes[0, 0], "chaotic", ARCHITECTURES, kappa)
+    draw(axes[0, 1], "ordered", ARCHITECTURES, scaled)
+    draw(axes[0, 2], "ordered", ARCHITECTURES, lambda c: (c["depth"] + 1) * scaled(c))
+    for axis, names in ((axes[1, 0], ("fcn", "cnn_f")), (axes[1, 1], ("cnn_p",))):
+        draw(axis, "critical", names, kappa, "--", limit=True)
+        draw(axis, "critical", names, lambda c: c["first_to_second"], "-", label=False)
+    for name, style in (("cnn_p", "-"), ("cnn_f", "--")):
+        draw(
+            axes[1, 2],
+            "critical",
+            [name],
+            lambda c: np.abs(kappa(c) - c["leading_order"]),
+            style,
+        )
+    titles = (
+        r"chaotic: $\kappa$",
+        r"ordered: $\chi_1^l\,\kappa$",
+        r"ordered: $l\,\chi_1^l\,\kappa$",
+        r"critical, to $(m+2)/2$: $\kappa$ (dashed), $\lambda_1/\lambda_2$",
+        r"critical, to $(md+2)/2$: $\kappa$ (dashed), $\lambda_1/\lambda_2$",
+        r"critical: $|\kappa - \kappa_\infty|$",
+    )
+    for axis, title in zip(axes.flat, titles):
         axis.set(title=title, xlabel="depth", xscale="log", yscale="log")
-    axes[0, 0].legend(fontsize=7)
-    axes[1, 1].legend(fontsize=7)
+        axis.legend(fontsize=6)
     common.save_figure(figure, path)
 
 
 def main(_):
     """Measures all curves, writes metrics.csv and condition_numbers.png."""
     settings = common.settings(
-        quick={"configurations": [(4, 2), (6, 3)], "max_depth": 256, "q_star": 0.5},
-        paper={"configurations": [(12, 6), (12, 8), (24, 6)], "max_depth": 1024},
+        quick={"configurations": [(6, 4), (12, 6)], "max_depth": 512, "q_star": 0.5},
+        paper={"configurations": [(12, 6), (12, 8), (24, 6)], "max_depth": 2048},
     )
     directory = common.prepare_output_dir(settings)
-    depths = [int(d) for d in 2 ** np.arange(1, np.log2(settings["max_depth"]) + 1)]
+    depths = np.unique(np.round(np.geomspace(1, settings["max_depth"], 24)).astype(int)).tolist()
     rows = []
     for m, size in settings["configurations"]:
-        for phase in ("ordered", "critical", "chaotic"):
+        for phase in _FACTORS:
             for architecture in ARCHITECTURES:
-                rng = np.random.default_rng(settings["seed"])
-                arguments = (phase, architecture, m, size, depths, settings["q_star"], rng)
-                rows += measure("erf", *arguments)
+                arguments = (phase, architecture, m, size, depths)
+                rows += measure("erf", *arguments, settings["q_star"], settings["seed"])
     common.write_csv(directory / "metrics.csv", rows)
     plot(rows, directory / "condition_numbers.png")
     for row in rows:
         if row["phase"] == "critical" and row["depth"] == depths[-1]:
             print(
                 f"critical {row['architecture']:6s} {row['inputs']}-{row['size']} depth "
-                f"{row['depth']}: kappa {row['condition_number']:.4f}, law {row['law']:.4f}"
+                f"{row['depth']}: kappa {row['condition_number']:.4f}, lambda_1 / lambda_2 "
+                f"{row['first_to_second']:.4f}, limit {row['leading_order']:.4f}"
             )
 
 
-if __name__ == "__main__":
+def define_flags():
+    """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("condition_numbers")
-    common.define_override("max_depth", "Largest depth, a power of two.", lower_bound=2)
+    common.define_override("max_depth", "Largest number of hidden layers.", lower_bound=2)
+
+
+if __name__ == "__main__":
+    define_flags()
     app.run(main)

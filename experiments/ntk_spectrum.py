@@ -1,88 +1,192 @@
 """The NTK's spectrum measured against the laws of large depth (NTK paper, table of appendix C.1).
 
-python -m experiments.ntk_spectrum --output_dir=runs/ntk_spectrum
+    python -m experiments.ntk_spectrum --output_dir=runs/ntk_spectrum
 
-For the ordered, critical and chaotic phase: lambda_max, lambda_rest and kappa of a fully connected
-network over depth, the law beside each, and the rate fitted from the last layers beside theory.
+For FCN, CNN-F and CNN-P in the ordered, critical and chaotic phase: lambda_max, lambda_rest and
+kappa over depth, the law beside each, and the rates fitted to the measured curves beside theory.
 """
 
 import numpy as np
 from absl import app, flags
 
 from experiments import common
+from experiments.condition_numbers import ARCHITECTURES, inputs, make_kernel
 from mfcnn import kernels, meanfield
 
 FLAGS = flags.FLAGS
+FIELDS = ("lambda_max", "lambda_rest", "condition_number")
+_FACTORS = {"ordered": 0.8, "critical": 1.0, "chaotic": 1.5}
 
 
-def measure(variances, depths, m, features, seed, activation="erf"):
-    """Rows of measured and predicted spectra, and the fitted and theoretical rate of the gap.
+def measure(architecture, variances, depths, m, size, seed, activation="erf"):
+    """Rows of measured and predicted spectra at all depths.
 
-    The rate is that of p_ab - p_ab* per layer, fitted with its factor l; chi_c in theory.
+    The law's amplitudes are read off the kernels at the depth in the middle of the list: the
+    deeper rows are predictions.
     """
     limit = kernels.limits(activation, *variances)
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(m, features))
-    power = (limit.q_star - variances[1]) / variances[0]
-    x *= np.sqrt(features * power) / np.linalg.norm(x, axis=1, keepdims=True)
-    distinct = ~np.eye(m, dtype=bool)
-    results = [kernels.fully_connected(int(d), activation, *variances)(x) for d in depths]
-    off = np.array([[np.mean(k.numpy()[distinct]) for k in r] for r in results])
-    amplitudes = (0.0, 0.0)
-    rate = (np.nan, np.nan)
-    layers = np.asarray(depths) + 1
-    if limit.phase != "critical":
-        middle = len(depths) // 2
-        amplitudes = kernels.offdiagonal_decay(limit, *off[middle], layers[middle])
-        gap = np.abs(off[:, 0] - limit.q_ab)
-        usable = np.flatnonzero(gap > 1e-11 * limit.q_star)[-4:]
-        rate = (float(np.exp(np.polyfit(layers[usable], np.log(gap[usable]), 1)[0])), limit.chi_c)
+    x = inputs(np.random.default_rng(seed), m, size, limit, *variances)
+    result = make_kernel(architecture, depths, activation, *variances)(x)
+    pool = architecture == "cnn_p"
+    positions = size**2 if pool else 1
+    middle = len(depths) // 2
+    amplitudes = kernels.offdiagonal_decay(
+        limit, result.nngp[middle], result.ntk[middle], depths[middle] + 1, positions
+    )
     rows = []
-    for depth, result in zip(depths, results):
-        for name, matrix in zip(("nngp", "ntk"), result):
-            measured = kernels.spectrum(matrix)
-            law = kernels.spectrum_law(limit, depth + 1, m, *amplitudes, kernel=name)
-            rows.append({"phase": limit.phase, "kernel": name, "depth": int(depth)})
-            for field in ("lambda_max", "lambda_rest", "condition_number"):
+    for index, depth in enumerate(depths):
+        for name, matrices in (("nngp", result.nngp), ("ntk", result.ntk)):
+            measured = kernels.spectrum(matrices[index])
+            law = kernels.spectrum_law(
+                limit, depth + 1, m, *amplitudes, positions=positions, kernel=name, pool=pool
+            )
+            rows.append(
+                {
+                    "phase": limit.phase,
+                    "architecture": architecture,
+                    "kernel": name,
+                    "depth": int(depth),
+                }
+            )
+            for field in FIELDS:
                 rows[-1][field] = float(getattr(measured, field))
                 rows[-1][f"{field}_law"] = float(getattr(law, field))
-    return rows, rate
+    return limit, rows
+
+
+def _base(layers, values, power=0):
+    """The base of values = base^l l^power (1 + O(1 / l)), fitted to the logarithms."""
+    columns = [layers, np.ones_like(layers)] + ([1 / layers] if power else [])
+    target = np.log(values) - power * np.log(layers)
+    return float(np.exp(np.linalg.lstsq(np.stack(columns, axis=1), target, rcond=None)[0][0]))
+
+
+def _slope(layers, values):
+    """The factor of l in values = s l + t log(l) + c."""
+    design = np.stack([layers, np.log(layers), np.ones_like(layers)], axis=1)
+    return float(np.linalg.lstsq(design, values, rcond=None)[0][0])
+
+
+def rates(limit, rows, m, positions):
+    """The table of appendix C.1: (quantity, fitted, theory) for one architecture and phase.
+
+    The paper's slope of the NNGP's kappa on the critical line, m chi_2 / 2, lacks a factor q*.
+
+    Args:
+        limit: `kernels.Limits`.
+        rows: those of `measure`.
+        m: number of inputs.
+        positions: d for CNN-P, 1 for the others.
+    """
+    deep = len(rows) // 4  # two kernels a depth: the deeper half of the depths
+    ntk, nngp = (
+        {k: np.array([r[k] for r in rows if r["kernel"] == kernel][deep:]) for k in
+         ("depth", *FIELDS)} for kernel in ("ntk", "nngp")
+    )  # fmt: skip
+    layers = ntk["depth"] + 1.0
+    if limit.phase == "critical":
+        q, d = limit.q_star, positions
+        law = kernels.spectrum_law(limit, 1.0, m, positions=d, pool=True)
+        return [
+            ("lambda_max / l", _slope(layers, ntk["lambda_max"]), q * (m * d + 2) / (3 * d)),
+            ("lambda_rest / l", _slope(layers, ntk["lambda_rest"]), 2 * q / (3 * d)),
+            ("kappa", ntk["condition_number"][-1], float(law.condition_number)),
+            (
+                "NNGP kappa / l",
+                _slope(layers, nngp["condition_number"]),
+                m * d * q * limit.chi_2 / 2,
+            ),
+        ]
+    if limit.phase == "ordered":
+        # From where rounding of the matrix is below the smallest eigenvalue by four digits.
+        keep = ntk["condition_number"] < 1e11
+        base = _base(layers[keep], ntk["lambda_rest"][keep], power=1)
+        kappa = _base(layers[keep], 1 / ntk["condition_number"][keep], power=1)
+        plain = _base(layers[keep], nngp["lambda_rest"][keep])
+        return [
+            ("lambda_max", ntk["lambda_max"][-1], m * limit.p),
+            ("lambda_rest per layer (with l)", base, limit.chi_1),
+            ("1 / kappa per layer (with l)", kappa, limit.chi_1),
+            ("NNGP lambda_rest per layer", plain, limit.chi_1),
+        ]
+    rest = _base(layers, ntk["lambda_rest"])
+    largest = _base(layers, ntk["lambda_max"])
+    kappa = _base(layers, ntk["condition_number"] - 1)
+    return [
+        ("lambda_max per layer", largest, limit.chi_1),
+        ("lambda_rest per layer", rest, limit.chi_1),
+        ("kappa - 1 per layer", kappa, 1 / limit.chi_1),
+        ("kappa", ntk["condition_number"][-1], 1.0),
+    ]
+
+
+def plot(rows, path):
+    """Phases down, quantities across: circles measured, lines law."""
+    figure, axes = common.subplots(3, 3, figsize=(10.5, 8.5))
+    for line, phase in enumerate(_FACTORS):
+        for column, field in enumerate(FIELDS):
+            axis = axes[line, column]
+            for color, architecture in enumerate(ARCHITECTURES):
+                chosen = [
+                    r
+                    for r in rows
+                    if (r["phase"], r["architecture"], r["kernel"]) == (phase, architecture, "ntk")
+                ]
+                depth, found, law = (
+                    np.array([r[k] for r in chosen]) for k in ("depth", field, f"{field}_law")
+                )
+                label = architecture.upper().replace("_", "-")
+                axis.plot(depth, found, "o", ms=4, mfc="none", color=f"C{color}", label=label)
+                good = (law > 0) & np.isfinite(law) & np.isfinite(found)
+                axis.plot(depth[good], law[good], "-", color=f"C{color}")
+            scale = "log" if phase == "critical" else "linear"
+            axis.set(title=f"{phase}: {field}", xlabel="depth", yscale="log", xscale=scale)
+    axes[0, 0].legend(title="circles measured, lines law", fontsize=7, title_fontsize=7)
+    common.save_figure(figure, path)
 
 
 def main(_):
-    """Measures the three phases, writes metrics.csv and ntk_spectrum.png, prints the rates."""
-    settings = common.settings(quick={"inputs": 12, "q_star": 0.5}, paper={"inputs": 128})
+    """Measures the three phases, writes metrics.csv, rates.csv and ntk_spectrum.png."""
+    settings = common.settings(
+        quick={"inputs": 6, "size": 3, "q_star": 0.5, "max_depth": 1024},
+        paper={"inputs": 24, "size": 6, "max_depth": 2048},
+    )
     directory = common.prepare_output_dir(settings)
     critical, bias_variance = meanfield.critical_point("erf", settings["q_star"])
-    phases = {
-        "ordered": ((0.8 * critical, bias_variance), np.arange(4, 41, 4)),
-        "critical": ((critical, bias_variance), 2 ** np.arange(2, 11)),
-        "chaotic": ((1.5 * critical, bias_variance), np.arange(4, 41, 4)),
-    }
-    rows = []
-    figure, axes = common.subplots(3, 3, figsize=(10, 8))
-    for line, (phase, (variances, depths)) in enumerate(phases.items()):
-        found, rate = measure(variances, depths, settings["inputs"], 64, settings["seed"])
-        rows += found
-        if phase != "critical":
-            print(f"{phase}: decay per layer {rate[0]:.5f} fitted, {rate[1]:.5f} theory (chi_c)")
-        ntk = [r for r in found if r["kernel"] == "ntk"]
-        for column, field in enumerate(("lambda_max", "lambda_rest", "condition_number")):
-            axis = axes[line, column]
-            axis.loglog(depths, [r[field] for r in ntk], "o", label="measured")
-            axis.loglog(depths, [r[f"{field}_law"] for r in ntk], "-", label="law")
-            axis.set(title=f"{phase}: {field}", xlabel="depth")
-        last = ntk[-1]
-        print(
-            f"{phase}: depth {last['depth']}: kappa {last['condition_number']:.5g}, "
-            f"law {last['condition_number_law']:.5g}"
-        )
-    axes[0, 0].legend()
+    m, size = settings["inputs"], settings["size"]
+    rows, table = [], []
+    for phase, factor in _FACTORS.items():
+        variances = factor * critical, bias_variance
+        if phase == "critical":
+            depths = np.geomspace(4, settings["max_depth"], 16)
+        else:
+            xi = kernels.limits("erf", *variances).xi_1
+            depths = np.linspace(0.5 * xi, (24 if phase == "ordered" else 12) * xi, 24)
+        depths = np.unique(np.round(depths).astype(int)).tolist()
+        for architecture in ARCHITECTURES:
+            limit, found = measure(architecture, variances, depths, m, size, settings["seed"])
+            rows += found
+            positions = size**2 if architecture == "cnn_p" else 1
+            for quantity, fitted, theory in rates(limit, found, m, positions):
+                table.append({"phase": phase, "architecture": architecture, "quantity": quantity})
+                table[-1] |= {"fitted": fitted, "theory": theory}
+                print(
+                    f"{phase:8s} {architecture:5s} {quantity:31s} {fitted:12.6g}  "
+                    f"theory {theory:12.6g}"
+                )
     common.write_csv(directory / "metrics.csv", rows)
-    common.save_figure(figure, directory / "ntk_spectrum.png")
+    common.write_csv(directory / "rates.csv", table)
+    plot(rows, directory / "ntk_spectrum.png")
+
+
+def define_flags():
+    """Defines the flags; only the binary itself does, so that tests can import many."""
+    common.define_flags("ntk_spectrum")
+    common.define_override("inputs", "Number of inputs m.", lower_bound=2)
+    common.define_override("size", "Height and width of the images.", lower_bound=3)
+    common.define_override("max_depth", "Largest depth on the critical line.", lower_bound=64)
 
 
 if __name__ == "__main__":
-    common.define_flags("ntk_spectrum")
-    common.define_override("inputs", "Number of inputs m.", lower_bound=2)
+    define_flags()
     app.run(main)

@@ -1,0 +1,34 @@
+"""The binary of condition numbers against a plain recursion."""
+
+import csv
+
+import numpy as np
+
+from experiments import condition_numbers
+from mfcnn import kernels
+from tests.experiments.running import run
+from tests.kernels import reference
+
+
+def test_curves_are_those_of_a_plain_recursion():
+    depths, m, size, seed = [2, 9], 4, 3, 3
+    rows = condition_numbers.measure("erf", "chaotic", "fcn", m, size, depths, 0.5, seed)
+    variances = condition_numbers.variances("chaotic", "erf", 0.5)
+    limit = kernels.limits("erf", *variances)
+    x = condition_numbers.inputs(np.random.default_rng(seed), m, size, limit, *variances)
+    for row, depth in zip(rows, depths):
+        _, ntk = reference.fully_connected(x.reshape(m, -1), depth, "erf", *variances)
+        values = np.linalg.eigvalsh(ntk)
+        np.testing.assert_allclose(row["condition_number"], values[-1] / values[0], rtol=1e-9)
+        np.testing.assert_allclose(row["first_to_second"], values[-1] / values[-2], rtol=1e-9)
+        assert row["chi_1"] > 1
+
+
+def test_the_binary_writes_its_files(tmp_path):
+    run(condition_numbers, tmp_path, "--max_depth=4")
+    with open(tmp_path / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 * 3 * 4
+    assert (tmp_path / "condition_numbers.png").stat().st_size > 10_000
+    limits = {r["leading_order"] for r in rows if r["phase"] == "critical"}
+    assert sorted(float(x) for x in limits) == [4.0, 7.0, 49.0, 217.0]

@@ -1,0 +1,38 @@
+"""The table of the NTK's spectrum: fitted rates beside theory."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from experiments import ntk_spectrum
+from tests.experiments.running import run
+
+
+def test_fits_find_known_rates():
+    layers = np.arange(40.0, 100.0, 5.0)
+    np.testing.assert_allclose(ntk_spectrum._base(layers, 3 * 0.8**layers), 0.8, rtol=1e-12)
+    values = 0.8**layers * (2 + 5 * layers)
+    # log(1 + 0.4 / l) is 0.4 / l up to 0.08 / l^2: a change of slope below 2 * 0.08 / 40^3.
+    np.testing.assert_allclose(ntk_spectrum._base(layers, values, power=1), 0.8, rtol=3e-6)
+    line = ntk_spectrum._slope(layers, 0.3 * layers - 2 * np.log(layers) + 7)
+    np.testing.assert_allclose(line, 0.3, rtol=1e-9)
+
+
+def test_fitted_rates_are_those_of_theory(tmp_path, monkeypatch):
+    monkeypatch.setattr(ntk_spectrum, "ARCHITECTURES", ("fcn",))
+    run(ntk_spectrum, tmp_path, "--inputs=4")
+    with open(tmp_path / "rates.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["phase"] for row in rows} == {"ordered", "critical", "chaotic"}
+    for row in rows:
+        # kappa itself is met within O(log(l) / l), everything else is a rate.
+        tolerance = 0.02 if row["quantity"] == "kappa" else 5e-3
+        assert float(row["fitted"]) == pytest.approx(float(row["theory"]), rel=tolerance)
+    assert (tmp_path / "ntk_spectrum.png").stat().st_size > 10_000
+    with open(tmp_path / "metrics.csv") as file:
+        deepest = [r for r in csv.DictReader(file) if r["kernel"] == "ntk" and r["depth"] == "1024"]
+    for row in deepest:
+        assert float(row["condition_number"]) == pytest.approx(
+            float(row["condition_number_law"]), rel=1e-4
+        )
