@@ -58,9 +58,8 @@ def lost_peers(strategy):
         tf.errors.InternalError,
     ) as error:
         raise PeerLostError(
-            "Another worker left, or was started again: "
-            f"{str(error).splitlines()[0][:200]}. Start all workers again with the same flags: "
-            "they go on from the last checkpoint."
+            f"Another worker left or does not answer ({type(error).__name__}). Start all workers "
+            "again with the same flags: they go on from the last checkpoint."
         ) from error
 
 

@@ -1,0 +1,1 @@
+"""Start-up on TPUs and clusters: launcher, configurations, ahead-of-time compile check."""

@@ -1,0 +1,322 @@
+r"""Compiles the training step for a TPU without one, and says whether it fits.
+
+    python -m tpu.compile_check --topology=v5e:2x2 --depth=10000 --filters=128
+
+The step is that of `mfcnn.training`, made from the flags of `experiments.train`, which are all
+accepted: check a flagfile of `tpu/configs` before paying for a TPU. TensorFlow lowers it to
+StableHLO; libtpu's compiler, which needs no TPU, compiles that for a replica on each chip of the
+topology. Variables are never filled: any depth can be checked on any machine.
+
+Needs `pip install '.[tpu-check]'`, or another Python that has jax and libtpu, given as --python.
+Exit status: 0 it fits, 2 it does not, 1 the check itself failed.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if __name__ == "__main__" and str(ROOT) not in sys.path:  # started as a file
+    sys.path.insert(0, str(ROOT))
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+from absl import app, flags  # noqa: E402
+from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_all_reduce  # noqa: E402
+
+from experiments import train  # noqa: E402
+from mfcnn import training  # noqa: E402
+from mfcnn.training import reduction  # noqa: E402
+
+FLAGS = flags.FLAGS
+
+IMAGES = {
+    "digits": (8, 8, 1),
+    "mnist": (28, 28, 1),
+    "fashion_mnist": (28, 28, 1),
+    "cifar10": (32, 32, 3),
+    "imagenet_snakes": (224, 224, 3),
+}
+CLASSES = 10
+
+# GiB that the compiler grants a device, as it says when a program is larger.
+HBM = {"v5e": 15.75, "v6e": 31.25, "v5p": 95.74}
+_CORES = {"v2": 2, "v3": 2, "v4": 2, "tpu7x": 2}  # devices a chip, where not one
+
+
+class CheckError(RuntimeError):
+    """The check could not be made."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What is known of a compiled step, for one chip; bytes but where said."""
+
+    topology: str
+    replicas: int
+    parameters: int
+    forward_flops: int  # of one replica's images
+    compiled: dict
+    error: str = ""
+
+    @property
+    def fits(self):
+        """Whether the compiler took it."""
+        return not self.error
+
+    @property
+    def hbm(self):
+        """Bytes of HBM in use at the peak, None if it does not fit."""
+        if not self.fits:
+            return None
+        new = self.compiled["outputs"] - self.compiled["aliased"]
+        return sum(self.compiled[k] for k in ("arguments", "temporaries", "code")) + new
+
+    @property
+    def available(self):
+        """Bytes of HBM that the compiler grants, None for a kind that was never measured."""
+        gib = HBM.get(self.topology.split(":")[0])
+        found = re.search(r"exceeds available HBM \(([\d.]+)G\)", self.error)
+        found = float(found[1]) if found else gib
+        return found and found * 2**30
+
+    def __str__(self):
+        """The report as lines of text."""
+        available = f"{self.available / 2**30:.2f} GiB" if self.available else "unknown"
+        lines = [
+            f"compiles for {self.topology}: {'yes' if self.fits else 'NO'}",
+            f"replicas:     {self.replicas}",
+            f"parameters:   {self.parameters:,}",
+            f"FLOPs:        {3 * self.forward_flops:.4g} a step and chip (forward and backward; "
+            f"recomputation adds up to {self.forward_flops:.4g} a checkpoint level)",
+        ]
+        if self.fits:
+            parts = ("arguments", "temporaries", "code")
+            text = ", ".join(f"{k} {self.compiled[k] / 2**30:.2f}" for k in parts)
+            share = f" = {self.hbm / self.available:.0%}" if self.available else ""
+            lines.append(f"HBM a chip:   {self.hbm / 2**30:.2f} GiB ({text}) of {available}{share}")
+        else:
+            lines.append(f"HBM a chip:   more than {available}: {self.error.splitlines()[0]}")
+        return "\n".join(lines)
+
+
+def define_flags():
+    """Defines the flags of the check beside those of the main job."""
+    train.define_flags()
+    FLAGS.set_default("strategy", "tpu")
+    FLAGS.set_default("dataset", "cifar10")
+    FLAGS.set_default("batch_size", 128)
+    flags.DEFINE_string("topology", "v5e:2x2", "Kind and shape of the slice, like v5e:4x4, "
+                        "v6e:2x2 or v5p:2x2x1; v5e:1x1 is one chip.")  # fmt: skip
+    flags.DEFINE_string("python", sys.executable, "Python that has jax and libtpu.")
+    flags.DEFINE_boolean("largest", False, "Find the largest depth that fits instead.")
+    flags.DEFINE_float("compile_timeout", 1800.0, "Seconds for one compilation.", lower_bound=1.0)
+    flags.register_validator("topology", lambda name: device_count(name) > 0,
+                             "topology must be like v5e:2x2 or v5p:2x2x1")  # fmt: skip
+
+
+def device_count(topology):
+    """Devices of a topology by its name; 0 if that is no name of one."""
+    match = re.fullmatch(r"(v\d\w?|tpu\d+x):(\d+(?:x\d+)+)", topology)
+    if not match:
+        return 0
+    return math.prod(int(side) for side in match[2].split("x")) * _CORES.get(match[1], 1)
+
+
+def lower(config, replicas):
+    """Lowers one replica's training step, its sum over the replicas included.
+
+    Args:
+        config: dict of the main job's flags.
+        replicas: number of replicas; divides the batch.
+
+    Returns:
+        (StableHLO text, number of parameters, FLOPs of one forward pass of a replica).
+
+    Raises:
+        ValueError: if the replicas do not divide the batch, or as `vanilla_cnn` says.
+    """
+    batch = config["batch_size"]
+    if batch % replicas:
+        raise ValueError(f"batch_size={batch} is not a multiple of the {replicas} replicas")
+    shape = IMAGES[config["dataset"]]
+    if config["resize"]:
+        shape = (config["resize"], config["resize"], shape[2])
+    train.set_precision(config)
+    with tempfile.TemporaryFile() as file:
+        with tf.variable_creator_scope(_without_memory(file)):
+            model = train.make_model(config, shape, CLASSES)
+            fixed_rate = {**config, "learning_rate": "0.001"}
+            optimizer = train.make_optimizer(fixed_rate, model, None, verbose=False)
+            optimizer.build(model.trainable_variables)
+        model.get_layer("deep").form = "library"  # what it takes where there is a TPU
+        step = training.TrainingStep(model, optimizer, batch, fused=config["fused"])
+        all_reduce = reduction.in_parts(_xla_sum) if replicas > 1 else None
+        function = tf.function(
+            lambda images, labels: step.train(images, labels, all_reduce),
+            jit_compile=True,
+            autograph=False,
+        )
+        specs = (
+            tf.TensorSpec([batch // replicas, *shape], tf.float32),
+            tf.TensorSpec([batch // replicas], tf.int32),
+        )
+        text = function.experimental_get_compiler_ir(*specs)(stage="stablehlo")
+    return text, model.count_params(), forward_flops(model) * batch // replicas
+
+
+def forward_flops(model):
+    """FLOPs of the matrix products and convolutions of one forward pass of one image."""
+    return sum(
+        2 * math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
+        for layer in model.layers
+        if hasattr(layer, "kernel")
+    )
+
+
+def check(config, topology, python=sys.executable, timeout=1800.0):
+    """Lowers the step of a configuration and compiles it for a topology.
+
+    Args:
+        config: dict of the main job's flags.
+        topology: name of a TPU topology, like "v5e:2x2".
+        python: path of a Python that has jax and libtpu.
+        timeout: seconds for the compilation.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        CheckError: without jax or libtpu, for an unknown topology, or if the compiler fails for
+            another reason than memory.
+        ValueError: as `lower` says.
+    """
+    replicas = device_count(topology)
+    text, parameters, flops = lower(config, replicas)
+    keras.backend.clear_session()
+    with tempfile.NamedTemporaryFile("w", suffix=".mlir", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        compiled = _run_child(python, [file.name, topology, str(replicas)], timeout)
+    error = compiled.pop("error", "")
+    if error and "RESOURCE_EXHAUSTED" not in error:
+        raise CheckError(f"The step does not compile for {topology}: {error}")
+    return Report(topology, replicas, parameters, flops, compiled, error)
+
+
+def largest_depth(config, topology, tolerance=0.02, **options):
+    """The largest depth that fits, to a relative tolerance, by compiling several.
+
+    Returns:
+        (depth, its Report).
+    """
+    low, high, depth, best = 0, math.inf, config["depth"], None
+    used = []
+    while high > (1 + tolerance) * low or best is None:
+        report = check({**config, "depth": depth}, topology, **options)
+        print(f"depth {depth}: {'fits' if report.fits else 'does not fit'}", flush=True)
+        if report.fits:
+            low, best = depth, report
+            used.append((depth, report.hbm))
+        else:
+            high = depth
+        depth = _next_depth(used, low, high, report.available, tolerance)
+        if depth < 1:
+            raise CheckError(f"Not even one layer fits on {topology}.")
+    return low, best
+
+
+def _next_depth(used, low, high, available, tolerance):
+    if not used:
+        return high // 4
+    # Memory grows about linearly with depth: aim a little below the border, then a little above.
+    (d0, m0), (d1, m1) = used[0] if len(used) > 1 else (0, 0), used[-1]
+    guess = d1 + (available - m1) * (d1 - d0) / (m1 - m0) if m1 > m0 else 2 * d1
+    below, above = guess * (1 - tolerance / 3), guess * (1 + tolerance / 3)
+    for target in (below, above):
+        if low * (1 + tolerance / 4) < target < high / (1 + tolerance / 4):
+            return int(target)
+    return int(math.sqrt(low * high)) if high < math.inf else 2 * low
+
+
+def _without_memory(file):
+    """A variable creator whose values are one sparse file, mapped: of any size, never touched."""
+
+    def values(shape, dtype):
+        size = max(shape.num_elements() * dtype.size, 1)
+        if size > os.fstat(file.fileno()).st_size:
+            os.truncate(file.fileno(), size)
+        array = np.memmap(file, dtype.as_numpy_dtype, mode="r+", shape=tuple(shape))
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+    def create(next_creator, initial_value=None, **arguments):
+        if callable(initial_value):
+            with tf.Graph().as_default():
+                drawn = initial_value()
+            initial_value = values(drawn.shape, drawn.dtype)
+        return next_creator(initial_value=initial_value, **arguments)
+
+    return create
+
+
+def _xla_sum(tensor):
+    return xla_all_reduce(tensor, tf.zeros([0, 0], tf.int32), "Add", "CrossReplica")
+
+
+def _run_child(python, arguments, timeout):
+    child = pathlib.Path(__file__).with_name("compile_child.py")
+    try:
+        result = subprocess.run(
+            [python, str(child), *arguments], capture_output=True, text=True, timeout=timeout
+        )
+    except OSError as error:
+        raise CheckError(f"--python={python} cannot be started: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise CheckError(f"The compiler took longer than {timeout:g} s.") from error
+    try:
+        answer = json.loads(result.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError) as error:
+        last = "\n".join(result.stderr.strip().splitlines()[-5:])
+        raise CheckError(f"The compiler ended with status {result.returncode}: {last}") from error
+    if "missing" in answer:
+        raise CheckError(
+            f"{python} has no {' and no '.join(answer['missing'])}: pip install '.[tpu-check]', or "
+            "give --python, a Python that has both."
+        )
+    if "refused" in answer:
+        raise CheckError(answer["refused"])
+    return answer
+
+
+def main(argv):
+    """Checks the flags' configuration."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    config = train.configuration()
+    options = {"python": FLAGS.python, "timeout": FLAGS.compile_timeout}
+    print(
+        f"{config['dataset']}, {config['filters']} filters, {config['batch_size']} images in all, "
+        f"{config['optimizer']}, {config['precision']}.",
+        flush=True,
+    )
+    try:
+        if FLAGS.largest:
+            depth, report = largest_depth(config, FLAGS.topology, **options)
+        else:
+            depth, report = config["depth"], check(config, FLAGS.topology, **options)
+    except (CheckError, ValueError) as error:
+        raise SystemExit(f"tpu.compile_check: {error}") from error
+    print(f"depth:        {depth:,}\n{report}", flush=True)
+    sys.exit(0 if report.fits else 2)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
