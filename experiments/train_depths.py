@@ -1,0 +1,101 @@
+"""The learning time does not depend on depth: Figures 1 and 3 of the CNN paper.
+
+    TFDS_DATA_DIR=../shared/tfds python -m experiments.train_depths
+
+Trains networks of several depths from delta-orthogonal kernels (Figure 1) and from orthogonal
+ones, whose spatial modes fade with depth (Figure 3). Draws training and test accuracy against
+steps and prints after how many steps each network is at the target.
+"""
+
+from absl import app, flags
+from matplotlib import colormaps
+
+from experiments import common, sweep
+from experiments.orthogonal_speed import steps_to
+from mfcnn import models
+
+FLAGS = flags.FLAGS
+
+
+def curves_of(rows):
+    """Dict from (initialization, depth) to the rows of that network."""
+    curves = {}
+    for row in rows:
+        curves.setdefault((row["initialization"], int(row["depth"])), []).append(row)
+    return curves
+
+
+def report(curves, target):
+    """Prints, for each network, the step of the target and the last test accuracy."""
+    for (initialization, depth), curve in curves.items():
+        print(
+            f"{initialization}, {depth} layers: {target:.0%} training accuracy at step "
+            f"{steps_to(curve, target):.0f}; test accuracy {curve[-1]['test_accuracy']:.1%} after "
+            f"{curve[-1]['step']:.0f} steps."
+        )
+
+
+def draw(curves):
+    """A panel for each initialization: solid for test, dashed for training accuracy, as there."""
+    names = list(dict.fromkeys(name for name, _ in curves))
+    depths = sorted({depth for _, depth in curves})
+    figure, axes = common.subplots(
+        1, len(names), figsize=(1 + 4.2 * len(names), 3.8), squeeze=False, sharey=True
+    )
+    for (name, depth), curve in curves.items():
+        axis = axes[0, names.index(name)]
+        color = colormaps["viridis"](0.9 * depths.index(depth) / max(len(depths) - 1, 1))
+        steps = [row["step"] for row in curve]
+        for split, line, label in (("test", "-", f"{depth} layers"), ("train", "--", None)):
+            values = [row[f"{split}_accuracy"] for row in curve]
+            axis.plot(steps, values, line, color=color, label=label)
+        axis.set(title=name.replace("_", "-"), xlabel="steps", ylim=(0, 1.02))
+        axis.legend()
+    axes[0, 0].set_ylabel("accuracy (dashed: training)")
+    return figure
+
+
+def define_flags():
+    """Defines the flags of this binary."""
+    sweep.define_flags("train_depths")
+    sweep.define_network_flags()
+    common.define_override("depths", "Depths.", flags.DEFINE_list)
+    common.define_override(
+        "initializations", f"Some of {', '.join(models.INITIALIZATIONS)}.", flags.DEFINE_list
+    )
+    common.define_override("target", "Training accuracy to reach.", flags.DEFINE_float,
+                           lower_bound=0, upper_bound=1)  # fmt: skip
+
+
+def main(_):
+    """Trains all networks, writes the table, draws the figure, prints the learning times."""
+    settings = common.settings(
+        quick=sweep.network_settings(
+            depths=["50", "200", "800"], initializations=["delta_orthogonal", "orthogonal"],
+            target=0.8, filters=8, resize=14, test_subset=500, steps=400, eval_every=40,
+        ),
+        paper={
+            "depths": ["1250", "2500", "5000", "10000"], "filters": 128, "resize": None,
+            "test_subset": None, "batch_size": 128, "steps": 40_000, "eval_every": 200,
+            "checkpoint_every": 200,
+        },
+    )  # fmt: skip
+    directory = sweep.open_sweep(settings)
+    networks = sweep.Networks(settings)
+    # Depth outermost: both starts of one depth share a program.
+    points = [
+        {"depth": int(depth), "initialization": initialization}
+        for depth in settings["depths"]
+        for initialization in settings["initializations"]
+    ]
+    rows = sweep.run(points, networks.curve, directory, cost=lambda point: point["depth"] + 20)
+    if rows is None:
+        return
+    curves = curves_of(rows)
+    report(curves, settings["target"])
+    common.save_figure(draw(curves), directory / "train_depths.png")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
