@@ -1,6 +1,6 @@
 """kappa_2 and kappa_1 / kappa_2 over depth (finite-width paper, Figures 5 and 6).
 
-python -m experiments.kappa --output_dir=runs/kappa
+    python -m experiments.kappa --output_dir=runs/kappa
 
 kappa_1(x) and kappa_2(x, x') are the NTK's diagonal and off-diagonal entries per unit of width:
 kappa = sum over layers of (1/L) q^(l-1) p^l, with q the covariance of the activations below layer l
@@ -90,7 +90,12 @@ def main(_):
     common.save_figure(figure, directory / "kappa.png")
 
 
-if __name__ == "__main__":
+def define_flags():
+    """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("kappa")
     common.define_override("max_depth", "Largest number of hidden layers.", lower_bound=2)
+
+
+if __name__ == "__main__":
+    define_flags()
     app.run(main)

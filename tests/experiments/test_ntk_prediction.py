@@ -1,0 +1,34 @@
+"""The mean predictor over depth and variance."""
+
+import csv
+
+import numpy as np
+
+from experiments import ntk_prediction
+from tests.experiments.running import run
+
+
+def test_predictor_is_kernel_regression():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(25, 40))
+    theta = features @ features.T
+    y_train, y_test = rng.integers(0, 3, 20), rng.integers(0, 3, 5)
+    accuracy, variation = ntk_prediction.predict(
+        1e5 * theta[:20, :20], 1e5 * theta[20:, :20], y_train, y_test, 3, ridge=0.1
+    )
+    ridge = 0.1 * np.trace(theta[:20, :20]) / 20
+    targets = np.eye(3)[y_train] - 1 / 3
+    mean = theta[20:, :20] @ np.linalg.solve(theta[:20, :20] + ridge * np.eye(20), targets)
+    assert accuracy == np.mean(np.argmax(mean, 1) == y_test)
+    np.testing.assert_allclose(variation, np.std(mean, axis=0).mean() / np.std(targets), rtol=1e-9)
+
+
+def test_the_binary_learns_something_and_writes_its_files(tmp_path):
+    sizes = ["--grid=2", "--max_depth=3", "--train_size=40", "--test_size=40", "--resize=4"]
+    run(ntk_prediction, tmp_path, *sizes)
+    with open(tmp_path / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and {row["phase"] for row in rows} == {"ordered", "chaotic"}
+    # Ten classes: chance is 4 of 40, and more than 12 has a probability of 1e-4.
+    assert all(float(row[f"accuracy_{r}"]) > 12 / 40 for row in rows for r in ("pool", "flatten"))
+    assert (tmp_path / "ntk_prediction.png").stat().st_size > 10_000
