@@ -51,17 +51,19 @@ class _Eigenbasis:
         self.values = np.maximum(values, 0.0)
         shifted = self.values + ridge
         reach = np.inf if time is None else learning_rate * time
-        if np.isinf(reach) and shifted[0] <= noise:
+        # The least direction has a relative error of noise / shifted[0].
+        digits = np.log10(max(shifted[0], 1e-300) / max(noise, 1e-300))
+        if np.isinf(reach) and digits <= 0:
             raise ValueError(
                 "kernel_train_train is singular to working precision (smallest eigenvalue "
                 f"{values[0]:.3g}, rounding error {noise:.3g}): at infinite time the "
                 "prediction has no correct digit. "
                 "Give ridge > 0, a finite time, or fewer or other inputs."
             )
-        if np.isinf(reach) and shifted[0] <= 1e3 * noise:
+        if np.isinf(reach) and digits < 3:
             warnings.warn(
-                f"condition number {shifted[-1] / shifted[0]:.1e}: the prediction has fewer than "
-                "three correct digits",
+                f"condition number {shifted[-1] / shifted[0]:.1e}: the prediction may have only "
+                f"{digits:.1f} correct digits",
                 stacklevel=3,
             )
         # (1 - exp(-eta t (lambda + ridge))) / (lambda + ridge), finite as lambda + ridge -> 0.

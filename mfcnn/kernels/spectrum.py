@@ -40,10 +40,15 @@ def check_matrix(name, matrix, square=False):
 
 
 def rounding(kernel_matrix, eigenvalues):
-    """What rounding may add to an eigenvalue: m eps lambda_max, eps of the matrix's own dtype."""
+    """What rounding may add to an eigenvalue, with eps of the matrix's own dtype.
+
+    Errors of matrix entries add up like a random matrix, to eps lambda_max sqrt(m) / 2 at most, and
+    LAPACK's decomposition to three eps lambda_max in small matrices (both measured: 15 eps at
+    m = 1000, on spectra of one large eigenvalue and of eighteen decades).
+    """
     dtype = np.asarray(kernel_matrix).dtype
     eps = np.finfo(dtype if np.issubdtype(dtype, np.floating) else np.float64).eps
-    return eigenvalues.size * eps * np.max(np.abs(eigenvalues))
+    return (3 + np.sqrt(eigenvalues.size) / 2) * eps * np.max(np.abs(eigenvalues))
 
 
 def spectrum(kernel_matrix):

@@ -1,9 +1,11 @@
 """Predictions against explicit gradient descent, dense algebra and limits."""
 
+import warnings
+
 import numpy as np
 import pytest
 
-from mfcnn import kernels
+from mfcnn import kernels, meanfield
 
 
 def problem(m=8, n=3, k=2, seed=0):
@@ -51,16 +53,46 @@ def test_a_singular_kernel_is_refused_at_infinite_time_only():
     assert np.all(np.isfinite(kernels.predict(train, test, y, ridge=1e-3)))
 
 
-def test_ill_conditioned_kernels_keep_the_digits_they_have():
-    # Eigenvalues over 13 decades in a known basis; y in the span of the large ones.
-    rng = np.random.default_rng(0)
-    basis, _ = np.linalg.qr(rng.normal(size=(6, 6)))
-    values = np.array([1.0, 1e-2, 1e-4, 1e-7, 1e-10, 1e-13])
+def ill_conditioned(condition_number, m=60, seed=0):
+    """A kernel with eigenvalues evenly spread over the decades, and targets K a for a random a."""
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.normal(size=(m, m)))
+    values = np.logspace(0, -np.log10(condition_number), m)
     train = (basis * values) @ basis.T
-    y = basis[:, :1] * 2.0
-    with pytest.warns(UserWarning, match="digits"):
-        prediction = kernels.predict(train, train, y)
-    np.testing.assert_allclose(prediction, y, atol=1e-2)
+    test = rng.normal(size=(5, m)) @ (basis * np.sqrt(values)).T
+    a = rng.normal(size=(m, 1))
+    return (train + train.T) / 2, test, train @ a, test @ a
+
+
+@pytest.mark.parametrize("condition_number", [1e6, 1e10, 1e12, 1e14])
+def test_predictions_have_the_digits_that_are_promised(condition_number):
+    train, test, y, expected = ill_conditioned(condition_number)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prediction = kernels.predict(train, test, y)
+    found = np.linalg.eigvalsh(train)
+    # eps (3 + sqrt(m) / 2) lambda_max / lambda_min, of a in every direction.
+    error = np.finfo(float).eps * (3 + np.sqrt(60) / 2) * found[-1] / found[0]
+    assert (len(caught) > 0) == (error > 1e-3)
+    assert error < 1
+    size = np.linalg.norm(np.linalg.solve(train, y))
+    assert np.max(np.abs(prediction - expected)) < 10 * error * size * np.max(np.abs(test))
+
+
+@pytest.mark.parametrize("condition_number", [1e17, 1e20, np.inf])
+def test_beyond_them_a_prediction_is_refused(condition_number):
+    train, test, y, _ = ill_conditioned(min(condition_number, 1e300))
+    for function in (kernels.predict, lambda *args: kernels.train_mean(args[0], args[2])):
+        with pytest.raises(ValueError, match="no correct digit"):
+            function(train, test, y)
+    with pytest.raises(ValueError, match="no correct digit"):
+        kernels.ensemble(train, test, train, test, np.eye(5), y)
+    assert np.isinf(kernels.spectrum(train).condition_number)
+    # Kernels in float32 have fewer digits: the eps of their own dtype counts.
+    train, test, y, _ = ill_conditioned(1e8)
+    kernels.predict(train, test, y)
+    with pytest.raises(ValueError, match="no correct digit"):
+        kernels.predict(train.astype(np.float32), test, y)
 
 
 def test_ensemble_of_trained_networks_interpolates_without_variance():
@@ -114,6 +146,73 @@ def test_data_dependent_part_vanishes_for_the_limit_kernel():
     train, test, _, _ = problem()
     delta = kernels.data_dependent_part(train, test, y, np.inf, 0.5)
     np.testing.assert_allclose(delta, kernels.predict(train, test, y))
+
+
+def real_kernels(variances, depths, m=6, n=3):
+    """NTKs of erf networks on normalised inputs: limit, [train and train], [test and train]."""
+    limit = kernels.limits("erf", *variances)
+    x = np.random.default_rng(0).normal(size=(m + n, 10))
+    power = (limit.q_star - variances[1]) / variances[0]
+    x *= np.sqrt(power / np.mean(x**2, axis=1, keepdims=True))
+    ntk = kernels.fully_connected(depths, "erf", *variances)(x, get="ntk").numpy()
+    return limit, ntk[:, :m, :m], ntk[:, m:, :m]
+
+
+def test_ordered_limit_is_the_prediction_of_deep_networks():
+    """Theta = p* + A with A of order l chi_1^l: the difference falls as A does."""
+    limit, train, test = real_kernels((1.0, 0.1), [20, 40])
+    y = np.random.default_rng(1).normal(size=(6, 2))
+    errors = [
+        np.max(
+            np.abs(kernels.predict(a, b, y) - kernels.ordered_limit(a - limit.p, b - limit.p, y))
+        )
+        for a, b in zip(train, test)
+    ]
+    sizes = [np.max(np.abs(a - limit.p)) for a in train]
+    assert sizes[1] < 0.05 * sizes[0]
+    assert 0.5 < (errors[1] / errors[0]) / (sizes[1] / sizes[0]) < 2  # linear in A
+    assert np.max(np.abs(kernels.predict(train[1], test[1], y))) > 0.1
+
+
+def test_the_chaotic_data_dependent_part_falls_with_xi_star():
+    depths = [20, 40]
+    limit, train, test = real_kernels((3.0, 0.1), depths)
+    y = np.random.default_rng(1).normal(size=(6, 2))
+    sizes = []
+    for depth, a, b in zip(depths, train, test):
+        p = limit.q_star * (limit.chi_1 ** (depth + 1) - 1) / (limit.chi_1 - 1)
+        delta = kernels.data_dependent_part(a, b, y, p, limit.p_ab)
+        sizes.append(np.max(np.abs(delta)))
+    # Equation 10: (delta + l epsilon) (chi_c / chi_1)^l, the bracket growing by at most 41 / 21.
+    ratio = sizes[1] / sizes[0] / np.exp(-20 / limit.xi_star)
+    assert 0.9 < ratio < 41 / 21 * 1.1
+
+
+def test_the_regularized_ordered_data_dependent_part_falls_with_xi_1():
+    limit, train, test = real_kernels((1.0, 0.1), [30, 50])
+    y = np.random.default_rng(1).normal(size=(6, 2))
+    deltas = [
+        np.max(np.abs(kernels.data_dependent_part(a, b, y, limit.p, limit.p, ridge=1.0)))
+        for a, b in zip(train, test)
+    ]
+    sizes = [np.max(np.abs(a - limit.p)) for a in train]
+    # Linear in A, fifty times below the ridge; A is (delta + l s epsilon) chi_1^l (equation 14).
+    assert 0.8 < (deltas[1] / deltas[0]) / (sizes[1] / sizes[0]) < 1.25
+    rate = np.log(deltas[0] / deltas[1]) / 20
+    assert 1 / limit.xi_1 - np.log(3) / 20 < rate < 1 / limit.xi_1  # the bracket grows, < 3 times
+
+
+def test_the_critical_data_dependent_part_falls_as_the_depth():
+    depths = [249, 999]
+    variances = meanfield.critical_point("erf", 0.5)
+    limit, train, test = real_kernels(variances, depths)
+    y = np.random.default_rng(1).normal(size=(6, 2))
+    sizes = []
+    for depth, a, b in zip(depths, train, test):
+        p = limit.q_star * (depth + 1)
+        sizes.append(np.max(np.abs(kernels.data_dependent_part(a, b, y, p, p / 3))))
+    # O(1 / l) with a logarithm: log(1000) / log(250) = 1.25.
+    assert 0.2 < sizes[1] / sizes[0] < 0.25 * 1.25 * 1.1
 
 
 def test_spectrum_of_a_two_level_matrix():
