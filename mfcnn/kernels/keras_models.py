@@ -192,18 +192,19 @@ def _evaluate(model, value, context):
     while waiting:
         tensor = waiting[-1]
         operation, index, _ = tensor._keras_history
-        inputs = operation._inbound_nodes[index].input_tensors
+        node = operation._inbound_nodes[index]
+        inputs = node.input_tensors
         missing = [t for t in inputs if id(t) not in known]
         if id(tensor) in known or not missing:
             waiting.pop()
             if id(tensor) not in known:
                 arguments = [known[id(t)] for t in inputs]
-                known[id(tensor)] = _apply(operation, arguments, context)
+                known[id(tensor)] = _apply(operation, node, arguments, context)
         waiting.extend(missing)
     return known[id(model.outputs[0])]
 
 
-def _apply(layer, arguments, context):
+def _apply(layer, node, arguments, context):
     """One layer on data (a pair of tensors) or signals."""
     kind = type(layer).__name__
     if getattr(layer, "data_format", "channels_last") == "channels_first":
@@ -223,21 +224,22 @@ def _apply(layer, arguments, context):
         return _activate(layer, layer.activation, _affine(layer, signal))
     if any(isinstance(argument, signals.Signal) for argument in arguments):
         return _apply_to_signals(layer, kind, arguments)
-    if layer.weights and kind not in ("Normalization",):
+    if getattr(layer, "weights", ()) and kind != "Normalization":
         raise ValueError(_refusal(layer, "it has weights that this kernel does not know"))
-    training = {"training": False} if layer._call_has_training_arg else {}
+    training = {"training": False} if getattr(layer, "_call_has_training_arg", False) else {}
     results = []
     for tensors in zip(*arguments):
-        tensors = [tf.cast(x, layer.compute_dtype) for x in tensors]
-        result = layer(tensors if len(tensors) > 1 else tensors[0], **training)
-        results.append(tf.cast(result, tf.float64))
+        tensors = (tf.cast(x, getattr(layer, "compute_dtype", x.dtype)) for x in tensors)
+        known = {id(symbol): value for symbol, value in zip(node.input_tensors, tensors)}
+        args, kwargs = node.arguments.fill_in(known)
+        results.append(tf.cast(layer(*args, **kwargs | training), tf.float64))
     return tuple(results)
 
 
 def _apply_to_signals(layer, kind, arguments):
     if kind == "Add":
-        if not all(isinstance(argument, signals.Signal) for argument in arguments):
-            raise ValueError(_refusal(layer, "it adds the input itself to a random signal"))
+        if len(arguments) < 2 or not all(isinstance(a, signals.Signal) for a in arguments):
+            raise ValueError(_refusal(layer, "it adds data or a constant to a random signal"))
         if len({argument.nngp.shape for argument in arguments}) > 1:
             raise ValueError(_refusal(layer, "its branches have different sizes"))
         total = signals.add(arguments)
@@ -245,6 +247,8 @@ def _apply_to_signals(layer, kind, arguments):
             reason = "its branches are correlated; all but one must end in weights of their own"
             raise ValueError(_refusal(layer, reason))
         return total
+    if len(arguments) > 1:
+        raise ValueError(_refusal(layer, "of layers that join signals only Add is known"))
     (signal,) = arguments
     if kind == "Flatten":
         return signal._replace(flat=True)

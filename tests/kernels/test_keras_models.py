@@ -176,6 +176,19 @@ def test_layers_before_the_first_weights_act_on_the_data():
     assert_close(kernels.from_keras(model)(x), expected, 1e-6)  # Keras's layers run in float32
 
 
+def test_a_sum_may_be_written_as_one():
+    inputs = keras.Input([6])
+    x = dense(4)(2.0 * inputs - 1.0)
+    branch = dense(4)(L.Activation("relu")(x))
+    results = [
+        kernels.from_keras(keras.Model(inputs, dense(1)(L.Activation("relu")(total))))(
+            np.random.default_rng(0).normal(size=(4, 6))
+        )
+        for total in (x + branch, L.Add()([x, branch]))
+    ]
+    assert_close(*results, 1e-14)
+
+
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("head", [L.Flatten, L.GlobalAveragePooling2D])
 def test_gradients_by_inputs_are_difference_quotients_and_finite(activation, head):
@@ -240,6 +253,10 @@ def a_signal_and_its_average(inputs):
     return L.Flatten()(L.Add()([x, L.AveragePooling1D(3, 1, padding="same")(x)]))
 
 
+def two_signals_side_by_side(inputs):
+    return L.Concatenate()([dense(3)(inputs), dense(3)(inputs)])
+
+
 def one_layer_twice(inputs):
     layer = dense(4)
     return layer(L.Activation("relu")(layer(inputs)))
@@ -259,7 +276,9 @@ def data_and_signal(inputs):
         (lambda: functional(a_signal_and_its_activation), "branches are correlated"),
         (lambda: functional(a_signal_and_its_average, (6, 2)), "branches are correlated"),
         (lambda: functional(one_layer_twice), "used twice"),
-        (lambda: functional(data_and_signal), "adds the input itself"),
+        (lambda: functional(two_signals_side_by_side), "only Add is known"),
+        (lambda: functional(data_and_signal), "adds data"),
+        (lambda: functional(lambda inputs: dense(3)(inputs) + 1.0), "adds data or a constant"),
         (lambda: sequential([4], dense(3, activation="relu"), L.ReLU()), "not Gaussian"),
         (lambda: sequential([4], dense(3), L.Rescaling(1.0, 2.0)), "no offset"),
         (lambda: sequential([4], dense(3), L.Activation("elu"), dense(1)), "elu.*no dual maps"),

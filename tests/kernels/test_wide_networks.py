@@ -148,3 +148,28 @@ def test_kernels_are_the_means_of_finite_networks(name):
         probability, errors = sampling.significance(zip((2, -1), samples), kernel)
         assert np.all(errors < 0.06 * np.max(kernel))  # a power to see errors of some percent
         assert probability > SIGNIFICANT
+
+
+@pytest.mark.parametrize("shift, low, high", [(0.0, 0.02, 0.09), (5.0, 0.95, 1.0)])
+def test_one_joint_test_is_as_strict_as_it_says(shift, low, high):
+    """Products of correlated Gaussians, as kernels are: one in twenty has a probability < 0.05.
+
+    Of 400 repetitions 20 +- 4.4; with one of six entries off by five standard errors nearly all.
+    """
+    rng = np.random.default_rng(0)
+    covariance = np.array([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]])
+    rows, columns = np.triu_indices(3)
+    rejected = []
+    for _ in range(400):
+        wide, narrow = (
+            np.einsum("di,dj->dij", *[rng.multivariate_normal(np.zeros(3), covariance, n)] * 2)[
+                :, rows, columns
+            ]
+            for n in (DRAWS, DRAWS // 2)
+        )
+        expected = covariance[rows, columns]
+        _, errors = sampling.significance([(2, wide), (-1, narrow)], expected)
+        moved = expected + shift * errors * (np.arange(6) == 2)
+        probability, _ = sampling.significance([(2, wide), (-1, narrow)], moved)
+        rejected.append(probability < 0.05)
+    assert low <= np.mean(rejected) <= high
