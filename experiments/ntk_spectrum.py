@@ -148,7 +148,7 @@ def plot(rows, path):
 def main(_):
     """Measures the three phases, writes metrics.csv, rates.csv and ntk_spectrum.png."""
     settings = common.settings(
-        quick={"inputs": 6, "size": 3, "q_star": 0.5, "max_depth": 1024},
+        quick={"inputs": 6, "size": 4, "q_star": 0.5, "max_depth": 1024},
         paper={"inputs": 24, "size": 6, "max_depth": 2048},
     )
     directory = common.prepare_output_dir(settings)

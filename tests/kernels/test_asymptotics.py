@@ -36,11 +36,22 @@ def test_chi_2_and_chi_3_are_slopes_of_chi_c(variances):
     np.testing.assert_allclose(limit.chi_3, variances[0] * third, rtol=1e-8)
 
 
-def test_kink_of_relu_is_that_of_its_angle():
-    limit = kernels.limits("relu", 1.5, 0.1)
-    # T' = (pi - t) / (2 pi) with t = sqrt(2 (1 - c)) (1 + (1 - c) / 12 + ...): no second order.
-    np.testing.assert_allclose(limit.kink, 1.5 * np.sqrt(2) / (2 * np.pi), rtol=1e-7)
-    assert abs(limit.bend) < 1e-6 and np.isinf(limit.chi_2)
+@pytest.mark.parametrize(
+    "activation, kinks", [("relu", {0.0: 1.0}), ("leaky_relu", {0.0: 0.8}),
+                          ("hard_tanh", {-1.0: 1.0, 1.0: 1.0})],
+)  # fmt: skip
+def test_a_kink_is_the_chance_that_it_lies_between_two_signals(activation, kinks):
+    """E[(phi'(u) - phi'(v))^2] / 2 = jump^2 P(u < x0 < v), P = density(x0) E[(v - u)_+]."""
+    limit = kernels.limits(activation, 1.2, 0.1)
+    q = limit.q_star
+    density = {x: np.exp(-x * x / (2 * q)) / np.sqrt(2 * np.pi * q) for x in kinks}
+    # v - u has variance 2 q (1 - c), and E[(v - u)_+] = sqrt(q (1 - c) / pi).
+    expected = 1.2 * sum(jump**2 * density[x] for x, jump in kinks.items()) * np.sqrt(q / np.pi)
+    np.testing.assert_allclose(limit.kink, expected, rtol=1e-6)
+    assert np.isinf(limit.chi_2)
+    if activation == "relu":
+        # The angle is sqrt(2 (1 - c)) (1 + (1 - c) / 12 + ...): no second order.
+        assert abs(limit.bend) < 1e-6
 
 
 @pytest.mark.parametrize("variances", [ORDERED, CHAOTIC])

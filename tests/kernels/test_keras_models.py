@@ -113,6 +113,16 @@ def test_a_saved_model_has_the_same_kernel(tmp_path):
     )
 
 
+def test_blocks_resume_and_refuse_another_model(tmp_path):
+    models = [sequential([6], dense(8, activation=a), dense(1)) for a in ("relu", "gelu")]
+    x = np.random.default_rng(0).normal(size=(4, 6))
+    first = kernels.from_keras(models[0])(x, output_dir=tmp_path)
+    assert list(tmp_path.glob("block_*.npz"))
+    assert_close(kernels.from_keras(models[0])(x, output_dir=tmp_path), first, 1e-16)
+    with pytest.raises(ValueError, match="another kernel"):
+        kernels.from_keras(models[1])(x, output_dir=tmp_path)
+
+
 def sequential(shape, *layers):
     return keras.Sequential([keras.Input(shape), *layers])
 
