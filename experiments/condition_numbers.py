@@ -89,7 +89,7 @@ def plot(rows, path):
                 y = np.where(np.isfinite(curve["condition_number"]), value(curve), np.nan)
                 line = style or styles[name]
                 axis.plot(curve["depth"], y, line, color=f"C{color}", label=text if label else None)
-                if limit:
+                if limit and chosen:
                     axis.axhline(curve["leading_order"][-1], color=f"C{color}", lw=0.7, alpha=0.6)
 
     def kappa(curve):
@@ -121,6 +121,8 @@ def plot(rows, path):
         r"critical: $|\kappa - \kappa_\infty|$",
     )
     for axis, title in zip(axes.flat, titles):
+        if not axis.lines:
+            continue  # log axes need something to show
         axis.set(title=title, xlabel="depth", xscale="log", yscale="log")
         axis.legend(fontsize=6)
     common.save_figure(figure, path)

@@ -24,11 +24,18 @@ def test_curves_are_those_of_a_plain_recursion():
         assert row["chi_1"] > 1
 
 
-def test_the_binary_writes_its_files(tmp_path):
+def test_the_binary_writes_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(condition_numbers, "ARCHITECTURES", ("fcn",))
     run(condition_numbers, tmp_path, "--max_depth=4")
     with open(tmp_path / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 3 * 3 * 4
+    assert len(rows) == 2 * 3 * 4
     assert (tmp_path / "condition_numbers.png").stat().st_size > 10_000
     limits = {r["leading_order"] for r in rows if r["phase"] == "critical"}
-    assert sorted({round(float(x), 9) for x in limits}) == [4.0, 7.0, 49.0, 217.0]
+    assert sorted({round(float(x), 9) for x in limits}) == [4.0, 7.0]
+
+
+def test_pooling_multiplies_the_limit_by_the_positions():
+    (row,) = condition_numbers.measure("erf", "critical", "cnn_p", 3, 3, [4], 0.5, 0)
+    np.testing.assert_allclose(row["leading_order"], (3 * 9 + 2) / 2)
+    assert row["condition_number"] > 3 * 9 / 2

@@ -32,7 +32,9 @@ def test_fitted_rates_are_those_of_theory(tmp_path, monkeypatch):
     assert (tmp_path / "ntk_spectrum.png").stat().st_size > 10_000
     with open(tmp_path / "metrics.csv") as file:
         deepest = [r for r in csv.DictReader(file) if r["kernel"] == "ntk" and r["depth"] == "1024"]
-    for row in deepest:
-        assert float(row["condition_number"]) == pytest.approx(
-            float(row["condition_number_law"]), rel=1e-4
-        )
+    ((kappa, law),) = [
+        (float(row["condition_number"]), float(row["condition_number_law"])) for row in deepest
+    ]
+    leading = (4 + 2) / 2
+    # The amplitude comes from the middle depth, 64 or more, and is off by O(log(64) / 64).
+    assert abs(kappa - law) < np.log(64) / 64 * abs(kappa - leading)

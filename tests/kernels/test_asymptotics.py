@@ -146,13 +146,11 @@ def test_condition_number_on_the_critical_line(activation, variances, ratio):
 
 
 def test_pooling_multiplies_the_critical_condition_number_by_the_positions():
-    """(m + 2) / 2 with flatten, (m d + 2) / 2 with pooling, and the same corrections."""
+    """(m d + 2) / 2, and the same corrections."""
     m, d, layers = 3, 4, [101, 401, 1601]
     limit = kernels.limits("erf", *CRITICAL)
     x = normalised((m, 2, 2, 4), limit, *CRITICAL)
     depths = [n - 1 for n in layers]
-    flat = kernels.convolutional(depths, "erf", *CRITICAL)(x)
-    assert_law_of_the_critical_line(limit, flat, layers, (m + 2) / 2)
     pooled = kernels.convolutional(depths, "erf", *CRITICAL, readout="pool")(x)
     assert_law_of_the_critical_line(limit, pooled, layers, (m * d + 2) / 2, positions=d, pool=True)
 
