@@ -83,13 +83,15 @@ def plot(rows, path):
                     if (r["phase"], r["architecture"]) == (phase, name)
                     and (r["inputs"], r["size"]) == configuration
                 ]
+                if not chosen:
+                    continue
                 curve = {k: np.array([r[k] for r in chosen]) for k in ("depth", "condition_number",
                          "first_to_second", "chi_1", "leading_order")}  # fmt: skip
                 text = f"{configuration[0]}-{configuration[1]} {name.upper().replace('_', '-')}"
                 y = np.where(np.isfinite(curve["condition_number"]), value(curve), np.nan)
                 line = style or styles[name]
                 axis.plot(curve["depth"], y, line, color=f"C{color}", label=text if label else None)
-                if limit and chosen:
+                if limit:
                     axis.axhline(curve["leading_order"][-1], color=f"C{color}", lw=0.7, alpha=0.6)
 
     def kappa(curve):
