@@ -27,11 +27,14 @@ def from_keras(model):
     Widths (units, filters, the channels between layers) go to infinity; sizes of images, windows
     and strides, paddings, activations and the graph stay. Variances come from the initializers:
     sigma_w^2 is an entry's variance times the fan in, and parameters count as NTK
-    parameterization has them, W = sigma_w w / sqrt(fan_in) with w trained.
+    parameterization has them, W = sigma_w w / sqrt(fan_in) with w trained. Layers that are not
+    trainable add nothing to the NTK.
 
-    Layers: InputLayer, Dense, Conv1D, Conv2D, Activation and activation arguments, ReLU, LeakyReLU,
-    Flatten, GlobalAveragePooling, AveragePooling, ZeroPadding, Dropout, Add, nested models, mfcnn's
-    own; before the first weights any layer without weights (Rescaling, Normalization, ...).
+    Layers: InputLayer, Dense, Conv1D, Conv2D, Activation and activation arguments (any smooth
+    function), ReLU, LeakyReLU, Flatten, GlobalAveragePooling, AveragePooling, ZeroPadding, Dropout,
+    Rescaling, Add (also written a + b), nested models, mfcnn's own; before the first weights any
+    layer without weights (Normalization, Concatenate, MaxPooling, ...). What is added must be
+    independent, and between two activations there must be weights: else it is not Gaussian.
 
     Args:
         model: a built Sequential or functional `keras.Model` with one input and one output, or the
