@@ -11,6 +11,9 @@ ten outputs, whatever their size, is found as long as they have digits.
 `--ridge` is what the diagonal is raised by, in units of its mean: the regularization of the paper's
 section 3.2. In the ordered phase it ends the learning where the kernel's small eigenvalues, d times
 smaller for CNN-P, fall below it.
+
+The paper's 32 x 32 images mean 10^6 pairs of positions for each pair of images with pooling, hours
+on accelerators; `--resize=8` costs 256 times less.
 """
 
 import numpy as np

@@ -110,6 +110,12 @@ def test_chaotic_spectrum_follows_its_law_and_kappa_falls_to_one():
         np.testing.assert_allclose(law, (found.lambda_max, found.lambda_rest,
                                          found.condition_number), rtol=1e-4)  # fmt: skip
     assert found.condition_number - 1 < 1e-5
+    # Slides, "Chaotic regime: spectrum NNGP": two levels, apart from chi_c^60 = 1e-4 of them.
+    c = limit.c_star
+    nngp = kernels.spectrum(result.nngp[2])
+    np.testing.assert_allclose(nngp.condition_number, (4 * c + 1) / (1 - c), rtol=1e-3)
+    law = kernels.spectrum_law(limit, 60, 5, *amplitudes, kernel="nngp")
+    np.testing.assert_allclose(law.condition_number, nngp.condition_number, rtol=1e-5)
 
 
 def assert_law_of_the_critical_line(limit, result, layers, leading, **arguments):
