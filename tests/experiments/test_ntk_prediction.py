@@ -23,6 +23,14 @@ def test_predictor_is_kernel_regression():
     np.testing.assert_allclose(variation, np.std(mean, axis=0).mean() / np.std(targets), rtol=1e-9)
 
 
+def test_a_singular_kernel_has_no_accuracy_without_ridge():
+    ones, labels = np.ones((6, 6)), np.array([0, 1, 2, 0, 1, 2])
+    found = ntk_prediction.predict(ones, ones, labels, labels, 3, ridge=0.0)
+    assert np.all(np.isnan(found))
+    accuracy, variation = ntk_prediction.predict(ones, ones, labels, labels, 3, ridge=1e-3)
+    assert accuracy == 1 / 3 and variation < 1e-9
+
+
 def test_the_binary_learns_something_and_writes_its_files(tmp_path):
     sizes = ["--grid=2", "--max_depth=3", "--train_size=40", "--test_size=40", "--resize=4"]
     run(ntk_prediction, tmp_path, *sizes)

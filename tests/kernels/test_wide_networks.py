@@ -121,8 +121,14 @@ MODELS = {
 }  # fmt: skip
 
 
-# These draw QR factors or run custom gradients: ten seconds each.
-SLOW = ("stacks", "skip", "orthogonal kernels and a profile")
+# These draw QR factors or run custom gradients, or are like others: half of the time of all.
+SLOW = (
+    "flatten, same, strides",
+    "average pooling and zero padding inside",
+    "stacks",
+    "skip",
+    "orthogonal kernels and a profile",
+)
 
 
 @pytest.mark.parametrize(
