@@ -8,7 +8,7 @@ __all__ = ["Spectrum", "max_learning_rate", "spectrum"]
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues of a kernel matrix on m inputs.
+    """Eigenvalues of a kernel matrix on m inputs; arrays over the axes in front of several.
 
     Attributes:
         eigenvalues: float64 [m], descending.
@@ -55,16 +55,22 @@ def spectrum(kernel_matrix):
     """Eigenvalues, lambda_max, lambda_rest, lambda_min and condition number of a kernel matrix.
 
     Args:
-        kernel_matrix: symmetric [m, m]; any float dtype, decomposed in float64.
+        kernel_matrix: symmetric [m, m]; any float dtype, decomposed in float64. Or several, such
+            as the kernels at all depths, [..., m, m].
 
     Returns:
-        A `Spectrum`.
+        A `Spectrum`, of floats for one matrix.
 
     Raises:
         ValueError: if the matrix is not square, finite and symmetric.
 
     Source: NTK paper, section 3 (lambda_max, lambda_rest, kappa).
     """
+    if np.ndim(kernel_matrix) > 2:
+        stack = np.asarray(kernel_matrix)
+        parts = [spectrum(matrix) for matrix in stack.reshape(-1, *stack.shape[-2:])]
+        fields = (np.array(field) for field in zip(*parts))
+        return Spectrum(*(f.reshape(stack.shape[:-2] + f.shape[1:]) for f in fields))
     matrix = check_matrix("kernel_matrix", kernel_matrix, square=True)
     values = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1].copy()
     smallest = float(values[-1])

@@ -224,6 +224,17 @@ def test_spectrum_of_a_two_level_matrix():
     assert np.isinf(kernels.spectrum(np.ones((3, 3))).condition_number)
 
 
+def test_several_spectra_at_once():
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(2, 3, 4, 4))
+    matrices = factors @ np.swapaxes(factors, -1, -2)
+    together = kernels.spectrum(matrices)
+    assert together.eigenvalues.shape == (2, 3, 4) and together.lambda_rest.shape == (2, 3)
+    one = kernels.spectrum(matrices[1, 2])
+    for field, expected in zip(together, one):
+        np.testing.assert_array_equal(field[1, 2], expected)
+
+
 def test_learning_rates_beyond_the_largest_diverge():
     train, _, _, y = problem()
     for factor, bounded in ((0.99, True), (1.01, False)):
