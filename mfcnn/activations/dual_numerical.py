@@ -1,4 +1,4 @@
-"""Dual maps of an activation without a closed form: Hermite series.
+"""Dual maps of an activation without a closed form: Hermite series, shortened.
 
 With b_n(q) = E[phi'(sqrt(q) z) h_n(z)], h_n the orthonormal Hermite polynomials, Mehler's formula
 is
@@ -6,14 +6,17 @@ is
     E[phi'(u) phi'(v)] = sum_n b_n(q1) b_n(q2) c^n,
     E[phi(u) phi(v)]   = E[phi(u)] E[phi(v)] + sqrt(q1 q2) sum_n b_n(q1) b_n(q2) c^(n+1) / (n+1),
 
-exact, and separable: a pair costs four operations a term, whatever its variances. With p_n the
-terms at c = 1 and 1 - c^(n+1) = gap (1 + c + ... + c^n),
+exact and separable. With p_n the terms at c = 1 and 1 - c^(n+1) = gap (1 + c + ... + c^n),
 
     1 - T / sqrt(A1 A2) = |w1 - w2|^2 / 2 + r1 r2 gap sum_n p_n / (n+1) (1 + c + ... + c^n),
 
 w the unit vector of all Hermite coefficients of phi and r = sqrt(q / A): for c >= 0 a sum of terms
-of one sign, so that no digits are lost as c -> 1. Both sums run by Horner's rule, the tail sums of
-p_n / (n+1) being the coefficients of the second.
+of one sign, so that no digits are lost as c -> 1.
+
+tanh needs 200 terms at a variance of 2, 900 at 10. But for even and for odd n the terms are smooth
+in n, and a sum of smooth terms is a quadrature: the terms of a grid that doubles its step, with
+positive weights near those of the trapezoidal rule, give all sums to rounding. The weights are
+found by least squares over variances and correlations, and go into b_n: 20 to 40 terms are left.
 
 What depends on one variance alone, b_n, w and A, is a polynomial in y = sqrt(q) / (1 + sqrt(q)).
 """
@@ -24,13 +27,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Table", "TabulatedDual", "build_table", "variance_ranges"]
+__all__ = ["Table", "TabulatedDual", "build_table", "settled_variance", "variance_ranges"]
 
 _TOLERANCE = {tf.float64: 1e-11, tf.float32: 1e-8}  # of E[phi'^2]: what the series may leave out
 _ORDERS = (128, 512, 2048)
 _RANKS = (6, 12, 24, 48, 96)
 _RESOLVED = 1e-13  # last coefficients of the polynomials in y over the largest
-_CHUNK = 32  # terms to a step of the inner loop: what bounds the time of compilation
+_GRIDS = ((8, 4), (16, 8), (4096, 1))  # terms with step 1, then terms for each doubled step
 _REACH, _STEP = 13.0, 1 / 24  # E[...] by the trapezoidal rule: exact to rounding if phi is analytic
 
 
@@ -42,19 +45,15 @@ class Table(NamedTuple):
         moments: [2, r], sqrt(E[phi^2]) and E[phi'^2], the first divided by sqrt(q) if phi(0) = 0:
             then a small variance keeps its relative accuracy beside a large one.
         unit: [k, r], w in a basis of its own, in which few of its components differ from zero.
-        first: [r], b_0.
-        rest: [chunks, terms, r], b_n of the terms after it, highest order first.
-        inverse: [chunks, terms], 1 / (n + 1).
-        odd: whether phi is odd, so that only even n occur: a Python bool.
+        nodes: for even and for odd n, the m of the terms n = 2m or 2m + 1 that are kept, ascending.
+        terms: likewise b_n [k, r], with the square root of its weight.
     """
 
     domain: np.ndarray
     moments: np.ndarray
     unit: np.ndarray
-    first: np.ndarray
-    rest: np.ndarray
-    inverse: np.ndarray
-    odd: bool
+    nodes: tuple
+    terms: tuple
 
 
 @functools.cache
@@ -80,7 +79,7 @@ def _chebyshev(count):
 
 
 def _hermite_coefficients(activation, q, tolerance):
-    """E[phi] [r] and b_n [r, N] with the smallest N that leaves out less than the tolerance."""
+    """E[phi] [r] and b_n [r, order], enough to leave out less than the tolerance."""
     for order in _ORDERS:
         z, matrix = _hermite(order)
         x = np.sqrt(q)[:, None] * z
@@ -88,13 +87,10 @@ def _hermite_coefficients(activation, q, tolerance):
             np.asarray(f(tf.constant(x))) for f in (activation.phi, activation.phi_prime)
         )
         b = phi_prime @ matrix
-        total = phi_prime**2 @ matrix[:, 0]
         # Parseval: what the coefficients miss of E[phi'^2] bounds the error at any correlation.
-        missing = np.abs(1 - np.sum(b**2, axis=1) / total)
+        missing = np.abs(1 - np.sum(b**2, axis=1) / (phi_prime**2 @ matrix[:, 0]))
         if np.max(missing) < max(tolerance / 2, 1e-13):
-            tails = np.cumsum((b**2)[:, ::-1], axis=1)[:, ::-1]
-            count = int(np.max(np.sum(tails > tolerance / 2 * total[:, None], axis=1)))
-            return phi @ matrix[:, 0], b[:, :count]
+            return phi @ matrix[:, 0], b
     raise ValueError(
         f"activation {activation.name!r} can't be resolved by {order} Hermite polynomials at "
         f"variance {np.max(q):.3g}: a fraction {np.max(missing):.1e} of E[phi'^2] is missing. Its "
@@ -146,29 +142,74 @@ def build_table(activation, q_low, q_high, dtype=tf.float64):
         )
     # Rotated, the unit vector has few components: half of its squared distance in `pair` is short.
     _, singular, right = np.linalg.svd(unit.T, full_matrices=False)
-    keep = singular > 1e-15 * singular[0]
-    odd = bool(np.max(np.abs(b[:, 1::2]), initial=0.0) < 1e-14 * np.max(np.abs(b)))
-    step = 2 if odd else 1
-    terms = b.T[step::step][::-1]
-    chunks = max(-(-len(terms) // _CHUNK), 1)
-    length = -(-len(terms) // chunks)
-    fill = chunks * length - len(terms)
-    inverse = np.pad(1 / order[step::step][::-1], (fill, 0))
+    keep = singular > 1e-13 * singular[0]
+    points = np.polynomial.chebyshev.chebval(np.linspace(-1, 1, 7), b)
+    points /= np.sqrt(np.sum(points**2, axis=0))
+    nodes, weights = zip(*(_shorten(points[k::2], k, _TOLERANCE[dtype]) for k in (0, 1)))
+    terms = (np.sqrt(w)[:, None] * b.T[k::2][list(m)] for k, m, w in zip((0, 1), nodes, weights))
     return Table(
         np.array([centre, 1 / half, float(vanishes)]),
         moments,
         singular[keep, None] * right[keep],
-        b[:, 0],
-        np.pad(terms, ((fill, 0), (0, 0))).reshape(chunks, length, rank),
-        inverse.reshape(chunks, length),
-        odd,
+        nodes,
+        tuple(terms),
     )
+
+
+def _shorten(b, parity, tolerance):
+    """Terms of one parity that stand for all of them: nodes (m_1, ..., m_k) and weights [k].
+
+    `b` holds b_n at some variances, [m, points] for n = parity + 2 m.
+    """
+    tails = np.cumsum((b**2)[::-1], axis=0)[::-1]
+    count = int(np.max(np.sum(tails > tolerance / 4, axis=0)))
+    one, two = np.triu_indices(b.shape[1])
+    halves = 2.0 ** -np.arange(1, 25)
+    powers = np.concatenate([[1.0], 1 - halves, 1 - 0.75 * halves, np.linspace(0.05, 0.45, 6)])
+    for first, repeats in _GRIDS:
+        nodes = _grid(min(count, len(b)), first, repeats)
+        if len(nodes) == count:
+            break
+        m = np.arange(min(nodes[-1] + 1, len(b)))
+        nodes = nodes[nodes < m.size]
+        products = (b[: m.size, one] * b[: m.size, two]).T[:, None]
+        powers_m = powers[:, None] ** m
+        secants = products * np.cumsum(powers_m, axis=1) / (parity + 2 * m + 1)
+        sums = np.concatenate([products * powers_m, secants]).reshape(-1, m.size)
+        system = np.concatenate([sums[:, nodes], np.sum(sums, axis=1, keepdims=True)], axis=1)
+        matrix, total = system[:, :-1], system[:, -1]
+        # The smallest change of the trapezoidal rule: what the data don't decide stays positive.
+        weights = np.gradient(nodes.astype(float))
+        for _ in range(2):
+            weights = weights + np.linalg.lstsq(matrix, total - matrix @ weights, rcond=1e-14)[0]
+        error = np.max(np.abs(matrix @ weights - total))
+        if np.all(weights > 0) and error < tolerance / 8:
+            return tuple(map(int, nodes)), weights
+    return tuple(range(count)), np.ones(count)
+
+
+def _grid(count, first, repeats):
+    """Integers from 0 with steps that double after `first`, then `repeats` of them, past count."""
+    nodes, step = list(range(min(first, count))), 2
+    while nodes and nodes[-1] + 1 < count:
+        start = nodes[-1] + step // 2
+        nodes += range(start, start + repeats * step, step)
+        step *= 2
+    return np.array(nodes, int)
 
 
 def _tail(coefficients):
     """Size of the last two rows of Chebyshev coefficients relative to the largest."""
     size = np.abs(coefficients)
     return np.max(size[-2:]) / np.max(size)
+
+
+def _image(activation, low, high, weight_variance, bias_variance, share=1.0):
+    """The variances that those in [low, high] become in the next layer."""
+    y = np.linspace(_y(low), _y(high), 9)
+    second = activation.second_moment(np.maximum(y / (1 - y), 1e-100) ** 2)
+    low = weight_variance * share * second.min() + bias_variance
+    return float(low), float(weight_variance * second.max() + bias_variance)
 
 
 def variance_ranges(activation, low, high, depth, weight_variance, bias_variance, share=1.0):
@@ -187,20 +228,15 @@ def variance_ranges(activation, low, high, depth, weight_variance, bias_variance
         Two pairs (low, high); the second is mapped into itself, or covers `depth` layers.
     """
 
-    def image(low, high):
-        y = np.linspace(_y(low), _y(high), 17)
-        second = activation.second_moment(np.maximum((y / (1 - y)) ** 2, 1e-200))
-        low = weight_variance * share * second.min() + bias_variance
-        return low, weight_variance * second.max() + bias_variance
-
     def widened(low, high):  # by more than what lies between the samples, and rounding
-        slack = 1e-3 * (high - low) + 1e-13 * high
+        slack = 1e-2 * (high - low) + 1e-13 * high
         return max(low - slack, 0.0), high + slack
 
-    first, rest = widened(low, high), image(low, high)
+    parameters = weight_variance, bias_variance, share
+    first, rest = widened(low, high), _image(activation, low, high, *parameters)
     for layer in range(1, depth):
         low, high = rest
-        new_low, new_high = image(low, high)
+        new_low, new_high = _image(activation, low, high, *parameters)
         if new_low >= low * (1 - 1e-10) and new_high <= high * (1 + 1e-10):
             break
         # Slow convergence is overtaken: a range that is a little too wide costs little.
@@ -210,80 +246,104 @@ def variance_ranges(activation, low, high, depth, weight_variance, bias_variance
     return first, widened(*rest)
 
 
+def settled_variance(activation, low, high, depth, weight_variance, bias_variance):
+    """(layer, variance) from which on all variances are one to rounding.
+
+    Arguments as of `variance_ranges`; None if that takes more than `depth` or 200 layers.
+    """
+    for layer in range(min(depth, 200)):
+        following = _image(activation, low, high, weight_variance, bias_variance)
+        if max(high, *following) - min(low, *following) < 4e-14 * high:
+            return layer, following[1]
+        low, high = following
+    return None
+
+
 class TabulatedDual:
     """A dual (see `dual`) that evaluates a table."""
 
-    def __init__(self, table, dtype):
-        """Takes a `Table` of arrays or tensors, of static shapes."""
-        *arrays, self._odd = table
-        (
-            self._domain,
-            self._moments,
-            self._unit,
-            self._first,
-            self._rest,
-            self._inverse,
-        ) = (tf.cast(a, dtype) for a in arrays)
+    def __init__(self, table, dtype, variance=None):
+        """Takes a `Table` of arrays or tensors, of static shapes.
+
+        With a variance, a scalar tensor, the dual is that of signals which all have it.
+        """
+        self._domain, self._moments, self._unit = (tf.cast(a, dtype) for a in table[:3])
+        self._nodes = table.nodes
+        self._terms = [tf.cast(a, dtype) for a in table.terms if a.shape[0]]
+        self._fixed = None
+        if variance is not None:
+            q = tf.cast(variance, dtype)
+            self._fixed = self.moments(q), self.side(q)
 
     def _basis(self, q):
-        """Chebyshev polynomials of y(q), [r, ...]."""
-        rank = self._first.shape[0]
+        """sqrt(q), and the Chebyshev polynomials of y(q) [r, ...]."""
+        rank = self._moments.shape[-1]
         positive = q > 0
         root = tf.where(positive, tf.sqrt(tf.where(positive, q, tf.ones_like(q))), tf.zeros_like(q))
         t = (root / (1 + root) - self._domain[0]) * self._domain[1]
-        basis = [tf.ones_like(q), t]
-        while len(basis) < rank:
-            basis.append(2 * t * basis[-1] - basis[-2])
-        return root, tf.stack(basis[:rank])
+        basis = tf.stack([tf.ones_like(t), t, 2 * t * t - 1])
+        while basis.shape[0] < rank:
+            # T_(m + j) = 2 T_m T_j - T_(m - j), for j = 1 ... m at once.
+            basis = tf.concat([basis, 2 * basis[-1] * basis[1:] - basis[-2::-1]], 0)
+        return root, basis[:rank]
 
     def moments(self, q):
         """E[phi(u)^2] and E[phi'(u)^2]."""
+        if self._fixed:
+            return tuple(value + tf.zeros_like(q) for value in self._fixed[0])
         _, basis = self._basis(q)
         root, derivative = tf.unstack(tf.tensordot(self._moments, basis, 1))
         return root * root * tf.where(self._domain[2] > 0, q, tf.ones_like(q)), derivative
 
     def side(self, q):
         """sqrt(q / A), and w and b_n along axes in front."""
+        if self._fixed:
+            return ()
         root, basis = self._basis(q)
         size = tf.tensordot(self._moments[:1], basis, 1)[0]
         ratio = tf.where(self._domain[2] > 0, tf.ones_like(q), root) / size
-        return (
-            ratio,
-            tf.tensordot(self._unit, basis, 1),
-            tf.tensordot(self._first, basis, 1),
-            tf.tensordot(self._rest, basis, 1),
-        )
+        terms = (tf.tensordot(a, basis, 1) for a in self._terms)
+        return ratio, tf.tensordot(self._unit, basis, 1), *terms
 
     def pair(self, side1, side2, gap):
         """The output gap and E[phi' phi'], by Horner's rule over the terms."""
-        (ratio1, unit1, first1, rest1), (ratio2, unit2, first2, rest2) = side1, side2
+        if self._fixed:
+            side1 = side2 = self._fixed[1]
+        (ratio1, unit1, *terms1), (ratio2, unit2, *terms2) = side1, side2
         c = 1 - gap
-        power = c * c if self._odd else c
-        chunks, terms = self._inverse.shape
-
-        def chunk(k, tail, secant, slope):
-            for n in range(terms):
-                product = rest1[k, n] * rest2[k, n]
-                tail = tail + self._inverse[k, n] * product
-                secant = secant * power + tail
-                slope = slope * power + product
-            return k + 1, tail, secant, slope
-
-        zero = tf.zeros_like(gap)
-        state = (0, zero, zero, zero)
-        if chunks > 1:
-            state = tf.while_loop(
-                lambda k, *_: k < chunks, chunk, (tf.constant(0), *state[1:]),
-                maximum_iterations=chunks,
-            )  # fmt: skip
-        elif terms:
-            state = chunk(*state)
-        _, tail, secant, slope = state
-        product = first1 * first2
-        # 1 + c + ... + c^n = 1 + (c + c^2) (1 + c^2 + ...) if n is even.
-        secant = tail + product + (c + power if self._odd else c) * secant
+        secant, slope, kept = 0.0, 0.0, 0
+        for parity, nodes in enumerate(self._nodes):
+            if nodes:
+                sums = _sums(nodes, parity, terms1[kept], terms2[kept], c * c)
+                kept += 1
+                # 1 + c + ... + c^n is 1 + (c + c^2) (1 + c^2 + ...) or (1 + c) (1 + c^2 + ...).
+                tail, tails, value = sums
+                if parity:
+                    secant, slope = secant + (1 + c) * (tail + c * c * tails), slope + c * value
+                else:
+                    secant, slope = secant + tail + (c + c * c) * tails, slope + value
         offset = 0.0
-        for k in range(self._unit.shape[0]):
+        for k in range(0 if self._fixed else self._unit.shape[0]):
             difference = unit1[k] - unit2[k]
             offset = offset + difference * difference
-        return offset / 2 + ratio1 * ratio2 * gap * secant, slope * power + product
+        return offset / 2 + ratio1 * ratio2 * gap * secant, slope
+
+
+def _sums(nodes, parity, terms1, terms2, power):
+    """With x = c^2, S_i = sum_(m >= i) p_m / (n + 1): S_0, sum_i x^i S_(i + 1), sum_m p_m x^m."""
+    jumps, geometric = {1: power}, {1: 1.0}
+    step = 1
+    while len(nodes) > 1 and step < nodes[-1] - nodes[-2]:
+        geometric[2 * step] = geometric[step] * (1 + jumps[step])
+        jumps[2 * step] = jumps[step] * jumps[step]
+        step *= 2
+    tail = tails = value = 0.0
+    for k in reversed(range(len(nodes))):
+        if k + 1 < len(nodes):
+            step = nodes[k + 1] - nodes[k]
+            tails = tails * jumps[step] + tail * geometric[step]
+            value = value * jumps[step]
+        product = terms1[k] * terms2[k]
+        tail = tail + product * (1 / (parity + 2 * nodes[k] + 1))
+        value = value + product
+    return tail, tails, value

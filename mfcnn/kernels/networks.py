@@ -1,5 +1,6 @@
 """Kernels of infinitely wide fully connected and convolutional networks."""
 
+import functools
 import math
 from collections import namedtuple
 
@@ -124,31 +125,41 @@ class _Kernel:
             parts.append(self._deep(x1, x2, scaled, run))
         return parts[0] if len(parts) == 1 else [tf.concat(p, 0) for p in zip(*parts)]
 
-    def _tables(self, low, high, share=1.0):
-        """Tables of the first activation and of all others, () for a closed form.
+    def _stages(self, extremes, share=1.0):
+        """What `recursion.propagate` needs of the activation: runs of layers of one dual.
 
         Args:
-            low: smallest variance after the first affine map.
-            high: largest.
+            extremes: function to the smallest and largest variance after the first affine map.
             share: the smallest sum of taps at a position (below 1 with zero padding).
-        """
-        if self._closed_form is not None:
-            return ()
-        variances = (float(p) for p in self._parameters(tf.float64))
-        ranges = dual_numerical.variance_ranges(
-            self.activation, low, high, self._depths[-1], *variances, share
-        )
-        return tuple(
-            dual_numerical.build_table(self.activation, *r, self.dtype)
-            for r in ranges[: self._depths[-1]]
-        )
 
-    def _duals(self, tables):
-        """The duals of the first activation and of all others."""
+        Returns:
+            A list of (table, variance, stop, depths): `table` is () for a closed form, `variance`
+            is None, or that of all signals.
+        """
+        depths = [d for d in self._depths if d > 0]
         if self._closed_form is not None:
-            return self._closed_form, self._closed_form
-        duals = [dual_numerical.TabulatedDual(table, self.dtype) for table in tables]
-        return duals[0], duals[-1]
+            return [((), None, depths[-1], depths)]
+        extremes, parameters = extremes(), [float(p) for p in self._parameters(tf.float64)]
+        first, rest = dual_numerical.variance_ranges(
+            self.activation, *extremes, depths[-1], *parameters, share
+        )
+        make = functools.partial(dual_numerical.build_table, self.activation, dtype=self.dtype)
+        stages = [(make(*first), None, 1)]
+        if depths[-1] > 1:
+            stages.append((make(*rest), None, depths[-1]))
+        # At the edge of zero padding variances stay apart; and a gradient by them needs their maps.
+        if depths[-1] > 32 and share == 1 and not equal_norm.recording():
+            settled = dual_numerical.settled_variance(
+                self.activation, *extremes, depths[-1] - 16, *parameters
+            )
+            if settled:
+                layer, q = max(settled[0], 2), np.array(settled[1])
+                stages[1:] = [(stages[1][0], None, layer), (make(q, q), q, depths[-1])]
+        below, result = 0, []
+        for table, variance, stop in stages:
+            result.append((table, variance, stop, [d for d in depths if below < d <= stop]))
+            below = stop
+        return result
 
     def _fingerprint(self, log_scale):
         return (
@@ -174,6 +185,13 @@ def identities(x1, x2):
     """Numbers that are equal for equal inputs: int32 [n1] and [n2]."""
     rows = x1 if x2 is None else tf.concat([x1, x2], 0)
     rows = tf.reshape(rows, [tf.shape(rows)[0], -1]) + 0.0
+    if tf.executing_eagerly():
+        # Sums of bits that all differ show in no time that there are no equal inputs.
+        bits = rows.numpy().view(np.int64 if rows.dtype == tf.float64 else np.int32)
+        factors = np.random.default_rng(0).integers(2**62, size=bits.shape[1])
+        if np.unique(np.einsum("ij,j->i", bits, factors)).size == len(bits):
+            ids = tf.range(len(bits))
+            return ids[: x1.shape[0]], ids[0 if x2 is None else x1.shape[0] :]
     _, ids = tf.raw_ops.UniqueV2(x=tf.stop_gradient(rows), axis=[0])
     ids1 = ids[: x1.shape[0]]
     return ids1, ids1 if x2 is None else ids[x1.shape[0] :]
@@ -254,11 +272,18 @@ def _products(a, b):
     """Inner products [n1, n2] of rows; by numpy's BLAS, twice as fast, where no tape listens."""
     if not tf.executing_eagerly() or equal_norm.recording():
         return tf.matmul(a, b, transpose_b=True)
-    return tf.constant(a.numpy() @ b.numpy().T)
+    first = a.numpy()  # one array twice is a symmetric product, at half the cost
+    return tf.constant(first @ (first if a is b else b.numpy()).T)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _first_gap(q1, q2, product, bias_variance):
+    root = recursion.safe_sqrt(q1)[:, None] * recursion.safe_sqrt(q2)[None, :]
+    return tf.clip_by_value((root - product - bias_variance) * recursion.inverse(root), 0, 2)
 
 
 class _FullyConnectedKernel(_Kernel):
-    _layout, _block = "[batch, features]", 160
+    _layout, _block = "[batch, features]", 256
 
     def _check(self, x):
         return x.shape.rank == 2
@@ -279,33 +304,30 @@ class _FullyConnectedKernel(_Kernel):
         q1 = variance(x1)
         q2 = q1 if x2 is None else variance(x2)
 
-        def first_layer(rows, columns):
-            a, b, p1, p2 = (
-                tf.gather(*pair)
-                for pair in ((x1, rows), (second, columns), (q1, rows), (q2, columns))
-            )
-            product = weight_variance * _products(a, b) / features
-            root = recursion.safe_sqrt(p1)[:, None] * recursion.safe_sqrt(p2)[None, :]
-            gap = (root - product - bias_variance) * recursion.inverse(root)
-            return p1, p2, tf.clip_by_value(gap, 0, 2)
+        products = _products(x1, second)
 
-        tables = self._tables(*blocks.extremes(q1, q2)) if self._closed_form is None else ()
+        def first_layer(rows, columns):
+            p1, p2 = tf.gather(q1, rows), tf.gather(q2, columns)
+            product = tf.gather(tf.gather(products, rows), columns, axis=1)
+            return p1, p2, _first_gap(p1, p2, product * (weight_variance / features), bias_variance)
+
+        stages = self._stages(lambda: blocks.extremes(q1, q2))
         work = x1.shape[0] * second.shape[0]
-        function = _compiled(self, scaled, geometry.FullyConnected(), work)
+        function = _compiled(self, stages, scaled, geometry.FullyConnected(), work)
 
         n1, n2 = x1.shape[0], None if x2 is None else x2.shape[0]
         if not scaled and n1 * second.shape[0] >= _INTERPOLATE_FROM and equal_norm.applies(q1, q2):
-            result = self._interpolate(run, n1, n2, q1[0], first_layer, (ids1, ids2), tables)
+            result = self._interpolate(run, n1, n2, q1[0], first_layer, (ids1, ids2), stages)
             if result is not None:
                 return result
 
         def block(rows, columns):
             ids = tf.gather(ids1, rows), tf.gather(ids2, columns)
-            return function(first_layer(rows, columns), ids, tables)
+            return function(first_layer(rows, columns), ids)
 
         return run.grid(block, n1, n2, self._block, [x1, second])
 
-    def _interpolate(self, run, n1, n2, q, first_layer, ids, tables):
+    def _interpolate(self, run, n1, n2, q, first_layer, ids, stages):
         """The kernels by `equal_norm`, or None if they are not resolved."""
         gaps = {}
 
@@ -317,9 +339,9 @@ class _FullyConnectedKernel(_Kernel):
             )
             return None
 
-        size = 512  # wider than `_block`: one pass over a block, with nothing to keep in cache
+        size = 1024  # one pass over a block: there is nothing to keep in cache
         run.visit(first_gaps, n1, n2, size)
-        function = _compiled(self, False, geometry.FullyConnected(), 0)
+        function = _compiled(self, stages, False, geometry.FullyConnected(), 0)
 
         def evaluate(nodes):
             one = tf.reshape(tf.cast(q, self.dtype), [1])
@@ -327,7 +349,7 @@ class _FullyConnectedKernel(_Kernel):
             # The last node is the pair of an input with itself.
             apart = tf.zeros([1], tf.int32), tf.constant([1] * (nodes.size - 1) + [0], tf.int32)
             same = tf.repeat(one, nodes.size)
-            nngp, ntk, _ = function((one, same, gap), apart, tables)
+            nngp, ntk, _ = function((one, same, gap), apart)
             return tf.concat([nngp[:, 0], ntk[:, 0]], 0)
 
         found = equal_norm.Interpolation.find(
@@ -390,18 +412,18 @@ class _ConvolutionalKernel(_Kernel):
                         f"depth={self.depth}"
                     )
         ids1, ids2 = identities(x1, x2)
-        tables = self._tables(
-            *self._range(x1, second, architecture), self._share(architecture, shape)
+        stages = self._stages(
+            lambda: self._range(x1, second, architecture), self._share(architecture, shape)
         )
         work = x1.shape[0] * second.shape[0] * int(np.prod(shape)) ** (1 + (self.readout == "pool"))
-        function = _compiled(self, scaled, architecture, work)
+        function = _compiled(self, stages, scaled, architecture, work)
         order = [rank + 1, *range(1, rank + 1), 0]
         signals1, signals2 = tf.transpose(x1, order), tf.transpose(second, order)
 
         def block(first, other):
             images = tf.gather(signals1, first, axis=-1), tf.gather(signals2, other, axis=-1)
             ids = tf.gather(ids1, first), tf.gather(ids2, other)
-            return function(images, ids, tables)
+            return function(images, ids)
 
         positions = int(np.prod(shape))
         if self.readout == "flatten":
@@ -419,9 +441,7 @@ class _ConvolutionalKernel(_Kernel):
         return weight_variance * _products(x1, x2) / x1.shape[1] + bias_variance
 
     def _range(self, x1, x2, architecture):
-        """Smallest and largest variance after the first convolution, if tables need them."""
-        if self._closed_form is not None:
-            return 0.0, 0.0
+        """Smallest and largest variance after the first convolution."""
         weight_variance, bias_variance = self._parameters(tf.float64)
         rank = x1.shape.rank - 2
         order = [*range(1, rank + 1), 0]
@@ -477,66 +497,71 @@ _COMPILE_DEEP = 400
 _INTERPOLATE_FROM = 2**14
 
 
-def _compiled(kernel, scaled, architecture, work):
+def _compiled(kernel, stages, scaled, architecture, work):
     """The kernel of one block: one compiled function for all variances, depths and inputs.
 
+    Args:
+        kernel: a `_Kernel`.
+        stages: those of `_Kernel._stages`.
+        scaled: whether the NTK is divided by exp(log_scale).
+        architecture: see `geometry`.
+        work: number of pairs of positions.
+
     Returns:
-        A function of (signals, ids1, ids2, tables) to (nngp, ntk, log_scale), where signals are
-        (q1, q2, gap) after the first affine map of a fully connected network, or two images.
+        A function of (signals, ids) to (nngp, ntk, log_scale), where signals are (q1, q2, gap)
+        after the first affine map of a fully connected network, or two images.
     """
+    # Gradients of a compiled loop need to know its length: integers are part of the trace.
+    if not (architecture.shrinks or equal_norm.recording() or not tf.executing_eagerly()):
+        stages = [stage if stage[2] == 1 else _as_tensors(*stage) for stage in stages]
+    leaves = tf.nest.flatten(stages)
+    arrays = [tf.constant(a) for a in leaves if isinstance(a, (np.ndarray, tf.Tensor))]
+    static = [None if isinstance(a, (np.ndarray, tf.Tensor)) else (a,) for a in leaves]
+    layers = kernel._depths[-1]
     convolution = getattr(architecture, "convolution", None)
-    depths = [d for d in kernel._depths if d > 0]
-    tabulated = kernel._closed_form is None
-    shallow = tabulated and depths[0] == 1
-    if shallow:
-        depths = depths[1:]
-    # Gradients of a compiled loop need to know its length.
-    fixed = (
-        architecture.shrinks or equal_norm.recording() or not tf.executing_eagerly() or not depths
-    )
-    jit_compile = work * kernel._depths[-1] > _COMPILE_FROM or kernel._depths[-1] >= _COMPILE_DEEP
-    if tabulated:
-        jit_compile = not equal_norm.recording()
     key = (
         kernel._closed_form,
         kernel.dtype,
-        tuple(depths) if fixed else len(depths),
-        shallow,
+        tuple(static),
         scaled,
         type(architecture),
         convolution and (convolution.profile.tobytes(), *map(str, convolution)),
-        jit_compile,
+        work * layers > _COMPILE_FROM or layers >= _COMPILE_DEEP,
     )
     if key not in _FUNCTIONS:
-        function = _block_function(kernel, scaled, architecture, shallow, depths if fixed else None)
-        _FUNCTIONS[key] = tf.function(function, jit_compile=jit_compile, autograph=False)
-    function = _FUNCTIONS[key]
-    return lambda signals, ids, tables: function(
-        signals, ids, kernel._parameters(), tables, None if fixed else tf.constant(depths, tf.int32)
-    )
+
+        def arranged(arrays):
+            arrays = iter(arrays)
+            return tf.nest.pack_sequence_as(stages, [s[0] if s else next(arrays) for s in static])
+
+        function = _block_function(
+            kernel._closed_form, kernel.dtype, scaled, architecture, arranged
+        )
+        _FUNCTIONS[key] = tf.function(function, jit_compile=key[-1], autograph=False)
+    parameters = kernel._parameters()
+    return lambda signals, ids: _FUNCTIONS[key](signals, ids, parameters, arrays)
 
 
-def _block_function(kernel, scaled, architecture, shallow, fixed_depths):
-    duals, dtype = kernel._duals, kernel.dtype
+def _as_tensors(table, variance, stop, depths):
+    depths = tf.constant(depths, tf.int32) if depths else []
+    return table, variance, tf.constant(stop, tf.int32), depths
 
-    def function(signals, ids, parameters, tables, depths):
+
+def _block_function(closed_form, dtype, scaled, architecture, arranged):
+    def function(signals, ids, parameters, arrays):
         if len(signals) == 2:
             # The first layer in float64 whatever the dtype: it costs little and keeps close pixels.
             wide = [tf.cast(p, tf.float64) for p in parameters]
             signals = recursion.start(*signals, architecture, ids, *wide)
         q1, q2, gap = (tf.cast(t, dtype) for t in signals)
         gap = tf.where(architecture.coincide(*ids, q1.shape[:-1]), tf.zeros_like(gap), gap)
+
+        def dual(table, variance):
+            return closed_form or dual_numerical.TabulatedDual(table, dtype, variance)
+
+        stages = [(dual(table, variance), *when) for table, variance, *when in arranged(arrays)]
         return recursion.propagate(
-            q1,
-            q2,
-            gap,
-            ids,
-            duals(tables),
-            architecture,
-            depths if fixed_depths is None else fixed_depths,
-            parameters,
-            shallow=shallow,
-            scaled=scaled,
+            q1, q2, gap, ids, stages, architecture, parameters, scaled=scaled
         )
 
     return function

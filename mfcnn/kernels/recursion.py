@@ -18,6 +18,7 @@ norms differ by any factor share no cancellation. A pair of an input with itself
 set, and its kernels follow the scalar recursion.
 """
 
+import functools
 import math
 
 import tensorflow as tf
@@ -51,19 +52,20 @@ def _normalise(q, geometry, bias_variance):
     }
 
 
-def _prepare(q, dual, geometry, weight_variance, bias_variance, last):
+def _prepare(q, dual, geometry, weight_variance, bias_variance, last, scaled):
     """What a layer needs of a signal [*spatial, b]: computed once, used by all its pairs."""
     second, slope = dual.moments(q)
     if last:  # the readout follows, and nothing may be left of the image for another convolution
         return {"side": dual.side(q), "weighted": safe_sqrt(weight_variance) * safe_sqrt(second)}
     following = weight_variance * geometry.mix_signal(second) + bias_variance
     signal = _normalise(following, geometry, bias_variance)
+    if scaled:
+        signal["chi"] = weight_variance * tf.reduce_max(slope)
     weighted = safe_sqrt(weight_variance) * safe_sqrt(second)
     return signal | {
         "side": dual.side(q),
         "weighted": weighted,
         "weights": weighted * signal["inverse_norm"],
-        "chi": weight_variance * tf.reduce_max(slope),
     }
 
 
@@ -129,9 +131,7 @@ def start(x1, x2, geometry, ids, weight_variance, bias_variance):
     return one["q"], two["q"], gap
 
 
-def propagate(
-    q1, q2, gap, ids, duals, geometry, depths, parameters, *, shallow=False, scaled=False
-):
+def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
     """From the first pre-activations through the activations to the readout, at several depths.
 
     Args:
@@ -139,34 +139,31 @@ def propagate(
         q2: the same of the second inputs.
         gap: 1 - c of the pairs (see `geometry` for the layout).
         ids: two vectors of integers, equal for equal inputs.
-        duals: (first, rest), the duals of the first activation and of all after it; one object
-            twice where they don't differ.
+        stages: list of (dual, stop, depths): the dual of the layers below `stop`, a scalar that the
+            last stage ignores, and the numbers of hidden layers, ascending, to read out in this
+            stage: a tensor, or a list of integers, which gradients under XLA and shrinking images
+            need, as for `stop`.
         geometry: see `geometry`.
-        depths: numbers of hidden layers at which to read out, ascending and at least one (two if
-            the duals differ): a tensor, or a list of integers, which gradients under XLA and
-            shrinking images need.
         parameters: (weight_variance, bias_variance), scalar tensors.
-        shallow: whether to read out at depth 1 too, before all `depths`.
         scaled: whether the NTK is divided by exp(log_scale) on the way.
 
     Returns:
-        (nngp, ntk, log_scale): kernels [d, ...] over pairs of inputs after the readout, and the
-        logarithms [d] of what the NTKs were divided by (zero unless scaled).
+        (nngp, ntk, log_scale): kernels [depths, ...] over pairs of inputs after the readout, and
+        the logarithms [depths] of what the NTKs were divided by (zero unless scaled).
     """
     weight_variance, bias_variance = parameters
     coincide = geometry.coincide(*ids, q1.shape[:-1])
-    known = isinstance(depths, (list, tuple))
 
     def prepare(q, layer, dual):
-        last = geometry.shrinks and layer == max([1, *depths]) - 1
-        return _prepare(q, dual, geometry, weight_variance, bias_variance, last)
+        last = geometry.shrinks and layer == max(stages[-1][2]) - 1
+        return _prepare(q, dual, geometry, weight_variance, bias_variance, last, scaled)
 
     def activate(dual, one, two, gap):
         side1 = tuple(geometry.first(a) for a in one["side"])
         side2 = tuple(geometry.second(a) for a in two["side"])
         return dual.pair(side1, side2, gap)
 
-    def advance(layer, one, two, gap, theta, log_scale, dual=duals[1]):
+    def advance(dual, next_dual, layer, one, two, gap, theta, log_scale):
         output_gap, slope = activate(dual, one, two, gap)
         weights1, weights2 = geometry.first(one["weights"]), geometry.second(two["weights"])
         difference = weights1 - weights2
@@ -184,10 +181,10 @@ def propagate(
         else:
             theta = theta + covariance
         following = layer + 1
-        signals = (prepare(signal["q"], following, duals[1]) for signal in (one, two))
+        signals = (prepare(signal["q"], following, next_dual) for signal in (one, two))
         return following, *signals, gap, theta, log_scale
 
-    def read(state, dual=duals[1]):
+    def read(dual, state):
         _, one, two, gap, theta, log_scale = state
         output_gap, slope = activate(dual, one, two, gap)
         weighted = geometry.first(one["weighted"]) * geometry.second(two["weighted"])
@@ -195,44 +192,48 @@ def propagate(
         ntk = nngp * tf.exp(-log_scale) + weight_variance * geometry.readout(slope * theta)
         return nngp[None], ntk[None], log_scale[None]
 
-    def forward(state, stop, most=None):
+    def forward(dual, state, stop):
+        step = functools.partial(advance, dual, dual)
         if geometry.shrinks:
             for _ in range(state[0], stop):
-                state = advance(*state)
+                state = step(*state)
             return state
-        return tf.while_loop(
-            lambda layer, *_: layer < stop, advance, state, maximum_iterations=most
-        )
+        known = stop if isinstance(stop, int) else None
+        if known == 0:
+            return state
+        return tf.while_loop(lambda layer, *_: layer < stop, step, state, maximum_iterations=known)
 
-    def unrolled(state):
-        results = []
-        for depth in depths:
-            state = forward(state, depth - 1, depth - 1)
-            results.append(read(state))
-        return results
-
-    def recorded(state):
-        count = depths.shape[0]
-        if count == 1:
-            return [read(forward(state, depths[0] - 1))]
+    def record(dual, state, depths):
+        """Reads out in one loop over depths that are a tensor."""
+        if depths.shape[0] == 1:
+            state = forward(dual, state, depths[0] - 1)
+            return state, read(dual, state)
 
         def one_more(k, state, arrays):
-            state = forward(state, depths[k] - 1)
-            return k + 1, state, [a.write(k, v[0]) for a, v in zip(arrays, read(state))]
+            state = forward(dual, state, depths[k] - 1)
+            return k + 1, state, [a.write(k, v[0]) for a, v in zip(arrays, read(dual, state))]
 
+        count = depths.shape[0]
         arrays = [tf.TensorArray(gap.dtype, count) for _ in range(3)]
-        _, _, arrays = tf.while_loop(
+        _, state, arrays = tf.while_loop(
             lambda k, *_: k < count, one_more, (tf.constant(0), state, arrays)
         )
-        return [[array.stack() for array in arrays]]
+        return state, tuple(array.stack() for array in arrays)
 
     start_root = geometry.first(safe_sqrt(q1)) * geometry.second(safe_sqrt(q2))
-    signals = (prepare(q, 0, duals[0]) for q in (q1, q2))
+    signals = (prepare(q, 0, stages[0][0]) for q in (q1, q2))
     first = 0 if geometry.shrinks else tf.constant(0)
     state = (first, *signals, gap, start_root * (1 - gap), tf.zeros([], gap.dtype))
-    results = [read(state, duals[0])] if shallow else []
-    if not known or depths:
-        if duals[0] is not duals[1]:
-            state = advance(*state, dual=duals[0])
-        results += unrolled(state) if known else recorded(state)
+    results = []
+    for k, (dual, stop, depths) in enumerate(stages):
+        if tf.is_tensor(depths):
+            state, kernels = record(dual, state, depths)
+            results.append(kernels)
+        else:
+            for depth in depths:
+                state = forward(dual, state, depth - 1)
+                results.append(read(dual, state))
+        if k + 1 < len(stages):
+            state = forward(dual, state, stop - 1)
+            state = advance(dual, stages[k + 1][0], *state)
     return tuple(tf.concat(parts, 0) for parts in zip(*results))
