@@ -315,7 +315,7 @@ def _affine(layer, signal):
 
 def _activate(layer, function, signal):
     """An activation given by a layer's argument."""
-    if function is None or function is keras.activations.linear:
+    if function in (None, "linear", keras.activations.linear, activations.get("linear")):
         return signal
     _check_gaussian(layer, signal)
     try:

@@ -66,7 +66,7 @@ def spectrum(kernel_matrix):
 
     Source: NTK paper, section 3 (lambda_max, lambda_rest, kappa).
     """
-    if np.ndim(kernel_matrix) > 2:
+    if np.ndim(kernel_matrix) > 2 and np.size(kernel_matrix):
         stack = np.asarray(kernel_matrix)
         parts = [spectrum(matrix) for matrix in stack.reshape(-1, *stack.shape[-2:])]
         fields = (np.array(field) for field in zip(*parts))

@@ -154,6 +154,17 @@ def test_layers_of_the_ntk_parameterization_have_their_variances():
     assert_close(kernels.from_keras(model)(images(3, 4)), expected, 1e-10)
 
 
+def test_a_linear_activation_is_none():
+    x = np.random.default_rng(0).normal(size=(4, 6))
+    results = [
+        kernels.from_keras(
+            sequential([6], mfcnn.layers.NTKDense(8, linear, 1.7, 0.1), L.ReLU(), dense(1))
+        )(x)
+        for linear in (None, "linear")
+    ]
+    assert_close(*results, 1e-16)
+
+
 def test_frozen_layers_leave_the_ntk():
     x = np.random.default_rng(0).normal(size=(4, 6))
     model = sequential([6], dense(8, activation="relu"), dense(1))
