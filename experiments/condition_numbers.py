@@ -88,7 +88,8 @@ def plot(rows, path):
                 curve = {k: np.array([r[k] for r in chosen]) for k in ("depth", "condition_number",
                          "first_to_second", "chi_1", "leading_order")}  # fmt: skip
                 text = f"{configuration[0]}-{configuration[1]} {name.upper().replace('_', '-')}"
-                y = np.where(np.isfinite(curve["condition_number"]), value(curve), np.nan)
+                # Beyond, the smallest eigenvalue is the rounding of a deep kernel's entries.
+                y = np.where(curve["condition_number"] < 1e14, value(curve), np.nan)
                 line = style or styles[name]
                 axis.plot(curve["depth"], y, line, color=f"C{color}", label=text if label else None)
                 if limit:
