@@ -48,18 +48,15 @@ class Interpolation:
         """Fits the kernels for gaps in the range of the given ones, or returns None.
 
         Args:
-            gaps: iterable of tensors of first-layer gaps.
+            gaps: pairs of tensors, first-layer gaps and marks of pairs of an input with itself.
             evaluate: function of gaps [N] to kernels [fields, N] after all layers.
         """
-        values = [g[(g > _COINCIDENT) & (g < 2)] for g in map(np.asarray, gaps)]
-        values = [g for g in values if g.size]
-        if not values:
+        extents = [tf.stack(_extent(*both)).numpy() for both in gaps]
+        low, high = min(e[0] for e in extents), max(e[1] for e in extents)
+        if not 0 < low <= high < 2:
             return None
-        low, high = (
-            float(np.log(g / (2 - g)))
-            for g in (min(v.min() for v in values), max(v.max() for v in values))
-        )
-        if max(float(np.max(g)) for g in gaps) >= 2 or high - low < 1e-9:
+        low, high = np.log(low / (2 - low)), np.log(high / (2 - high))
+        if high - low < 1e-9:
             return None
         for degree in _DEGREES:
             angles = np.pi * (np.arange(degree) + 0.5) / degree
@@ -81,6 +78,14 @@ class Interpolation:
         """Kernels [fields, ...] at gaps; `same` marks pairs of an input with itself."""
         constants = tf.constant([self._low, self._high, *self._ends], gap.dtype)
         return _evaluate(gap, same, tf.constant(self._coefficients, gap.dtype), constants)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _extent(gap, same):
+    """The smallest and the largest gap of inputs that differ."""
+    apart = tf.logical_not(tf.logical_or(same, gap < _COINCIDENT))
+    zero = tf.zeros_like(gap)
+    return tf.reduce_min(tf.where(apart, gap, zero + 3)), tf.reduce_max(tf.where(apart, gap, zero))
 
 
 @tf.function(jit_compile=True, autograph=False)

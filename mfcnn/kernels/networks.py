@@ -87,7 +87,9 @@ class _Kernel:
         nngp, ntk, scale = values
         values = {"nngp": nngp, "ntk": ntk}
         for field in fields:
-            if tf.executing_eagerly() and not np.isfinite(np.max(np.abs(values[field]))):
+            if tf.executing_eagerly() and not np.all(
+                np.isfinite([np.min(values[field]), np.max(values[field])])
+            ):
                 raise OverflowError(
                     f"the {field} at depth {self.depth} is not finite in {self.dtype.name}: it "
                     "grows exponentially with depth in the chaotic phase. Ask for log_scale=True, "
@@ -308,7 +310,9 @@ class _FullyConnectedKernel(_Kernel):
 
         def first_layer(rows, columns):
             p1, p2 = tf.gather(q1, rows), tf.gather(q2, columns)
-            product = tf.gather(tf.gather(products, rows), columns, axis=1)
+            product = products
+            if product.shape != (len(rows), len(columns)):
+                product = tf.gather(tf.gather(products, rows), columns, axis=1)
             return p1, p2, _first_gap(p1, p2, product * (weight_variance / features), bias_variance)
 
         stages = self._stages(lambda: blocks.extremes(q1, q2))
@@ -341,7 +345,8 @@ class _FullyConnectedKernel(_Kernel):
 
         size = 1024  # one pass over a block: there is nothing to keep in cache
         run.visit(first_gaps, n1, n2, size)
-        function = _compiled(self, stages, False, geometry.FullyConnected(), 0)
+        # Compiled by XLA at any depth: some dozens of nodes would be all overhead.
+        function = _compiled(self, stages, False, geometry.FullyConnected(), np.inf)
 
         def evaluate(nodes):
             one = tf.reshape(tf.cast(q, self.dtype), [1])
@@ -352,9 +357,7 @@ class _FullyConnectedKernel(_Kernel):
             nngp, ntk, _ = function((one, same, gap), apart)
             return tf.concat([nngp[:, 0], ntk[:, 0]], 0)
 
-        found = equal_norm.Interpolation.find(
-            [tf.where(same, tf.ones_like(gap), gap) for gap, same in gaps.values()], evaluate
-        )
+        found = equal_norm.Interpolation.find(gaps.values(), evaluate)
         if found is None:
             return None
 
@@ -519,13 +522,14 @@ def _compiled(kernel, stages, scaled, architecture, work):
     static = [None if isinstance(a, (np.ndarray, tf.Tensor)) else (a,) for a in leaves]
     layers = kernel._depths[-1]
     convolution = getattr(architecture, "convolution", None)
+    profile = convolution and convolution.profile
     key = (
         kernel._closed_form,
         kernel.dtype,
         tuple(static),
         scaled,
         type(architecture),
-        convolution and (convolution.profile.tobytes(), *map(str, convolution)),
+        convolution and (profile.shape, profile.tobytes(), convolution.padding),
         work * layers > _COMPILE_FROM or layers >= _COMPILE_DEEP,
     )
     if key not in _FUNCTIONS:

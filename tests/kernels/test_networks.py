@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import activations, kernels
+from mfcnn.kernels import networks
 from tests.kernels import reference
 
 UNIFORM = np.full((3, 3), 1 / 9)
@@ -140,7 +141,11 @@ def test_inputs_of_any_norm_are_finite_and_right():
 
 @pytest.mark.parametrize(
     "activation",
-    ["erf", "relu", "tanh", "gelu", pytest.param("swish", marks=pytest.mark.slow), "leaky_relu"],
+    ["erf", "relu", "tanh", "gelu", "leaky_relu"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("swish", "sigmoid", "softplus", "linear", "abs", "sin", "cos", "gaussian")
+    ],
 )
 def test_float32_agrees_with_float64(activation):
     # Halved: variances up to 10, the range that is promised for tables.
@@ -219,6 +224,44 @@ def test_gradients_exist_also_at_coincident_points(activation):
 
     slope = (value(1.5 + step) - value(1.5 - step)) / (2 * step)
     np.testing.assert_allclose(gradients[1], slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize("readout", ["flatten", "pool"])
+def test_gradients_of_convolutional_kernels_are_finite_at_coincident_points(readout):
+    x = tf.Variable(inputs(3, 3, 3, 2))
+    x[1].assign(x[0])
+    variances = tf.Variable(1.5, dtype=tf.float64), tf.Variable(0.1, dtype=tf.float64)
+    with tf.GradientTape() as tape:
+        result = kernels.convolutional(2, "erf", *variances, readout=readout)(x)
+        total = tf.reduce_sum(result.nngp * 0.7 + result.ntk)
+    gradients = tape.gradient(total, [x, *variances])
+    assert all(np.all(np.isfinite(g)) for g in gradients)
+
+
+@pytest.mark.parametrize("architecture", ["fcn", "flatten", "pool"])
+def test_all_depths_share_one_compiled_function(architecture, monkeypatch):
+    functions = {}
+    monkeypatch.setattr(networks, "_FUNCTIONS", functions)
+    monkeypatch.setattr(networks, "_COMPILE_FROM", 0)  # XLA at any size
+    for depth in (10, 300):
+        if architecture == "fcn":
+            kernels.fully_connected(depth, "erf", 1.5, 0.1)(inputs(4, 6))
+        else:
+            kernel = kernels.convolutional(depth, "erf", 1.5, 0.1, readout=architecture)
+            kernel(inputs(2, 3, 3, 2))
+    (function,) = functions.values()
+    assert function.experimental_get_tracing_count() == 1
+
+
+def test_equal_norms_give_what_pairs_give():
+    # Enough inputs for the interpolation over the correlation; two of them are equal.
+    x = inputs(130, 40)
+    x /= np.linalg.norm(x, axis=1, keepdims=True) / 6
+    x[1] = x[0]
+    kernel = kernels.fully_connected((3, 60), "erf", 1.9, 0.05)
+    together, row = kernel(x), kernel(x[:1], x)  # one row is below the limit: pair by pair
+    for both, one in zip(together, row):
+        assert np.max(np.abs(both[:, :1] - one)) < 1e-11 * np.max(np.abs(one))
 
 
 def test_gradient_by_inputs_is_the_difference_quotient():
