@@ -90,10 +90,15 @@ class _Kernel:
             if tf.executing_eagerly() and not np.all(
                 np.isfinite([np.min(values[field]), np.max(values[field])])
             ):
+                growth = {
+                    "ntk": "it grows exponentially with depth in the chaotic phase. Ask for "
+                    "log_scale=True, or for float64, or for fewer layers.",
+                    "nngp": "the variance of the signal has no fixed point at this "
+                    "weight_variance. Ask for float64, for fewer layers, or a smaller variance.",
+                }
                 raise OverflowError(
-                    f"the {field} at depth {self.depth} is not finite in {self.dtype.name}: it "
-                    "grows exponentially with depth in the chaotic phase. Ask for log_scale=True, "
-                    "or for float64, or for fewer layers."
+                    f"the {field} at depth {self.depth} is not finite in {self.dtype.name}: "
+                    + growth[field]
                 )
         if isinstance(get, str) and not log_scale:
             return values[get]

@@ -219,6 +219,8 @@ def test_log_scale_keeps_the_chaotic_phase_finite():
     assert np.all(np.isfinite(scaled.ntk)) and scaled.log_scale > 1000
     with pytest.raises(OverflowError, match="log_scale"):
         kernels.fully_connected(3000, "erf", 6.25, 0.25)(x)
+    with pytest.raises(OverflowError, match="no fixed point"):
+        kernels.fully_connected(3000, "relu", 6.25, 0.25)(x, get="nngp", log_scale=True)
     shallow = kernels.fully_connected(30, "erf", 6.25, 0.25)
     scaled = shallow(x, get="ntk", log_scale=True)
     assert_close([scaled.ntk * tf.exp(scaled.log_scale)], [shallow(x, get="ntk")], 1e-13)
