@@ -163,7 +163,7 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
         side2 = tuple(geometry.second(a) for a in two["side"])
         return dual.pair(side1, side2, gap)
 
-    def advance(dual, next_dual, layer, one, two, gap, theta, log_scale):
+    def advance(dual, next_dual, layer, one, two, gap, theta, *log_scale):
         output_gap, slope = activate(dual, one, two, gap)
         weights1, weights2 = geometry.first(one["weights"]), geometry.second(two["weights"])
         difference = weights1 - weights2
@@ -176,16 +176,17 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
         if scaled:
             # T' of a pair is at most the larger T' of its two signals: theta can't overflow.
             growth = tf.maximum(tf.maximum(one["chi"], two["chi"]), 1)
-            log_scale = log_scale + tf.math.log(growth)
-            theta = theta / growth + covariance * tf.exp(-log_scale)
+            log_scale = (log_scale[0] + tf.math.log(growth),)
+            theta = theta / growth + covariance * tf.exp(-log_scale[0])
         else:
             theta = theta + covariance
         following = layer + 1
         signals = (prepare(signal["q"], following, next_dual) for signal in (one, two))
-        return following, *signals, gap, theta, log_scale
+        return following, *signals, gap, theta, *log_scale
 
     def read(dual, state):
-        _, one, two, gap, theta, log_scale = state
+        _, one, two, gap, theta, *rest = state
+        log_scale = rest[0] if scaled else tf.zeros([], gap.dtype)
         output_gap, slope = activate(dual, one, two, gap)
         weighted = geometry.first(one["weighted"]) * geometry.second(two["weighted"])
         nngp = geometry.readout(weighted * (1 - output_gap)) + bias_variance
@@ -223,7 +224,9 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
     start_root = geometry.first(safe_sqrt(q1)) * geometry.second(safe_sqrt(q2))
     signals = (prepare(q, 0, stages[0][0]) for q in (q1, q2))
     first = 0 if geometry.shrinks else tf.constant(0)
-    state = (first, *signals, gap, start_root * (1 - gap), tf.zeros([], gap.dtype))
+    state = (first, *signals, gap, start_root * (1 - gap))
+    if scaled:  # a constant in the state of several loops is an error on the way to XLA
+        state += (tf.zeros([], gap.dtype),)
     results = []
     for k, (dual, stop, depths) in enumerate(stages):
         if tf.is_tensor(depths):

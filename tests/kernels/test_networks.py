@@ -96,6 +96,16 @@ def test_several_depths_in_one_pass_are_the_single_ones(activation, padding):
         assert_close([v[k] for v in together], kernel(depth)(x), 1e-10 if k else 1e-13)
 
 
+def test_several_depths_of_a_tabulated_activation_compile(monkeypatch):
+    monkeypatch.setattr(networks, "_COMPILE_FROM", 0)  # XLA at any size
+    x = inputs(4, 6) / 2
+    together = kernels.fully_connected((1, 8, 90, 100), "tanh", 1.7, 0.1)(x)
+    monkeypatch.undo()
+    for k, depth in ((1, 8), (3, 100)):
+        single = kernels.fully_connected(depth, "tanh", 1.7, 0.1)(x)
+        assert_close([v[k] for v in together], single, 1e-9)  # their tables differ
+
+
 def test_depth_zero_is_the_linear_model():
     x = inputs(4, 3, 3, 2)
     expected = 2 * np.einsum("ahwc,bhwc->ab", x, x) / 18 + 0.3
