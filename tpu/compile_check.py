@@ -46,8 +46,11 @@ IMAGES = {
 }
 CLASSES = 10
 
+# Of the main job's flags, where the check has others.
+DEFAULTS = {"strategy": "tpu", "dataset": "cifar10", "batch_size": 128}
+
 # GiB that the compiler grants a device, as it says when a program is larger.
-HBM = {"v5e": 15.75, "v6e": 31.25, "v5p": 95.74}
+HBM = {"v5e": 15.75, "v6e": 31.25, "v5p": 95.74, "v4": 15.25}
 _CORES = {"v2": 2, "v3": 2, "v4": 2, "tpu7x": 2}  # devices a chip, where not one
 
 
@@ -110,9 +113,8 @@ class Report:
 def define_flags():
     """Defines the flags of the check beside those of the main job."""
     train.define_flags()
-    FLAGS.set_default("strategy", "tpu")
-    FLAGS.set_default("dataset", "cifar10")
-    FLAGS.set_default("batch_size", 128)
+    for name, default in DEFAULTS.items():
+        FLAGS.set_default(name, default)
     flags.DEFINE_string("topology", "v5e:2x2", "Kind and shape of the slice, like v5e:4x4, "
                         "v6e:2x2 or v5p:2x2x1; v5e:1x1 is one chip.")  # fmt: skip
     flags.DEFINE_string("python", sys.executable, "Python that has jax and libtpu.")

@@ -17,8 +17,9 @@ def main(path, topology_name, replicas):
     missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
     if missing:
         return {"missing": missing}
-    # No TPU is looked for, neither on this machine nor by the cloud's metadata server.
-    os.environ.update(TPU_SKIP_MDS_QUERY="1", JAX_PLATFORMS="cpu")
+    # No TPU is looked for, neither on this machine nor by the cloud's metadata server, and none is
+    # locked: another check, or a job on this machine's TPU, may run at the same time.
+    os.environ.update(TPU_SKIP_MDS_QUERY="1", JAX_PLATFORMS="cpu", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     from jax.experimental import topologies
     from jax.extend.mlir import ir
     from jax.interpreters import mlir

@@ -1,4 +1,11 @@
-"""Large kernels in blocks: bounded memory, progress, several devices, and resumption."""
+"""Large kernels in blocks: bounded memory, progress, several devices, and resumption.
+
+Blocks go to all local devices. Inside the scope of a tf.distribute strategy they go to its devices;
+the processes of a multi-worker strategy share them out, and each of them gets the whole kernel:
+
+    with strategy.scope():
+        nngp, ntk = kernel(x)
+"""
 
 import concurrent.futures
 import hashlib
@@ -111,39 +118,73 @@ class Run:
     def _map(self, function, jobs, inputs):
         if not jobs:
             return []
-        bar = keras.utils.Progbar(len(jobs), unit_name="block") if self._progress else None
+        strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
+        # Every process computes all where there are too few blocks to share.
+        worker, workers = _place(strategy) if len(jobs) >= _place(strategy)[1] else (0, 1)
+        mine = range(worker, len(jobs), workers)
+        show = self._progress and worker == 0
+        bar = keras.utils.Progbar(len(mine), unit_name="block") if show else None
         store = _Store(self._output_dir, self._fingerprint, inputs)
-        devices = [d.name for d in tf.config.list_logical_devices()]
-        kinds = {name.split(":")[-2] for name in devices}
-        kind = next(k for k in ("TPU", "GPU", "CPU") if k in kinds)
-        devices = [name for name in devices if name.split(":")[-2] == kind]
+        devices = _devices(strategy)[: len(mine)]
+        results = [None] * len(jobs)
 
-        def run(k, device):
-            result = store.load(jobs[k])
-            if result is None:
-                with tf.device(device):
-                    result = function(*jobs[k])
-                store.save(jobs[k], result)
-            return result
-
-        if len(devices) == 1 or len(jobs) == 1:
-            results = []
-            for k in range(len(jobs)):
-                results.append(run(k, devices[0]))
+        # One queue a device: a device never holds two blocks.
+        def work(queue, device):
+            for k in queue:
+                results[k] = store.load(jobs[k])
+                if results[k] is None:
+                    with tf.device(device):
+                        results[k] = function(*jobs[k])
+                    store.save(jobs[k], results[k])
                 if bar:
                     bar.add(1)
-            return results
-        results = [None] * len(jobs)
-        with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
-            # One queue a device: a device never holds two blocks.
-            def work(d):
-                for k in range(d, len(jobs), len(devices)):
-                    results[k] = run(k, devices[d])
-                    if bar:
-                        bar.add(1)
 
-            list(pool.map(work, range(len(devices))))
-        return results
+        if len(devices) > 1:
+            queues = [mine[d :: len(devices)] for d in range(len(devices))]
+            with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
+                list(pool.map(work, queues, devices))
+        else:
+            work(mine, devices[0] if devices else None)
+        return results if workers == 1 else _exchange(strategy, results)
+
+
+def _devices(strategy):
+    """The devices of a strategy on this host, or all of the fastest kind."""
+    if strategy is not None:
+        return list(strategy.extended.worker_devices)
+    devices = [d.name for d in tf.config.list_logical_devices()]
+    kinds = {name.split(":")[-2] for name in devices}
+    kind = next(k for k in ("TPU", "GPU", "CPU") if k in kinds)
+    return [name for name in devices if name.split(":")[-2] == kind]
+
+
+def _place(strategy):
+    """(index of this process, number of processes) of a strategy."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    spec = resolver.cluster_spec()
+    tasks = [(job, index) for job in sorted(spec.jobs) for index in spec.task_indices(job)]
+    return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
+
+
+def _exchange(strategy, results):
+    """Fills in the results of the other processes, which are None here; all have one shape."""
+    local = strategy.num_replicas_in_sync // _place(strategy)[1]
+    known = next(result for result in results if result is not None)
+    blank = tuple(tf.zeros_like(t) for t in known)
+    filled = [tf.stack(ts) for ts in zip(*(blank if r is None else r for r in results))]
+
+    def contribution(values):
+        first = tf.distribute.get_replica_context().replica_id_in_sync_group % local == 0
+        return [tf.where(first, v, tf.zeros_like(v)) for v in values]
+
+    @tf.function(autograph=False)
+    def total(*values):
+        each = strategy.run(contribution, args=(values,))
+        return [strategy.reduce("SUM", v, axis=None) for v in each]
+
+    return list(zip(*(tf.unstack(t) for t in total(*filled))))
 
 
 def _split(count, size):
@@ -188,8 +229,10 @@ class _Store:
                         "give another directory"
                     )
         else:
-            with open(path, "w", encoding="utf-8") as file:
+            partial = f"{path}.{os.getpid()}.partial"
+            with open(partial, "w", encoding="utf-8") as file:
                 json.dump(problem, file)
+            os.replace(partial, path)
 
     def _path(self, job):
         return os.path.join(self._directory, f"block_{'_'.join(map(str, job))}.npz")

@@ -1,0 +1,128 @@
+"""Several replicas train and compute what one does; bad set-ups are refused with reasons."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mfcnn.training import STRATEGIES, failure, make_strategy, strategy
+from tests.training import on_replicas
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def python(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
+        timeout=300, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    return on_replicas.results(tmp_path_factory.mktemp("single"), None)
+
+
+def assert_same_results(found, single):
+    assert len(found["rows"]) == len(single["rows"]) == 3
+    for row, expected in zip(found["rows"], single["rows"]):
+        # Float32 sums in another order, 12 steps, 7 digits in the file.
+        assert row == pytest.approx(expected, rel=2e-5)
+    np.testing.assert_allclose(found["ntk"], single["ntk"], rtol=1e-13)
+
+
+@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_replicas_have_the_loss_curve_and_the_kernel_of_one(single, tmp_path, replicas):
+    result = python("-m", "tests.training.on_replicas", tmp_path, "mirrored", replicas)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "worker_0.json").read_text())
+    assert_same_results(found, single)
+    refusal = f"batch_size must be a multiple of the {replicas} replicas. Received: 15"
+    assert single["refused"] == "" and refusal in found["refused"]
+
+
+def test_two_processes_have_the_loss_curve_and_the_kernel_of_one(single, tmp_path):
+    result = python(
+        "-m", "tpu.launch", "--processes=2", f"--worker_logs={tmp_path}", "--max_restarts=0",
+        "--", "-m", "tests.training.on_replicas", tmp_path, "multiworker",
+    )  # fmt: skip
+    assert result.returncode == 0, (tmp_path / "worker_0.log").read_text()[-2000:]
+    for worker in (0, 1):
+        found = json.loads((tmp_path / f"worker_{worker}.json").read_text())
+        assert_same_results(found, single)
+    assert len(list((tmp_path / "run" / "checkpoints").glob("*.index"))) == 2
+
+
+def cluster(workers=("a:1", "b:2"), index=0, job="worker"):
+    return json.dumps({"cluster": {"worker": workers}, "task": {"type": job, "index": index}})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "it is not set"),
+        ("{worker}", "it is not JSON"),
+        ("[]", "no cluster of workers"),
+        ('{"cluster": {"worker": ["a:1"]}}', "no task.type or no task.index"),
+        (cluster(index=2), "task.index must be from 0 to 1, not 2"),
+        (cluster(job="chief"), "it has no task chief:0"),
+        (cluster(index="0"), "it has no task worker:0"),
+        (cluster(["a", "b:2"]), "'a' is not host:port"),
+        (cluster(["a:1", "a:1"]), "a:1 is in it twice"),
+        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "worker or chief"),
+    ],
+)
+def test_a_bad_tf_config_is_refused_with_its_problem(monkeypatch, text, problem):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if text is not None:
+        monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match="TF_CONFIG") as error:
+        make_strategy("multiworker")
+    assert problem in str(error.value) and "host0:2222" in str(error.value)
+
+
+def test_a_port_in_use_is_refused(monkeypatch):
+    with strategy.socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("TF_CONFIG", cluster([f"localhost:{port}"]))
+        with pytest.raises(ValueError, match=f"port {port} .* is taken"):
+            make_strategy("multiworker")
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("local", "TPUs not found"),
+        ("", "name is empty"),
+        ("grpc://localhost:1", "refused"),
+        ("grpc://localhost:port", "not grpc://host:port"),
+    ],
+)
+def test_no_tpu_is_an_error_with_its_reason_within_seconds(address, problem):
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match=f"no TPU at tpu='{address}'.*{problem}"):
+        make_strategy("tpu", address)
+    assert time.monotonic() - start < 20
+
+
+def test_an_unknown_strategy_lists_the_known_ones():
+    with pytest.raises(ValueError, match="one of.*mirrored.*'pods'"):
+        make_strategy("pods")
+    assert set(STRATEGIES) == {"default", "mirrored", "multiworker", "tpu"}
+
+
+def test_a_wait_longer_than_its_limit_ends_the_process():
+    program = (
+        "import time; from mfcnn.training.failure import time_limit\n"
+        "with time_limit(0.5, 'The other worker did not come'): time.sleep(60)"
+    )
+    result = python("-c", program)
+    assert result.returncode == failure.EXIT_START_AGAIN
+    assert "did not come (waited 0.5 s)" in result.stderr
