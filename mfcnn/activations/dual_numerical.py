@@ -308,7 +308,7 @@ class TabulatedDual:
     def pair(self, side1, side2, gap):
         """The output gap and E[phi' phi'], by Horner's rule over the terms."""
         if self._fixed:
-            side1 = side2 = self._fixed[1]
+            side1 = side2 = tuple(tf.cast(a, gap.dtype) for a in self._fixed[1])
         (ratio1, unit1, *terms1), (ratio2, unit2, *terms2) = side1, side2
         c = 1 - gap
         secant, slope, kept = 0.0, 0.0, 0

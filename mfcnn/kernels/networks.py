@@ -354,7 +354,7 @@ class _FullyConnectedKernel(_Kernel):
         function = _compiled(self, stages, False, geometry.FullyConnected(), np.inf)
 
         def evaluate(nodes):
-            one = tf.reshape(tf.cast(q, self.dtype), [1])
+            one = tf.reshape(q, [1])
             gap = tf.constant(nodes[None, :], self.dtype)
             # The last node is the pair of an input with itself.
             apart = tf.zeros([1], tf.int32), tf.constant([1] * (nodes.size - 1) + [0], tf.int32)
@@ -547,7 +547,7 @@ def _compiled(kernel, stages, scaled, architecture, work):
             kernel._closed_form, kernel.dtype, scaled, architecture, arranged
         )
         _FUNCTIONS[key] = tf.function(function, jit_compile=key[-1], autograph=False)
-    parameters = kernel._parameters()
+    parameters = kernel._parameters(tf.float64)
     return lambda signals, ids: _FUNCTIONS[key](signals, ids, parameters, arrays)
 
 
@@ -560,13 +560,13 @@ def _block_function(closed_form, dtype, scaled, architecture, arranged):
     def function(signals, ids, parameters, arrays):
         if len(signals) == 2:
             # The first layer in float64 whatever the dtype: it costs little and keeps close pixels.
-            wide = [tf.cast(p, tf.float64) for p in parameters]
-            signals = recursion.start(*signals, architecture, ids, *wide)
-        q1, q2, gap = (tf.cast(t, dtype) for t in signals)
+            signals = recursion.start(*signals, architecture, ids, *parameters)
+        q1, q2, gap = signals
+        gap = tf.cast(gap, dtype)
         gap = tf.where(architecture.coincide(*ids, q1.shape[:-1]), tf.zeros_like(gap), gap)
 
         def dual(table, variance):
-            return closed_form or dual_numerical.TabulatedDual(table, dtype, variance)
+            return closed_form or dual_numerical.TabulatedDual(table, tf.float64, variance)
 
         stages = [(dual(table, variance), *when) for table, variance, *when in arranged(arrays)]
         return recursion.propagate(

@@ -52,21 +52,31 @@ def _normalise(q, geometry, bias_variance):
     }
 
 
-def _prepare(q, dual, geometry, weight_variance, bias_variance, last, scaled):
-    """What a layer needs of a signal [*spatial, b]: computed once, used by all its pairs."""
+def _prepare(q, dual, geometry, weight_variance, bias_variance, last, scaled, dtype):
+    """What a layer needs of a signal [*spatial, b]: computed once, used by all its pairs.
+
+    In float64 whatever the pairs are in: an error of chi_1 that is the same in each layer adds up.
+    """
     second, slope = dual.moments(q)
+
+    def narrow(signal):
+        return tf.nest.map_structure(lambda a: tf.cast(a, dtype), signal)
+
     if last:  # the readout follows, and nothing may be left of the image for another convolution
-        return {"side": dual.side(q), "weighted": safe_sqrt(weight_variance) * safe_sqrt(second)}
+        weighted = safe_sqrt(weight_variance) * safe_sqrt(second)
+        return narrow({"side": dual.side(q), "weighted": weighted, "slope": slope})
     following = weight_variance * geometry.mix_signal(second) + bias_variance
     signal = _normalise(following, geometry, bias_variance)
     if scaled:
         signal["chi"] = weight_variance * tf.reduce_max(slope)
     weighted = safe_sqrt(weight_variance) * safe_sqrt(second)
-    return signal | {
+    signal |= {
         "side": dual.side(q),
         "weighted": weighted,
         "weights": weighted * signal["inverse_norm"],
+        "slope": slope,
     }
+    return narrow(signal) | {"q": signal["q"]}
 
 
 def _pairs(distance, one, two, geometry, coincide):
@@ -135,33 +145,40 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
     """From the first pre-activations through the activations to the readout, at several depths.
 
     Args:
-        q1: variances after the first affine map, [*spatial, b1].
+        q1: variances after the first affine map, [*spatial, b1], in float64.
         q2: the same of the second inputs.
-        gap: 1 - c of the pairs (see `geometry` for the layout).
+        gap: 1 - c of the pairs (see `geometry` for the layout), in the dtype of the kernels.
         ids: two vectors of integers, equal for equal inputs.
         stages: list of (dual, stop, depths): the dual of the layers below `stop`, a scalar that the
             last stage ignores, and the numbers of hidden layers, ascending, to read out in this
             stage: a tensor, or a list of integers, which gradients under XLA and shrinking images
             need, as for `stop`.
         geometry: see `geometry`.
-        parameters: (weight_variance, bias_variance), scalar tensors.
+        parameters: (weight_variance, bias_variance), scalar tensors, in float64.
         scaled: whether the NTK is divided by exp(log_scale) on the way.
 
     Returns:
         (nngp, ntk, log_scale): kernels [depths, ...] over pairs of inputs after the readout, and
         the logarithms [depths] of what the NTKs were divided by (zero unless scaled).
     """
-    weight_variance, bias_variance = parameters
+    weight_variance, bias_variance = (tf.cast(p, gap.dtype) for p in parameters)
     coincide = geometry.coincide(*ids, q1.shape[:-1])
+
+    def coinciding(spatial):
+        return geometry.coincide(*ids, spatial) if geometry.shrinks else coincide
 
     def prepare(q, layer, dual):
         last = geometry.shrinks and layer == max(stages[-1][2]) - 1
-        return _prepare(q, dual, geometry, weight_variance, bias_variance, last, scaled)
+        return _prepare(q, dual, geometry, *parameters, last, scaled, gap.dtype)
 
     def activate(dual, one, two, gap):
         side1 = tuple(geometry.first(a) for a in one["side"])
         side2 = tuple(geometry.second(a) for a in two["side"])
-        return dual.pair(side1, side2, gap)
+        output_gap, slope = dual.pair(side1, side2, gap)
+        if gap.dtype == tf.float32:
+            same = coinciding(one["slope"].shape[:-1])
+            slope = tf.where(same, geometry.first(one["slope"]), slope)
+        return output_gap, slope
 
     def advance(dual, next_dual, layer, one, two, gap, theta, *log_scale):
         output_gap, slope = activate(dual, one, two, gap)
@@ -170,7 +187,7 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
         distance = geometry.mix_pair(difference * difference + 2 * weights1 * weights2 * output_gap)
         distance = distance + _bias_distance(one, two, geometry)
         distance = distance + geometry.beyond_edge(one["weights"] ** 2, two["weights"] ** 2)
-        same = geometry.coincide(*ids, one["q"].shape[:-1]) if geometry.shrinks else coincide
+        same = coinciding(one["q"].shape[:-1])
         gap, covariance = _pairs(distance, one, two, geometry, same)
         theta = weight_variance * geometry.mix_pair(slope * theta)
         if scaled:
@@ -221,7 +238,8 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
         )
         return state, tuple(array.stack() for array in arrays)
 
-    start_root = geometry.first(safe_sqrt(q1)) * geometry.second(safe_sqrt(q2))
+    root1, root2 = (tf.cast(safe_sqrt(q), gap.dtype) for q in (q1, q2))
+    start_root = geometry.first(root1) * geometry.second(root2)
     signals = (prepare(q, 0, stages[0][0]) for q in (q1, q2))
     first = 0 if geometry.shrinks else tf.constant(0)
     state = (first, *signals, gap, start_root * (1 - gap))

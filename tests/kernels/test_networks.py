@@ -170,6 +170,17 @@ def test_float32_agrees_with_float64(activation):
         assert_close([v.numpy().astype(float) for v in single], double, 1e-5)
 
 
+@pytest.mark.parametrize("readout", ["flatten", "pool"])
+def test_float32_agrees_with_float64_deep_in_the_chaotic_phase(readout):
+    # chi_1 = 1.4: an error of chi_1 that is the same in each of 100 layers would add up.
+    x = inputs(3, 4, 4, 2) / 2
+    single, double = (
+        kernels.convolutional(100, "erf", 2.25, 0.09, readout=readout, dtype=dtype)(x)
+        for dtype in ("float32", "float64")
+    )
+    assert_close([v.numpy().astype(float) for v in single], double, 1e-5)
+
+
 @pytest.mark.parametrize("weight_variance", [0.01, 1.5, 10.0])
 def test_tanh_equals_one_layer_quadrature(weight_variance):
     x = inputs(4, 6)
