@@ -26,6 +26,10 @@ CASES = {
     "fcn_erf_100": ("fcn", "erf", (1000, 3072), 100, "float64", 2.25, 0.09),
     "fcn_relu_100": ("fcn", "relu", (1000, 3072), 100, "float64", 2.0, 0.09),
     "fcn_equal_norm_100": ("fcn_equal", "erf", (1000, 3072), 100, "float64", 1.2, 0.1),
+    "cnn_f_relu_20": ("flatten", "relu", (20, 8, 8, 3), 20, "float64", 2.0, 0.09),
+    "cnn_p_relu_20": ("pool", "relu", (6, 8, 8, 3), 20, "float64", 2.0, 0.09),
+    "cnn_f_erf_20": ("flatten", "erf", (20, 8, 8, 3), 20, "float64", 2.25, 0.09),
+    "cnn_p_erf_20": ("pool", "erf", (6, 8, 8, 3), 20, "float64", 2.25, 0.09),
     "cnn_f_10": ("flatten", "erf", (100, 8, 8, 3), 10, "float64", 2.25, 0.09),
     "cnn_f_100": ("flatten", "erf", (100, 8, 8, 3), 100, "float64", 2.25, 0.09),
     "cnn_f_100_float32": ("flatten", "erf", (100, 8, 8, 3), 100, "float32", 2.25, 0.09),
@@ -33,10 +37,18 @@ CASES = {
     "cnn_p_100": ("pool", "erf", (20, 8, 8, 3), 100, "float64", 2.25, 0.09),
     "cnn_p_100_float32": ("pool", "erf", (20, 8, 8, 3), 100, "float32", 2.25, 0.09),
 }
-# Without a rival: tanh, which it does not have, and depth where it overflows.
+# Without a rival, as a ratio to another case of our own: tanh, which it does not have, and depths.
 ALONE = {
-    "fcn_tanh_100": ("fcn", "tanh", (1000, 3072), 100, "float64", 2.25, 0.09),
-    "fcn_equal_norm_10000": ("fcn_equal", "erf", (1000, 3072), 10000, "float64", 1.2, 0.1),
+    "fcn_tanh_100": (("fcn", "tanh", (1000, 3072), 100, "float64", 2.25, 0.09), "fcn_erf_100"),
+    "cnn_f_tanh_100": (
+        ("flatten", "tanh", (100, 8, 8, 3), 100, "float64", 2.25, 0.09),
+        "cnn_f_100",
+    ),
+    "cnn_p_tanh_100": (("pool", "tanh", (20, 8, 8, 3), 100, "float64", 2.25, 0.09), "cnn_p_100"),
+    "fcn_equal_norm_10000": (
+        ("fcn_equal", "erf", (1000, 3072), 10000, "float64", 1.2, 0.1),
+        "fcn_equal_norm_100",
+    ),
 }
 
 
@@ -142,7 +154,7 @@ def timed(function, x):
 
 def compare(name, python, repeats):
     """One case: compilation, agreement, then alternating times."""
-    case = CASES.get(name) or ALONE[name]
+    case = CASES.get(name) or ALONE[name][0]
     x = make_inputs(case)
     mine = mfcnn_function(case)
     result, first = timed(mine, x)
@@ -164,7 +176,14 @@ def compare(name, python, repeats):
                 rival_times.append(rival(name, path))
             rival.close()
     else:
-        times = [timed(mine, x)[1] for _ in range(repeats)]
+        other = ALONE[name][1]
+        other_x, other_function = make_inputs(CASES[other]), mfcnn_function(CASES[other])
+        other_function(other_x)
+        other_times = []
+        for _ in range(repeats):
+            times.append(timed(mine, x)[1])
+            other_times.append(timed(other_function, other_x)[1])
+        row |= {f"ratio_to_{other}": min(times) / min(other_times)}
     row |= {"seconds": min(times), "compilation": first - min(times)}
     if rival:
         row |= {
