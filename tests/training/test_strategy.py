@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from mfcnn.training import STRATEGIES, failure, make_strategy, strategy
+from mfcnn.training import STRATEGIES, failure, make_strategy, records, strategy
 from tests.training import on_replicas
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,7 +37,8 @@ def assert_same_results(found, single):
     np.testing.assert_allclose(found["ntk"], single["ntk"], rtol=1e-13)
 
 
-@pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [2, 4])
 def test_replicas_have_the_loss_curve_and_the_kernel_of_one(single, tmp_path, replicas):
     result = python("-m", "tests.training.on_replicas", tmp_path, "mirrored", replicas)
     assert result.returncode == 0, result.stderr
@@ -55,7 +57,45 @@ def test_two_processes_have_the_loss_curve_and_the_kernel_of_one(single, tmp_pat
     for worker in (0, 1):
         found = json.loads((tmp_path / f"worker_{worker}.json").read_text())
         assert_same_results(found, single)
+        assert "batch_size must be a multiple of the 2 replicas" in found["refused"]
     assert len(list((tmp_path / "run" / "checkpoints").glob("*.index"))) == 2
+
+
+def train(*arguments):
+    return [
+        "-m", "experiments.train", "--depth=12", "--filters=4", "--batch_size=16", "--steps=200",
+        "--eval_every=20", "--checkpoint_every=10", "--nojit_compile", *arguments
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_killed_in_the_middle_leaves_the_same_result(tmp_path, victim):
+    assert python(*train(f"--output_dir={tmp_path / 'single'}")).returncode == 0
+    launcher = subprocess.Popen(
+        [
+            sys.executable, "-m", "tpu.launch", "--processes=2", f"--worker_logs={tmp_path}", "--",
+            *train("--strategy=multiworker", f"--output_dir={tmp_path / 'two'}")
+        ],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "two" / "checkpoints" / "ckpt-60.index").exists():
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    children = pathlib.Path(f"/proc/{launcher.pid}/task").glob("*/children")
+    workers = [int(pid) for path in children for pid in path.read_text().split()]
+    mark = f'"index": {victim}}}'.encode()
+    (pid,) = [p for p in workers if mark in pathlib.Path(f"/proc/{p}/environ").read_bytes()]
+    os.kill(pid, signal.SIGKILL)
+    _, errors = launcher.communicate(timeout=300)
+    assert launcher.returncode == 0
+    assert f"Worker {victim} ended with status -9" in errors
+    assert f"Worker {1 - victim} ended with status 75" in errors
+    single, two = (records.MetricsFile(tmp_path / run / "metrics.csv", ["step"]).rows()
+                   for run in ("single", "two"))  # fmt: skip
+    assert len(two) == len(single) == 10
+    for row, expected in zip(two, single):
+        assert row == pytest.approx(expected, rel=1e-4)
 
 
 def cluster(workers=("a:1", "b:2"), index=0, job="worker"):
