@@ -162,6 +162,7 @@ _FLAGS = {
     "filters": (flags.DEFINE_integer, "Channels of the deep block.", {"lower_bound": 1}),
     "activation": (flags.DEFINE_enum, "Activation.", {"enum_values": ACTIVATIONS}),
     "padding": (flags.DEFINE_enum, "same (zeros) or circular.", {"enum_values": layers.PADDINGS}),
+    "strides": (flags.DEFINE_list, "Strides of the stem's convolutions.", {}),
     "readout": (flags.DEFINE_enum, "pool or flatten.", {"enum_values": models.READOUTS}),
     "optimizer": (flags.DEFINE_enum, "Optimizer.", {"enum_values": train.OPTIMIZERS}),
     "learning_rate": (flags.DEFINE_string, "A number or auto, see experiments.train.", {}),
@@ -187,7 +188,8 @@ def network_settings(**values):
     """The settings of a sweep of vanilla CNNs: those given, and for the rest of `_FLAGS` these."""
     return {
         "dataset": "mnist", "subset": None, "test_subset": None, "resize": None, "filters": 16,
-        "activation": "tanh", "padding": "circular", "readout": "pool", "optimizer": "adam",
+        "activation": "tanh", "strides": ["1", "2", "2"], "padding": "circular",
+        "readout": "pool", "optimizer": "adam",
         "learning_rate": "auto", "batch_size": 32, "steps": 200, "eval_every": 100,
         "checkpoint_every": None, "steps_per_execution": 10, "jit_compile": None,
         "strategy": "default", "tpu": "local",
@@ -196,7 +198,9 @@ def network_settings(**values):
 
 # What is compiled into a program; all else is values of variables. The start gives the scales of
 # readout and biases where they are not set.
-_PROGRAM = ("depth", "filters", "activation", "padding", "readout", "readout_scale", "optimizer")
+_PROGRAM = (
+    "depth", "filters", "activation", "strides", "padding", "readout", "readout_scale", "optimizer"
+)  # fmt: skip
 _START = ("q_star", "weight_variance", "bias_variance")
 
 
@@ -245,7 +249,7 @@ class Networks:
         else:
             self._trainer = training.Trainer(
                 *make, self.dataset, folder, strategy=self.strategy,
-                jit_compile=train.jit_compile(config), eval_every=config["eval_every"],
+                jit_compile=train.jit_compile(config, self.dataset.image_shape), eval_every=config["eval_every"],
                 checkpoint_every=config["checkpoint_every"],
                 steps_per_execution=config["steps_per_execution"],
                 eval_batch_size=EVAL_BATCH_SIZE, title=title,
