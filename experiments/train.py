@@ -96,8 +96,8 @@ def define_flags(flag_values=FLAGS):
         "precision", "float32", PRECISIONS,
         "Of the computation; variables and loss are float32 in every case.",
     )  # fmt: skip
-    define.boolean("jit_compile", None, "XLA for the step; by default on, but on a CPU only "
-                         "for up to 48 filters, where it is faster.")  # fmt: skip
+    define.boolean("jit_compile", None, "XLA for the step; by default where it is faster: "
+                         "always, but on a CPU only for small layers.")  # fmt: skip
     define.integer("steps_per_execution", 10, "Steps in one call.", lower_bound=1)
     define.string("output_dir", "runs/train", "Where the run is kept.")
     for name in ("q_star", "weight_variance"):
@@ -165,9 +165,7 @@ def theory(config, image_shape):
     weight_variance, bias_variance, _ = models.initial_variances(
         activation, depth, config["q_star"], config["weight_variance"], config["bias_variance"]
     )
-    sides = list(image_shape[:2])
-    for stride in stem_strides(config):
-        sides = [math.ceil(side / stride) for side in sides]
+    sides = _sides(config, image_shape)
     verdict = meanfield.trainability(
         activation,
         weight_variance,
@@ -224,6 +222,14 @@ def stem_strides(config):
     return tuple(int(stride) for stride in config["strides"])
 
 
+def _sides(config, image_shape):
+    """Height and width of the deep block's images."""
+    sides = list(image_shape[:2])
+    for stride in stem_strides(config):
+        sides = [math.ceil(side / stride) for side in sides]
+    return sides
+
+
 def make_model(config, image_shape, classes):
     """The vanilla CNN of the flags."""
     return models.vanilla_cnn(
@@ -246,7 +252,7 @@ def make_model(config, image_shape, classes):
     )
 
 
-def jit_compile(config):
+def jit_compile(config, image_shape):
     """Whether XLA compiles the step: as given, else where it is faster."""
     if config["jit_compile"] is not None:
         return config["jit_compile"]
@@ -254,8 +260,10 @@ def jit_compile(config):
         return False
     if config["strategy"] == "tpu" or tf.config.list_physical_devices("GPU"):
         return True
-    # Each logical CPU would compile a program of its own.
-    return config["filters"] <= 48 and config["strategy"] != "mirrored"
+    if config["strategy"] == "mirrored":
+        return False  # each logical CPU would compile a program of its own
+    positions = config["batch_size"] * math.prod(_sides(config, image_shape))
+    return layers.xla_is_faster(config["filters"], positions)
 
 
 def run(config, output_dir):
@@ -291,7 +299,7 @@ def run(config, output_dir):
         dataset,
         directory,
         strategy=strategy,
-        jit_compile=jit_compile(config),
+        jit_compile=jit_compile(config, dataset.image_shape),
         fused=config["fused"],
         eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"],

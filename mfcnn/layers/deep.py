@@ -14,11 +14,11 @@ from mfcnn.layers.deep_loop import DeepLoop
 from mfcnn.layers.memory import DEFAULT_BUDGET, choose_checkpoint_levels
 from mfcnn.layers.periodic import PeriodicConvolution
 
-__all__ = ["DeepConvolution", "DeepDense"]
+__all__ = ["DeepConvolution", "DeepDense", "xla_is_faster"]
 
-# The convolution of XLA on CPU is ten to twenty times slower inside a loop than outside, a matrix
-# product is not; the library's convolution wins only uncompiled and with many channels.
-_MATMUL_MAX_CHANNELS = 48
+# Elements of an activation from which the library's convolution beats XLA on a CPU, measured by
+# benchmarks/convolution_forms.py: below, what an op costs beside its arithmetic decides.
+_XLA_MAX_ELEMENTS = 2**14
 
 
 class _DeepStack(keras.layers.Layer):
@@ -209,8 +209,8 @@ class DeepConvolution(_DeepStack):
         kernel_initializer: any Keras initializer, drawn independently for each layer.
         bias_initializer: the same for the biases.
         use_bias: whether there are biases.
-        form: "library", "matmul" (see `mfcnn.layers.convolution`) or "auto", which on a CPU takes
-            "matmul" under XLA or for few channels, else "library".
+        form: "library", "matmul" (see `mfcnn.layers.convolution`) or "auto", which takes
+            "matmul" under XLA on a CPU, else "library".
         checkpoint_levels: 0 keeps every pre-activation for the backward pass, 1 of the order
             sqrt(depth), 2 of the order cbrt(depth). None takes the first of these that fits in
             memory_budget.
@@ -287,7 +287,7 @@ class DeepConvolution(_DeepStack):
         self._build_stack(input_shape, (size, size, self.filters, self.filters), (self.filters,))
 
     def _linear(self, x, kernel):
-        form = _fastest_form(self.filters) if self.form == "auto" else self.form
+        form = _fastest_form() if self.form == "auto" else self.form
         return convolve(x, kernel, self.padding, form)
 
     def _stock_layer(self, name):
@@ -383,12 +383,30 @@ class DeepDense(_DeepStack):
         return {**super().get_config(), "units": self.units}
 
 
-def _fastest_form(filters):
-    """The form of the convolution for the program that is being traced."""
+def _fastest_form():
+    """The form of the convolution for the program that is being traced.
+
+    XLA's own convolution on a CPU is ten to twenty times slower inside a loop than outside, a
+    matrix product is not; uncompiled the library's is the faster at every size.
+    """
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
         return "library"
-    few = filters <= _MATMUL_MAX_CHANNELS
-    return "matmul" if few or _compiled_by_xla() else "library"
+    return "matmul" if _compiled_by_xla() else "library"
+
+
+def xla_is_faster(filters, positions):
+    """Whether a step of a deep convolution is faster compiled by XLA.
+
+    Args:
+        filters: channels.
+        positions: batch size of one replica times height times width.
+
+    Returns:
+        True on a GPU or TPU; on a CPU by a measured table (benchmarks/convolution_forms.py).
+    """
+    if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
+        return True
+    return filters * positions <= _XLA_MAX_ELEMENTS
 
 
 def _compiled_by_xla():

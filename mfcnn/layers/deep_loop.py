@@ -26,6 +26,7 @@ import tensorflow as tf
 # the public API can stop one tape, but not those of the callers.
 from tensorflow.python.eager.forwardprop_util import pack_tangents
 from tensorflow.python.eager.record import record_operation_forwardprop_only, stop_recording
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 __all__ = ["DeepLoop", "checkpoint_strides"]
 
@@ -116,8 +117,14 @@ class DeepLoop:
             stride = checkpoint_strides(depth, self.checkpoint_levels)[0]
             z, arrays = self._checkpoint(z, parameters, 1, depth, depth - 1, stride)
             z = self._advance(z, parameters, _last_start(1, depth, stride), depth)
-            checkpoints = tuple(array.stack() for array in arrays)
+            checkpoints = self._keep(arrays)
         return self.activation(z), (z, checkpoints)
+
+    def _keep(self, arrays):
+        """Arrays as what may leave a function: under XLA stacked, else as they are, uncopied."""
+        if self.jit_compile or GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+            return tuple(array.stack() for array in arrays)
+        return tuple(array.flow for array in arrays)
 
     def _transition(self, z, parameters, layer):
         return self.affine(self.activation(z), _layer(parameters, layer))
@@ -185,7 +192,7 @@ class DeepLoop:
         gradients = sink.empty()
         if depth > 1:
             strides = checkpoint_strides(depth, self.checkpoint_levels)
-            read = functools.partial(_layer, checkpoints)
+            read = functools.partial(_read, checkpoints, z)
             d_z, gradients = self._segments(
                 read, parameters, d_z, gradients, 1, depth, strides, sink
             )
@@ -354,6 +361,16 @@ def _layer(parameters, layer):
     return tuple(tf.gather(p, layer) for p in parameters)
 
 
+def _read(kept, like, index):
+    """The tensors that `DeepLoop._keep` kept at an index; `like` has their dtypes and shapes."""
+    if kept[0].dtype != tf.variant:
+        return _layer(kept, index)
+    return tuple(
+        tf.ensure_shape(tf.TensorArray(t.dtype, flow=flow).read(index), t.shape)
+        for flow, t in zip(kept, like)
+    )
+
+
 def _halves(sequence):
     middle = len(sequence) // 2
     return tuple(sequence[:middle]), tuple(sequence[middle:])
@@ -368,7 +385,7 @@ def _write(arrays, index, values):
 
 
 def _for(start, stop, step, body, carry, unroll):
-    """carry <- body(index, *carry) for index in range(start, stop, step), as a tf loop.
+    """The carry after carry <- body(index, *carry) for index in range(start, stop, step).
 
     `unroll` turns make one turn of the loop; those that are left over take a second loop.
     """

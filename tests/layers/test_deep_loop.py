@@ -125,6 +125,17 @@ def test_every_depth_and_level_of_checkpoints_gives_the_same_gradients(depth, le
     assert worst(found, expected) < TOLERANCE
 
 
+@pytest.mark.parametrize("unroll", [2, 3])
+@pytest.mark.parametrize("levels", [0, 1, 2])
+@pytest.mark.parametrize("depth", [2, 9])
+def test_unrolled_turns_and_those_left_over_give_the_same_gradients(depth, levels, unroll):
+    arguments = draw(depth, 3)
+    loop = make_loop("same", "library", levels, unroll=unroll)
+    found = value_and_gradients(lambda *a: looped(loop, *a), arguments)
+    expected = value_and_gradients(lambda *a: unrolled(*a, "same"), arguments)
+    assert worst(found, expected) < TOLERANCE
+
+
 @pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("product", [hessian_vector_product, jacobian_vector_product])
