@@ -6,6 +6,7 @@ only end the process. Nothing is lost, since a run goes on from its last checkpo
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 
@@ -16,6 +17,8 @@ __all__ = ["EXIT_START_AGAIN", "PeerLostError", "leave", "lost_peers", "time_lim
 # EX_TEMPFAIL of sysexits.h: the same command, started again, goes on from the last checkpoint.
 EXIT_START_AGAIN = 75
 
+_GRACE = 2.0  # seconds between the two ends of a wait
+
 
 class PeerLostError(RuntimeError):
     """Another worker left or cannot be reached; the same command goes on from the checkpoint."""
@@ -23,11 +26,14 @@ class PeerLostError(RuntimeError):
 
 @contextlib.contextmanager
 def time_limit(seconds, message):
-    """Ends the whole process with EXIT_START_AGAIN if the block takes longer.
+    """Ends the whole process if the block takes longer; for the main thread.
+
+    With status EXIT_START_AGAIN, or, where the block waits in native code that lets no Python run,
+    by SIGALRM, which the kernel carries out, a few seconds later.
 
     Args:
         seconds: the limit; None for none.
-        message: written to stderr at the end.
+        message: what then happened, written to stderr beforehand and at the end.
     """
     if seconds is None:
         yield
@@ -35,9 +41,15 @@ def time_limit(seconds, message):
     timer = threading.Timer(seconds, leave, [f"{message} (waited {seconds:g} s)"])
     timer.daemon = True
     timer.start()
+    sys.stderr.write(f"Waiting for at most {seconds:g} s. If it ends here: {message}\n")
+    sys.stderr.flush()
+    handler = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds + _GRACE)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
         timer.cancel()
 
 

@@ -45,8 +45,8 @@ def make_strategy(name="default", tpu="local", timeout=300.0):
             "multiworker" (hosts of the TF_CONFIG environment variable, one process each) or
             "tpu".
         tpu: for "tpu": "local" on a TPU VM, a TPU's name, or the address grpc://host:port.
-        timeout: seconds to wait for the other hosts or the TPU. Then the process ends with
-            status 75 and a message on stderr.
+        timeout: seconds to wait for the other hosts or the TPU. Then the process ends, with a
+            message on stderr, with status 75 or by SIGALRM, see `failure.time_limit`.
 
     Returns:
         A `tf.distribute.Strategy`.

@@ -13,6 +13,7 @@ import pytest
 
 from mfcnn.training import STRATEGIES, failure, make_strategy, records, strategy
 from tests.training import on_replicas
+from tpu import launch
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -150,6 +151,15 @@ def test_no_tpu_is_an_error_with_its_reason_within_seconds(address, problem):
     with pytest.raises(RuntimeError, match=f"no TPU at tpu='{address}'.*{problem}"):
         make_strategy("tpu", address)
     assert time.monotonic() - start < 20
+
+
+def test_a_worker_whose_peer_never_comes_ends_in_time_and_names_it():
+    ports = launch.free_ports(2)
+    workers = [f"localhost:{port}" for port in ports]
+    program = "from mfcnn.training import make_strategy; make_strategy('multiworker', timeout=1.0)"
+    result = python("-c", program, TF_CONFIG=cluster(workers))
+    assert result.returncode in (failure.EXIT_START_AGAIN, -signal.SIGALRM)
+    assert f"Not all of the other workers came: {workers[1]}" in result.stderr
 
 
 def test_an_unknown_strategy_lists_the_known_ones():
