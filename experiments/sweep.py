@@ -249,7 +249,8 @@ class Networks:
         else:
             self._trainer = training.Trainer(
                 *make, self.dataset, folder, strategy=self.strategy,
-                jit_compile=train.jit_compile(config, self.dataset.image_shape), eval_every=config["eval_every"],
+                jit_compile=train.jit_compile(config, self.dataset.image_shape),
+                eval_every=config["eval_every"],
                 checkpoint_every=config["checkpoint_every"],
                 steps_per_execution=config["steps_per_execution"],
                 eval_batch_size=EVAL_BATCH_SIZE, title=title,
