@@ -66,15 +66,14 @@ def main(_):
     """Trains all networks, writes the table, draws the figure, prints the loss with depth."""
     settings = common.settings(
         quick=sweep.network_settings(
-            depths=["4", "8", "16", "32", "64"], profiles=list(PROFILES), seeds=1,
-            filters=16, resize=14, subset=2000, test_subset=1000, steps=300, eval_every=300,
-            readout="flatten",
+            depths=["4", "8", "16", "32", "64"], profiles=list(PROFILES), seeds=2,
+            resize=14, subset=2000, test_subset=1000, steps=300, eval_every=300, padding="same",
         ),
         paper={
             "dataset": "cifar10", "depths": ["5", "10", "20", "35", "50", "75", "100", "150", "200",
                                              "259"],
             "filters": 256, "resize": None, "subset": None, "test_subset": None, "steps": 100_000,
-            "eval_every": 1000, "checkpoint_every": 1000, "batch_size": 128, "readout": "pool",
+            "eval_every": 1000, "checkpoint_every": 1000, "batch_size": 128,
         },
     )  # fmt: skip
     directory = sweep.open_sweep(settings)

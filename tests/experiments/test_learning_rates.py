@@ -1,0 +1,42 @@
+"""The theoretical rate is where training breaks."""
+
+import numpy as np
+import pytest
+
+from experiments import learning_rates, max_learning_rate
+from experiments.dense_networks import DenseNetworks
+from tests.experiments.sweeping import assert_figure, assert_two_kills_change_nothing
+
+
+@pytest.mark.parametrize(("rho", "falls"), [(0.9, True), (10, False)])
+def test_a_linear_network_trains_below_eta_theory_and_not_above(rho, falls, tmp_path):
+    """Depth 0 is linear in its weights: its kernel is exact and constant, the law is sharp.
+
+    At 0.9 the error falls in all directions; at 10 that of the largest eigenvalue grows by 19 in
+    each step, and training ends at the first row whose loss is not finite.
+    """
+    networks = DenseNetworks(
+        {"dataset": "digits", "resize": None, "subset": 20, "test_subset": 20, "batch_size": 20,
+         "kernel_size": 20, "seed": 0, "activation": "erf", "width": 8, "bias_variance": 0.1,
+         "steps": 100, "eval_every": 10, "checkpoint_every": 100}
+    )  # fmt: skip
+    curve = networks.curve(0, 1.5, rho, tmp_path)
+    losses = [row["train_loss"] for row in curve]
+    if falls:
+        assert np.all(np.diff(losses) < 0) and curve[-1]["step"] == 100
+    else:
+        assert not np.isfinite(losses[-1]) and curve[-1]["step"] < 100
+
+
+def test_two_kills_change_nothing(tmp_path, capsys):
+    directory = assert_two_kills_change_nothing(
+        learning_rates, tmp_path, "--dataset=digits", "--depths=1", "--weight_stds=1.5",
+        "--width=16", "--examples=20", "--steps=4", "--eval_every=2", "--checkpoint_every=2",
+        "--rates=3",
+    )  # fmt: skip
+    assert_figure(directory, "learning_rates.png")
+    assert "theory: 1" in capsys.readouterr().out
+
+
+def test_max_learning_rate_is_another_name_of_it():
+    assert max_learning_rate.main is learning_rates.main

@@ -1,0 +1,46 @@
+"""Figure 5 of the CNN paper, tiny."""
+
+import math
+
+from experiments import orthogonal_speed
+from tests.experiments.sweeping import assert_figure, assert_two_kills_change_nothing
+
+ARGUMENTS = [
+    "--dataset=digits",
+    "--subset=64",
+    "--test_subset=32",
+    "--filters=3",
+    "--batch_size=16",
+    "--steps=4",
+    "--eval_every=2",
+    "--checkpoint_every=1",
+    "--steps_per_execution=1",
+    "--nojit_compile",
+]
+
+
+def test_two_kills_change_nothing(tmp_path, capsys):
+    arguments = [*ARGUMENTS, "--depth=3", "--learning_rates=0.01,0.02"]
+    directory = assert_two_kills_change_nothing(orthogonal_speed, tmp_path, *arguments)
+    assert_figure(directory, "orthogonal_speed.png")
+    assert "gaussian" in capsys.readouterr().out
+
+
+def curve(initialization, rate, accuracies):
+    return [
+        {"initialization": initialization, "learning_rate": rate, "step": 10 * (i + 1),
+         "train_accuracy": accuracy, "test_accuracy": accuracy}
+        for i, accuracy in enumerate(accuracies)
+    ]  # fmt: skip
+
+
+def test_each_start_is_taken_at_its_best_rate():
+    rows = curve("orthogonal", 0.1, [0.5, 0.95]) + curve("orthogonal", 0.2, [0.92, 0.91])
+    rows += curve("gaussian", 0.1, [0.1, 0.3]) + curve("gaussian", 0.2, [0.2, 0.2])
+    best = orthogonal_speed.best_curves(rows, 0.9)
+    assert {name: rows[0]["learning_rate"] for name, rows in best.items()} == {
+        "orthogonal": 0.2, "gaussian": 0.1
+    }  # fmt: skip
+    assert orthogonal_speed.steps_to(best["orthogonal"], 0.9) == 10
+    assert orthogonal_speed.steps_to(best["gaussian"], 0.9) == math.inf
+    assert "more than 2.0 times sooner" in orthogonal_speed.verdict(best, 0.9)

@@ -1,0 +1,23 @@
+"""Figures 1 and 3 of the CNN paper, tiny."""
+
+from experiments import train_depths
+from tests.experiments.sweeping import assert_figure, assert_two_kills_change_nothing
+
+ARGUMENTS = [
+    "--dataset=digits",
+    "--subset=64",
+    "--test_subset=32",
+    "--filters=3",
+    "--batch_size=16",
+    "--steps=4",
+    "--eval_every=2",
+    "--checkpoint_every=1",
+    "--steps_per_execution=1",
+    "--nojit_compile",
+]
+
+
+def test_two_kills_change_nothing(tmp_path, capsys):
+    directory = assert_two_kills_change_nothing(train_depths, tmp_path, *ARGUMENTS, "--depths=2,3")
+    assert_figure(directory, "train_depths.png")
+    assert "orthogonal, 3 layers" in capsys.readouterr().out
