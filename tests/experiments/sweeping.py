@@ -8,7 +8,7 @@ from mfcnn.training import Trainer
 from tests.experiments.running import run
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a kill: nothing in the program catches it."""
 
 
@@ -25,7 +25,7 @@ def killed_after(checkpoints):
             save(**options)
             count[0] += 1
             if count[0] == checkpoints:
-                raise Killed
+                raise KilledError
 
         self._manager.save = save_and_die
 
@@ -44,7 +44,7 @@ def assert_two_kills_change_nothing(module, directory, *arguments, kills=(2, 3))
     """
     run(module, directory / "whole", *arguments)
     for checkpoints in kills:
-        with killed_after(checkpoints), pytest.raises(Killed):
+        with killed_after(checkpoints), pytest.raises(KilledError):
             run(module, directory / "parts", *arguments)
     run(module, directory / "parts", *arguments)
     whole, parts = ((directory / name / "metrics.csv").read_bytes() for name in ("whole", "parts"))
