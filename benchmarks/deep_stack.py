@@ -3,11 +3,11 @@ r"""The deep loop against its floor, stock Keras, PyTorch and JAX, in turn, in o
     python -m benchmarks.deep_stack --depths=100,1000 --channels=16 \
         --rival_python=/path/to/a/python/with/torch/and/jax
 
-Prints for each depth and width: CPU seconds of the first step (trace, compile, run), CPU time of
-a step per layer and image, its ratio to the floor (one layer's forward and backward pass, written
-without a loop, the faster of two forms) and to each rival, peak memory against the prediction.
-Each measurement is a process of its own; the implementations take turns `rounds` times and the
-least of the times counts.
+Prints for each depth and width: CPU seconds of trace and compilation (the first step less a later
+one), CPU time of a step per layer and image, its ratio to the floor (one layer's forward and
+backward pass, written without a loop, the faster of two forms) and to each rival, peak memory
+against the prediction. Each measurement is a process of its own; the implementations take turns
+`rounds` times and the least of the times counts.
 """
 
 import json
@@ -80,14 +80,15 @@ def report(depth, channels, batch, best):
         if "error" not in r
     }
     floor = min((t for name, t in times.items() if name.startswith("floor")), default=None)
-    print(f"{'':18}{'first s':>9}{'us/layer/image':>16}{'to floor':>10}{'peak MB':>9}  predicted")
+    columns = f"{'compile s':>10}{'us/layer/image':>16}{'to floor':>10}{'peak MB':>9}"
+    print(f"{'':18}{columns}  predicted")
     for name, result in best.items():
         if "error" in result:
             print(f"{name:18}  {result['error']}")
             continue
         ratio = f"{times[name] / floor:10.2f}" if floor else f"{'':10}"
         base = result.get("base", 0)
-        line = f"{name:18}{result['first']:9.1f}{times[name]:16.1f}{ratio}"
+        line = f"{name:18}{result['compile']:10.1f}{times[name]:16.1f}{ratio}"
         line += f"{(result['peak'] - base) / 1e6:9.0f}"
         if "predicted" in result:
             line += f"  {result['predicted'] / 1e6:.0f} MB above the start"

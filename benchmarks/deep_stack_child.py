@@ -8,6 +8,7 @@ of the process, so that they count all threads and not the waits of a busy machi
 """
 
 import json
+import math
 import os
 import resource
 import sys
@@ -21,6 +22,12 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def resident_memory():
+    """Resident set of this process now, in bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
 def measure(step, steps):
     """CPU seconds of the first call and the least of the later ones, and peak memory."""
     first = time.process_time()
@@ -30,7 +37,8 @@ def measure(step, steps):
         start = time.process_time()
         step()
         times.append(time.process_time() - start)
-    return {"first": first, "step": min(times), "peak": peak_memory()}
+    least = min(times)
+    return {"first": first, "compile": first - least, "step": least, "peak": peak_memory()}
 
 
 def tensorflow(threads):
@@ -45,6 +53,19 @@ def tensorflow(threads):
 
 def mfcnn_step(depth, channels, batch, side, threads, jit_compile, fused):
     tf = tensorflow(threads)
+    x = tf.random.stateless_normal([batch, side, side, channels], [0, 0])
+    # A small stack first: what libraries allocate once is no part of the deep stack's memory. One
+    # thread's compilation caches are warm afterwards too, but no program is shared.
+    stack_step(4, channels, x, jit_compile, fused)[0]()
+    base = resident_memory()
+    step, built, predicted = stack_step(depth, channels, x, jit_compile, fused)
+    return step, {"base": base, "built": built, "predicted": predicted}
+
+
+def stack_step(depth, channels, x, jit_compile, fused):
+    """The step of a new stack, peak memory after it was built, and the prediction in bytes."""
+    import tensorflow as tf
+
     import mfcnn
 
     deep = mfcnn.layers.DeepConvolution(
@@ -52,8 +73,6 @@ def mfcnn_step(depth, channels, batch, side, threads, jit_compile, fused):
         channels,
         kernel_initializer=mfcnn.initializers.ConvolutionDeltaOrthogonal(seed=0),
     )
-    x = tf.random.stateless_normal([batch, side, side, channels], [0, 0])
-    base = peak_memory()
     deep.build(x.shape)
     variables = deep.stacked_variables
     built = peak_memory()
@@ -79,11 +98,11 @@ def mfcnn_step(depth, channels, batch, side, threads, jit_compile, fused):
     memory = mfcnn.layers.stack_memory(
         depth,
         (KERNEL * KERNEL * channels + 1) * channels,
-        batch * side * side * channels,
+        math.prod(x.shape),
         slots=0,
         gradient_copies=0 if fused else 1 if jit_compile else 2,
     )
-    return step, {"base": base, "built": built, "predicted": memory.total}
+    return step, built, memory.total
 
 
 def floor_step(depth, channels, batch, side, threads, form, jit_compile):
