@@ -5,9 +5,9 @@ r"""The deep loop against its floor, stock Keras, PyTorch and JAX, in turn, in o
 
 Prints for each depth and width: CPU seconds of trace and compilation (the first step less a later
 one), CPU time of a step per layer and image, its ratio to the floor (one layer's forward and
-backward pass, written without a loop, the faster of two forms) and to each rival, peak memory
-against the prediction. Each measurement is a process of its own; the implementations take turns
-`rounds` times and the least of the times counts.
+backward pass, written without a loop, the faster of two forms) and to each rival, peak memory of a
+step against the prediction, and that of drawing the kernels before it. Each measurement is a
+process of its own; the implementations take turns `rounds` times and the least of the times counts.
 """
 
 import json
@@ -80,7 +80,7 @@ def report(depth, channels, batch, best):
         if "error" not in r
     }
     floor = min((t for name, t in times.items() if name.startswith("floor")), default=None)
-    columns = f"{'compile s':>10}{'us/layer/image':>16}{'to floor':>10}{'peak MB':>9}"
+    columns = f"{'compile s':>10}{'us/layer/image':>16}{'to floor':>10}{'peak MB':>9}{'drawing':>9}"
     print(f"{'':18}{columns}  predicted")
     for name, result in best.items():
         if "error" in result:
@@ -91,6 +91,7 @@ def report(depth, channels, batch, best):
         line = f"{name:18}{result['compile']:10.1f}{times[name]:16.1f}{ratio}"
         line += f"{(result['peak'] - base) / 1e6:9.0f}"
         if "predicted" in result:
+            line += f"{(result['built'] - base) / 1e6:9.0f}"
             line += f"  {result['predicted'] / 1e6:.0f} MB above the start"
         print(line, flush=True)
     ours = min((t for name, t in times.items() if name.startswith("mfcnn")), default=None)

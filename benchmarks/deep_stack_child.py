@@ -18,8 +18,16 @@ KERNEL = 3
 
 
 def peak_memory():
-    """Largest resident set of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Largest resident set of this process since the last `forget_peak`, in bytes."""
+    with open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak():
+    """Lets `peak_memory` start anew from the present resident set."""
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
 
 
 def resident_memory():
@@ -54,8 +62,7 @@ def tensorflow(threads):
 def mfcnn_step(depth, channels, batch, side, threads, jit_compile, fused):
     tf = tensorflow(threads)
     x = tf.random.stateless_normal([batch, side, side, channels], [0, 0])
-    # A small stack first: what libraries allocate once is no part of the deep stack's memory. One
-    # thread's compilation caches are warm afterwards too, but no program is shared.
+    # A small stack first: what libraries allocate once is no part of the deep stack's memory.
     stack_step(4, channels, x, jit_compile, fused)[0]()
     base = resident_memory()
     step, built, predicted = stack_step(depth, channels, x, jit_compile, fused)
@@ -63,7 +70,7 @@ def mfcnn_step(depth, channels, batch, side, threads, jit_compile, fused):
 
 
 def stack_step(depth, channels, x, jit_compile, fused):
-    """The step of a new stack, peak memory after it was built, and the prediction in bytes."""
+    """The step of a new stack, peak memory while it was built, and the prediction in bytes."""
     import tensorflow as tf
 
     import mfcnn
@@ -76,6 +83,7 @@ def stack_step(depth, channels, x, jit_compile, fused):
     deep.build(x.shape)
     variables = deep.stacked_variables
     built = peak_memory()
+    forget_peak()  # drawing the kernels is no part of a step
 
     def plain():
         with tf.GradientTape() as tape:
