@@ -1,5 +1,6 @@
 # make run    sets up the environment and trains the main job on the embedded data
 # make test   sets up the environment and runs the quick test suite
+# make figures  draws every figure at its quick size into experiments/results (about two hours)
 # make lint   checks style and format
 
 PYTHON ?= python3.11
@@ -10,7 +11,13 @@ OUTPUT_DIR ?= runs/digits
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: run test test-slow lint format clean
+# The quick runs that experiments/README.md shows; those with data need TFDS_DATA_DIR for MNIST.
+FIGURES := phase_diagram gradient_norms weight_spectrum kernel_modes fourier_modes \
+	jacobian_spectrum condition_numbers ntk_spectrum kappa ntk_prediction ntk_variance \
+	output_variance effective_rank ntk_change linearization learning_rates \
+	trainability_generalization trainability orthogonal_speed variance_profiles train_depths
+
+.PHONY: run test test-slow figures lint format clean
 
 run: $(STAMP)
 	$(BIN)/python -m experiments.train --output_dir=$(OUTPUT_DIR)
@@ -20,6 +27,12 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Goes on where it was interrupted: a binary does not repeat what its directory holds.
+figures: $(FIGURES:%=figure-%)
+
+figure-%: $(STAMP)
+	$(BIN)/python -m experiments.$* --output_dir=experiments/results/$*
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
