@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from mfcnn.activations import quadrature
 
-__all__ = ["Numerical", "polynomial"]
+__all__ = ["Numerical"]
 
 
 class Numerical:
@@ -104,103 +104,63 @@ class Numerical:
 
 
 class _NumericalPair:
-    """Two-point moments: Hermite series where they converge, nested quadrature elsewhere.
+    """Two-point moments: Fourier quadrature for smooth phi, nested quadrature elsewhere."""
 
-    With phi'(sqrt(q) z) = sum_k b_k he_k(z) the two moments are power series in c with coefficients
-    of one sign, so that nothing cancels at c -> 1:
-
-        E[phi'(u) phi'(v)] = sum_k b_k^2 c^k
-        secant = sum_k b_k^2 / (k+1) (1 - c^(k+1)) / (1 - c) = sum_j c^j sum_(k >= j) b_k^2 / (k+1)
-    """
-
-    _ORDERS = (64, 160, 400, 1024, 3072)
-    _CONVERGED = 1e-13
+    _FINEST = 2**13  # points per standard deviation; beyond, the nested quadrature is quicker
+    _CONVERGED = 1e-12
+    _CHUNK = 2**20  # points evaluated at once
 
     def __init__(self, moments, q):
-        self._moments = moments
-        # A variance that comes with many correlations is expanded once.
-        self._q, self._rows = np.unique(q, return_inverse=True)
-        q = self._q
-        self._total = moments.derivative(q)
-        self._series = []  # (variances, coefficients of derivative, of secant, the part missing)
-        left = np.arange(q.size) if moments.panels[1].size == 0 else np.arange(0)
-        for order in self._ORDERS:
-            unresolved = []
-            for rows in _split_by_size(left, q):
-                squares = quadrature.derivative_hermite_weights(
-                    moments.phi_prime, q[rows], moments.panels[0], order
-                ).T
-                # Parseval: sum_k b_k^2 = E[phi'^2], so what is missing bounds the error at any c.
-                missing = np.abs(1.0 - np.sum(squares, axis=0) / self._total[rows])
-                keep = (missing < self._CONVERGED) | (order == self._ORDERS[-1])
-                self._append(rows[keep], squares[:, keep], missing[keep])
-                unresolved.append(rows[~keep])
-            left = np.concatenate(unresolved) if unresolved else left
-
-    def _append(self, rows, squares, missing):
-        secants = squares / np.arange(1, len(squares) + 1)[:, None]
-        # The sum over all k is Var(phi) / q, which tells what lies beyond a truncated series.
-        q = self._q[rows]
-        beyond = (self._moments.second(q) - self._moments.mean(q) ** 2) / q - secants.sum(axis=0)
-        secants = np.cumsum(secants[::-1], axis=0)[::-1]
-        secants += np.where(missing < self._CONVERGED, 0.0, np.maximum(beyond, 0.0))
-        self._series.append((rows, squares, secants, missing))
+        self._moments, self._q = moments, q
+        # A variance often comes with many correlations.
+        variances, rows = np.unique(q, return_inverse=True)
+        total = moments.derivative(variances)
+        edges, kinks = moments.panels
+        resolution = quadrature.pair_resolution(variances, edges)
+        if kinks.size:
+            resolution[:] = 0
+        resolution[resolution > self._FINEST] = 0
+        # As gap -> 0 the secant is E[phi'^2]: the grid must find what the panels give.
+        gap = np.full_like(total, 1e-30)
+        secant = self._by_fourier(moments.phi, variances, gap, resolution, half_square=True) / gap
+        off = np.abs(secant / variances - total) > self._CONVERGED * total
+        resolution[off | np.isnan(secant)] = 0
+        self._total, self._resolution = total[rows], resolution[rows]  # 0: not smooth
 
     def derivative(self, gap):
         """E[phi'(u) phi'(v)]."""
-
-        def nested(i, gap):
-            return self._total[i] - self._half_square(self._moments.phi_prime, i, gap)
-
-        return self._evaluate(1, gap, nested)
+        f = self._moments.phi_prime
+        values = self._by_fourier(f, self._q, gap, self._resolution)
+        for i in np.flatnonzero(np.isnan(values)):
+            values[i] = self._total[i] - self._nested_half_square(f, i, gap[i])
+        return np.where(gap == 0, self._total, values)
 
     def secant(self, gap):
         """(E[phi(u)^2] - E[phi(u) phi(v)]) / (q gap)."""
-
-        def nested(i, gap):
-            return self._half_square(self._moments.phi, i, gap) / (self._q[i] * gap)
-
-        return self._evaluate(2, gap, nested)
-
-    def _evaluate(self, which, gap, nested):
-        values = np.where(gap == 0, self._total[self._rows], np.nan)
-        for series in self._series:
-            place = np.full(self._q.size, -1)
-            place[series[0]] = np.arange(series[0].size)
-            column = place[self._rows]
-            rows = np.flatnonzero((column >= 0) & (gap != 0))
-            column, c = column[rows], 1.0 - gap[rows]
-            enough = series[3][column] * np.abs(c) ** len(series[which]) < self._CONVERGED
-            coefficients = series[which]
-            if coefficients.shape[1] != column.size or np.any(np.diff(column) != 1):
-                coefficients = coefficients[:, column]
-            values[rows] = np.where(enough, polynomial(coefficients, c), np.nan)
+        f = self._moments.phi
+        values = self._by_fourier(f, self._q, gap, self._resolution, half_square=True)
         for i in np.flatnonzero(np.isnan(values)):
-            values[i] = nested(self._rows[i], gap[i])
+            values[i] = self._nested_half_square(f, i, gap[i])
+        return np.where(gap == 0, self._total, values / np.where(gap == 0, 1.0, self._q * gap))
+
+    def _by_fourier(self, f, q, gap, resolutions, half_square=False):
+        """`quadrature.pair_expectation` where there is a resolution, NaN elsewhere."""
+        values = np.full_like(q, np.nan)
+        for resolution in np.unique(resolutions[resolutions > 0]):
+            rows = np.flatnonzero(resolutions == resolution)
+            for part in np.array_split(rows, -(-rows.size * 64 * resolution // self._CHUNK)):
+                values[part] = quadrature.pair_expectation(
+                    f, q[part], gap[part], resolution, half_square
+                )
         return values
 
-    def _half_square(self, f, i, gap):
+    def _nested_half_square(self, f, i, gap):
         """E[(f(u) - f(v))^2] / 2 = E[f(u)^2] - E[f(u) f(v)], without cancellation."""
+        if gap == 0:
+            return 0.0
         return quadrature.nested_expectation(
             lambda u, v: 0.5 * (f(u) - f(v)) ** 2, self._q[i], gap, *self._moments.panels
         )
-
-
-def _split_by_size(rows, q, ratio=4.0):
-    """Groups rows whose q agree within a factor: they share one set of nodes."""
-    if rows.size == 0:
-        return []
-    keys = np.floor(np.log(q[rows]) / np.log(ratio))
-    return [rows[keys == key] for key in np.unique(keys)]
-
-
-def polynomial(coefficients, x):
-    """sum_k coefficients[k] x^k by Horner's rule, [n], for coefficients [order, n]."""
-    value = np.zeros_like(x)
-    for coefficient in coefficients[::-1]:
-        value *= x
-        value += coefficient
-    return value
 
 
 def _on_float64(function, name):

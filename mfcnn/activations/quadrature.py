@@ -8,11 +8,13 @@ phi' are polynomials of degree 31 to rounding, so neither a kink nor a large q c
 import numpy as np
 
 __all__ = [
-    "derivative_hermite_weights",
     "expectation",
     "find_panels",
+    "hermite_basis",
     "nested_expectation",
     "nodes",
+    "pair_expectation",
+    "pair_resolution",
 ]
 
 # Beyond 16 standard deviations the density is below 1e-55: enough for phi that grow like exp(x).
@@ -166,7 +168,7 @@ def nested_expectation(function, q, gap, edges, kinks):
     steps = np.arange(-_STANDARD_DEVIATIONS, _STANDARD_DEVIATIONS + 1)
     near = [edges]
     if abs(c) > 1e-3:  # otherwise v hardly depends on u and the outer integrand is smooth
-        near += [kink / c + deviation / abs(c) * steps for kink in kinks]
+        near += [kink / c + deviation / abs(c) * steps for kink in np.append(kinks, 0.0)]
     u, outer = _rule(0.0, np.sqrt(q), np.concatenate(near))
     keep = outer > 1e-40
     u, outer = u[keep], outer[keep]
@@ -177,32 +179,67 @@ def nested_expectation(function, q, gap, edges, kinks):
     return total
 
 
-def derivative_hermite_weights(phi_prime, q, edges, order):
-    """Squared Hermite coefficients b_k^2 of phi', b_k = E[phi'(sqrt(q) z) He_k(z)] / sqrt(k!).
+def pair_resolution(q, edges):
+    """Points per standard deviation that `pair_expectation` needs for N(0, q), powers of two."""
+    feature = np.min(np.diff(edges)) / np.sqrt(q)
+    return 2 ** np.ceil(np.log2(np.maximum(4.0, 2.0 / feature))).astype(int)
 
-    They give E[phi'(u) phi'(v)] = sum_k b_k^2 c^k (Mehler), with terms of one sign for c >= 0.
+
+def pair_expectation(f, q, gap, resolution, half_square=False):
+    """E[f(u) f(v)], or E[(f(u) - f(v))^2] / 2, for smooth f and u, v of correlation 1 - gap.
+
+    In standard deviations and with c = |1 - gap| the density of u and v (or -v) is
+
+        exp(-(u^2 + v^2) / (2 (1 + c))) exp(-(u - v)^2 / (2 s^2)),    s^2 = (1 - c^2) / c:
+
+    the expectation is a Gaussian convolution of f exp(-u^2 / (2 (1 + c))). On a uniform grid, where
+    the trapezoidal rule is exact to rounding for smooth f, it is a product of Fourier transforms.
+    The half square has 1 - exp(-k^2 s^2 / 2) in each term: nothing cancels as gap -> 0.
 
     Args:
-      phi_prime: callable on float64 arrays.
+      f: callable on float64 arrays [n, m].
       q: variances, float64 [n].
-      edges: panel edges of `find_panels`; phi' must be smooth.
-      order: the number of coefficients.
+      gap: float64 [n], in [0, 2].
+      resolution: grid points in a standard deviation, a power of two.
+      half_square: which of the two.
 
     Returns:
-      float64 [n, order].
+      float64 [n].
     """
-    q = np.asarray(q, np.float64)
-    z, basis = hermite_basis(np.max(q), edges, order)
-    half = z > 0  # He_k is even or odd: half of the nodes are enough
-    z, basis = z[half], basis[half]
-    squares = np.zeros((q.size, order))
-    for i in range(0, q.size, 2048):
-        x = np.sqrt(q[i : i + 2048, None]) * z
-        right, left = phi_prime(x), phi_prime(-x)
-        squares[i : i + 2048, 0::2] = ((right + left) @ basis[:, 0::2]) ** 2
-        if np.any(right != left):
-            squares[i : i + 2048, 1::2] = ((right - left) @ basis[:, 1::2]) ** 2
-    return squares
+    reach = int(_STANDARD_DEVIATIONS) * resolution
+    z = np.arange(-reach, reach) / resolution
+    size = 4 * reach  # twice the points, so that the convolution does not wrap around
+    gap = gap[:, None]
+    x, c = np.sqrt(q)[:, None] * z, np.abs(1 - gap)
+    window = np.exp(-(z**2) / (2 * (1 + c)))
+    density = np.exp(-(z**2) / 2)
+    values, mirrored = f(x), f(-x) if np.any(gap > 1) else None
+    if half_square:  # a constant part of f would cancel
+        mean = (values @ density / density.sum())[:, None]
+        values, mirrored = values - mean, None if mirrored is None else mirrored - mean
+    transform = other = np.fft.rfft(values * window, size)
+    if mirrored is not None:
+        other = np.fft.rfft(np.where(gap > 1, mirrored, values) * window, size)
+    product = (transform * np.conj(other)).real
+
+    wave = 2 * np.pi * resolution / size * np.arange(size // 2 + 1)
+    copies = np.where((wave == 0) | (wave == wave[-1]), 1.0, 2.0)
+    narrow = np.maximum(c, 0.5)
+    kernel = -0.5 * wave**2 * gap * (2 - gap) / narrow
+    scale = 1 / (resolution * size * np.sqrt(2 * np.pi * narrow))
+    kernel = np.where(half_square & (gap <= 0.5), np.expm1(kernel), np.exp(kernel))
+    wide = c[:, 0] < 0.5  # there the kernel is wider than the grid: sampled, not transformed
+    if np.any(wide):
+        distance = np.minimum(np.arange(size), size - np.arange(size)) / resolution
+        c = c[wide]
+        sampled = np.exp(-(distance**2) * c / (2 * (1 - c * c)))
+        kernel[wide] = np.fft.rfft(sampled).real / np.sqrt(1 - c * c)
+        scale[wide] = 1 / (2 * np.pi * resolution**2 * size)
+    if half_square:
+        product = (
+            np.fft.rfft(window, size) * np.conj(np.fft.rfft(values**2 * window, size))
+        ).real - product
+    return scale[:, 0] * ((kernel * product) @ copies)
 
 
 def hermite_basis(largest, edges, order):
