@@ -19,8 +19,8 @@ A binary reads
 """
 
 import csv
+import io
 import json
-import math
 import pathlib
 
 import matplotlib
@@ -29,6 +29,8 @@ from absl import flags
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
+
+from mfcnn import training  # noqa: E402
 
 __all__ = [
     "csv_text",
@@ -99,7 +101,7 @@ def prepare_output_dir(configuration):
     directory = pathlib.Path(flags.FLAGS.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(configuration, indent=2, sort_keys=True, default=_plain)
-    (directory / "config.json").write_text(text + "\n")
+    training.replace_file(directory / "config.json", text + "\n")
     return directory
 
 
@@ -114,22 +116,17 @@ def write_csv(path, rows):
     rows = list(rows)
     if not rows:
         raise ValueError(f"No rows to write to {path}.")
-    path = pathlib.Path(path)
-    # A kill leaves the old file or the new one, never half of it.
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: csv_text(value) for key, value in row.items()})
-    temporary.replace(path)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: csv_text(value) for key, value in row.items()} for row in rows)
+    training.replace_file(pathlib.Path(path), text.getvalue())
 
 
 def csv_text(value):
     """A value as the text that `write_csv` writes; floats keep all their digits."""
     if isinstance(value, float | np.floating):
-        value = float(value)
-        return repr(value) if math.isfinite(value) else str(value)
+        return repr(float(value))
     return "" if value is None else str(value)
 
 

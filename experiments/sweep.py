@@ -11,6 +11,7 @@ shard_count-th point into a file of its own; the one that ends last puts all tog
 one compiled program for all points that differ in the values of variables only.
 """
 
+import contextlib
 import csv
 import shutil
 import time
@@ -80,25 +81,30 @@ def run(points, measure, directory, cost=lambda point: 1.0):
     """
     index, count = FLAGS.shard_index, FLAGS.shard_count
     path = directory / (f"metrics-{index}-of-{count}.csv" if count > 1 else "metrics.csv")
-    mine = [(i, point) for i, point in enumerate(points) if i % count == index]
     rows = _read(path)
     done = _keys_of(rows, points[0])
-    todo = [(i, point) for i, point in mine if _key(point) not in done]
-    spent = measured = 0.0
-    for position, (i, point) in enumerate(todo, len(mine) - len(todo) + 1):
+    mine = [(point, directory / "points" / str(i)) for i, point in enumerate(points)][index::count]
+    todo = [(point, folder) for point, folder in mine if _key(point) not in done]
+    left, spent, measured = sum(cost(point) for point, _ in todo), 0.0, 0.0
+    for position, (point, folder) in enumerate(todo, len(mine) - len(todo) + 1):
         start = time.monotonic()
-        folder = directory / "points" / str(i)
         results = measure(point, folder)
         rows += [point | result for result in results]
         common.write_csv(path, rows)
-        if not FLAGS.keep_runs:
-            shutil.rmtree(folder, ignore_errors=True)
         spent, measured = spent + time.monotonic() - start, measured + cost(point)
-        left = sum(cost(p) for _, p in todo[position - len(mine) + len(todo) :])
-        _say(position, len(mine), point, results[-1], spent / measured * left)
-    if not FLAGS.keep_runs:
-        shutil.rmtree(directory / "points", ignore_errors=True)
+        _say(position, len(mine), point, results[-1], spent / measured * (left - measured))
+        _clear(folder)
+    for _, folder in mine:  # what a kill between a point's rows and its clearing has left
+        _clear(folder)
     return _all_rows(points, path, directory)
+
+
+def _clear(folder):
+    """Removes the folder of a finished point; other shards may still have theirs beside it."""
+    if not FLAGS.keep_runs:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty yet, or not there
+            folder.parent.rmdir()
 
 
 def _say(position, count, point, result, left):
@@ -173,7 +179,8 @@ _FLAGS = {
                          {"lower_bound": 1}),
     "steps_per_execution": (flags.DEFINE_integer, "Steps in one call.", {"lower_bound": 1}),
     "jit_compile": (flags.DEFINE_boolean, "XLA for the step; None: where it is faster.", {}),
-    "strategy": (flags.DEFINE_enum, "Where to run.", {"enum_values": training.STRATEGIES}),
+    "strategy": (flags.DEFINE_enum, "Where to run; several hosts share a sweep by shards.",
+                 {"enum_values": [s for s in training.STRATEGIES if s != "multiworker"]}),
     "tpu": (flags.DEFINE_string, "TPU name or address, for strategy=tpu.", {}),
 }  # fmt: skip
 

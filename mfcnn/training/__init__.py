@@ -3,7 +3,13 @@
 from mfcnn.training.failure import EXIT_START_AGAIN, PeerLostError, leave
 from mfcnn.training.fused import FusedUpdate
 from mfcnn.training.learning_rate import ntk_learning_rate
-from mfcnn.training.records import ConfigurationError, MetricsFile, open_run, plot_curves
+from mfcnn.training.records import (
+    ConfigurationError,
+    MetricsFile,
+    open_run,
+    plot_curves,
+    replace_file,
+)
 from mfcnn.training.step import LOSSES, TrainingStep
 from mfcnn.training.strategy import STRATEGIES, is_chief, make_strategy, use_logical_cpus
 from mfcnn.training.trainer import Trainer
@@ -24,5 +30,6 @@ __all__ = [
     "ntk_learning_rate",
     "open_run",
     "plot_curves",
+    "replace_file",
     "use_logical_cpus",
 ]

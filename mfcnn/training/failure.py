@@ -21,7 +21,7 @@ _GRACE = 2.0  # seconds between the two ends of a wait
 
 
 class PeerLostError(RuntimeError):
-    """Another worker left or cannot be reached; the same command goes on from the checkpoint."""
+    """Another host left or cannot be reached; the same command goes on from the checkpoint."""
 
 
 @contextlib.contextmanager
@@ -55,8 +55,12 @@ def time_limit(seconds, message):
 
 @contextlib.contextmanager
 def lost_peers(strategy):
-    """Turns the errors by which TensorFlow reports another worker's end into PeerLostError."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    """Turns the errors by which TensorFlow reports the end of another host into PeerLostError.
+
+    That is another worker of a multi-worker strategy, or a host of a TPU, as when it is preempted.
+    """
+    spanning = (tf.distribute.MultiWorkerMirroredStrategy, tf.distribute.TPUStrategy)
+    if not isinstance(strategy, spanning):
         yield
         return
     try:
@@ -69,9 +73,10 @@ def lost_peers(strategy):
         tf.errors.FailedPreconditionError,
         tf.errors.InternalError,
     ) as error:
+        reason = f"{type(error).__name__}: {error.message.splitlines()[0]}"
         raise PeerLostError(
-            f"Another worker left or does not answer ({type(error).__name__}). Start all workers "
-            "again with the same flags: they go on from the last checkpoint."
+            f"Another host left or does not answer ({reason}). Start all again with the same "
+            "flags: they go on from the last checkpoint."
         ) from error
 
 

@@ -46,10 +46,9 @@ class FusedUpdate:
         self._after = keras.Model(self._deep.output, model.outputs[0])
         deep = {id(v) for v in self._deep.trainable_variables}
         self._others = [v for v in model.trainable_variables if id(v) not in deep]
-        self._momenta = ()
-        if optimizer.momentum:
-            slot = {id(v): m for v, m in zip(model.trainable_variables, optimizer.momentums)}
-            self._momenta = tuple(slot[id(v)].value for v in self._deep.trainable_variables)
+        # Empty without momentum.
+        slots = zip(model.trainable_variables, optimizer.momentums)
+        self._slots = {id(v): slot.value for v, slot in slots}
 
     def step(self, images, loss_of_logits):
         """One update; for use inside a tf.function.
@@ -81,12 +80,12 @@ class FusedUpdate:
 
     def _update(self, variables, rate):
         momentum = self._optimizer.momentum
+        slots = [self._slots.get(id(v)) for v in self._deep.trainable_variables]
 
         def update(layer, gradients):
-            for index, (variable, gradient) in enumerate(zip(variables, gradients)):
+            for variable, slot, gradient in zip(variables, slots, gradients):
                 delta = -tf.cast(rate, gradient.dtype) * gradient
                 if momentum:
-                    slot = self._momenta[index]
                     delta += momentum * tf.gather(slot, layer)
                     slot.scatter_update(tf.IndexedSlices(delta[None], layer[None]))
                 variable.scatter_add(tf.IndexedSlices(delta[None], layer[None]))
@@ -101,12 +100,12 @@ class FusedUpdate:
                 d_before + d_after,
             )
         }
-        momentum, optimizer = self._optimizer.momentum, self._optimizer
+        momentum = self._optimizer.momentum
         for variable in self._others:
             delta = -tf.cast(rate, variable.dtype) * gradients[id(variable)]
             if momentum:
-                slot = optimizer.momentums[optimizer._get_variable_index(variable)]
-                delta += momentum * slot.value
-                slot.value.assign(delta)
+                slot = self._slots[id(variable)]
+                delta += momentum * slot
+                slot.assign(delta)
             variable.value.assign_add(delta)
-        optimizer.iterations.value.assign_add(1)
+        self._optimizer.iterations.value.assign_add(1)

@@ -4,8 +4,9 @@ import csv
 import json
 import os
 import pathlib
+import socket
 
-__all__ = ["ConfigurationError", "MetricsFile", "open_run", "plot_curves"]
+__all__ = ["ConfigurationError", "MetricsFile", "open_run", "plot_curves", "replace_file"]
 
 
 class ConfigurationError(ValueError):
@@ -45,7 +46,7 @@ def open_run(output_dir, config, may_differ=(), defaults=None, write=True):
                 "Give another output_dir, or the same flags to go on with that run."
             )
     if write:
-        _replace(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        replace_file(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
     return directory
 
 
@@ -73,7 +74,7 @@ class MetricsFile:
                 complete = (row for row in csv.DictReader(file) if row[self.fields[-1]])
                 kept = [row for row in complete if int(row[self.fields[0]]) <= step]
         lines = [",".join(self.fields)] + [",".join(r[f] for f in self.fields) for r in kept]
-        _replace(self.path, "\n".join(lines) + "\n")
+        replace_file(self.path, "\n".join(lines) + "\n")
 
     def append(self, row):
         """Adds a row and brings it to the disk."""
@@ -105,8 +106,11 @@ def _text(value):
     return str(int(value)) if float(value).is_integer() else f"{value:.7g}"
 
 
-def _replace(path, text):
-    # A kill leaves the old file or the new one, never half of it.
-    temporary = path.with_name(path.name + ".tmp")
+def replace_file(path, text):
+    """Writes a file of text such that a kill leaves the old one or the new one, never half of it.
+
+    Several processes and hosts may do so at the same time: one of them wins.
+    """
+    temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary.replace(path)

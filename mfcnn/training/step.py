@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from mfcnn.training.fused import FusedUpdate
+from mfcnn.training.reduction import take_summed_gradients
 
 __all__ = ["LOSSES", "TrainingStep"]
 
@@ -44,8 +45,7 @@ class TrainingStep:
         self._optimizer = optimizer
         self._batch_size = batch_size
         self._fused = FusedUpdate(model, optimizer) if fused else None
-        # Keras would sum the gradients over a strategy's replicas once more, after clipping them.
-        optimizer._all_reduce_sum_gradients = list
+        take_summed_gradients(optimizer)
         self._compiled = compiled
         self._losses = _cross_entropy() if loss == "cross_entropy" else _squared_error
 

@@ -57,6 +57,24 @@ def test_shards_together_write_the_file_of_one_host(flag_values, tmp_path):
     assert one == two
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_folders_of_finished_points_go_and_those_of_other_shards_stay(flag_values, tmp_path, keep):
+    flag_values.shard_count, flag_values.keep_runs = 2, keep
+
+    def measure(point, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return square(point, folder)
+
+    other = tmp_path / "points" / "1"
+    other.mkdir(parents=True)
+    sweep.run(POINTS, measure, tmp_path)
+    names = sorted(path.name for path in (tmp_path / "points").iterdir())
+    assert names == (["0", "1", "2", "4"] if keep else ["1"])
+    flag_values.shard_index = 1
+    sweep.run(POINTS, measure, tmp_path)
+    assert (tmp_path / "points").exists() == keep
+
+
 def test_the_time_left_is_in_proportion_to_the_cost(flag_values, tmp_path, monkeypatch, capsys):
     clock = iter([0.0, 10.0, 20.0, 40.0])
     monkeypatch.setattr(sweep.time, "monotonic", lambda: next(clock))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mfcnn import data, models
-from mfcnn.training import STRATEGIES, Trainer, make_strategy
+from mfcnn.training import Trainer
 
 
 def make_trainer(directory, optimizer=None, **options):
@@ -71,14 +71,3 @@ def test_a_loss_that_is_no_longer_finite_ends_the_run_with_the_step_named(tmp_pa
     trainer = make_trainer(tmp_path, lambda _: keras.optimizers.SGD(1e38), eval_every=10)
     with pytest.raises(FloatingPointError, match="no longer finite at step 10"):
         trainer.run(100)
-
-
-def test_an_unknown_strategy_lists_the_known_ones():
-    with pytest.raises(ValueError, match="one of.*mirrored.*'pods'"):
-        make_strategy("pods")
-    assert set(STRATEGIES) == {"default", "mirrored", "multiworker", "tpu"}
-
-
-def test_no_tpu_is_a_clear_error():
-    with pytest.raises(RuntimeError, match="no TPU at tpu='local'"):
-        make_strategy("tpu")
