@@ -12,7 +12,8 @@ def ntk_learning_rate(model, images, rho=0.3, iterations=12, seed=0):
     (1/2 |f - y|^2; softmax cross entropy: at most 1/2), full-batch gradient descent follows
     df/dt = -(J J^T / n) df, so that steps up to 2 / lambda_max(J J^T / n) are stable near the
     start (NTK paper, section 3.1, where rho = 0.3 trains well). J J^T is never formed: each power
-    step is one vector-Jacobian and one Jacobian-vector product.
+    step is one vector-Jacobian and one Jacobian-vector product. In a strategy's scope every replica
+    does the same on the whole batch.
 
     Args:
         model: built `keras.Model` from images to outputs [n, k].
@@ -33,8 +34,8 @@ def ntk_learning_rate(model, images, rho=0.3, iterations=12, seed=0):
         raise ValueError(f"rho must be positive. Received: rho={rho!r}")
     variables = [v.value for v in model.trainable_variables]
     images = tf.convert_to_tensor(images)
+    strategy = tf.distribute.get_strategy()
 
-    @tf.function(autograph=False)
     def power_step(vector):
         with tf.GradientTape() as tape:
             outputs = model(images, training=False)
@@ -47,11 +48,13 @@ def ntk_learning_rate(model, images, rho=0.3, iterations=12, seed=0):
         size = tf.norm(product)
         return tf.math.divide_no_nan(product, size), size
 
-    shape = model(images[:1]).shape
-    vector = tf.random.stateless_normal([images.shape[0], *shape[1:]], [seed, 0])
+    # On a TPU a replica is the only place where a program runs as a whole.
+    run = tf.function(lambda vector: strategy.run(power_step, args=(vector,)), autograph=False)
+    shape = model.compute_output_shape(images.shape)
+    vector = tf.random.stateless_normal(shape, [seed, 0])
     vector, size = vector / tf.norm(vector), tf.constant(0.0)
     for _ in range(iterations):
-        vector, size = power_step(vector)
+        vector, size = (strategy.experimental_local_results(x)[0] for x in run(vector))
     lambda_max = float(size)
     if not 0 < lambda_max < float("inf"):
         raise ValueError(
