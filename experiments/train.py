@@ -12,7 +12,7 @@ import os
 
 import keras
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 
 from mfcnn import data, layers, meanfield, models, training
 from mfcnn.activations import NAMES as ACTIVATIONS
@@ -268,13 +268,15 @@ def jit_compile(config, image_shape):
 
 def run(config, output_dir):
     """Trains as a configuration says and returns the last row of metrics."""
-    fixed = ("steps",) if config["schedule"] == "cosine" else ()
+    may_differ = set(_MAY_DIFFER)
+    if config["schedule"] == "cosine":
+        may_differ.remove("steps")  # its length
     if config["logical_cpus"]:
         training.use_logical_cpus(config["logical_cpus"])
     strategy = training.make_strategy(config["strategy"], config["tpu"], config["worker_timeout"])
     is_chief = training.is_chief(strategy)
     directory = training.open_run(
-        output_dir, config, set(_MAY_DIFFER) - set(fixed), configuration(default=True), is_chief
+        output_dir, config, may_differ, configuration(default=True), is_chief
     )
     set_precision(config)
     dataset = data.load(
@@ -286,16 +288,17 @@ def run(config, output_dir):
         resize=config["resize"],
         cache_dir=str(directory / "cache") if config["dataset"] == "imagenet_snakes" else None,
     )
-    print(
-        f"{dataset.name}: {dataset.train_size} training and {dataset.test_size} test images "
-        f"{dataset.image_shape}, {dataset.classes} classes.\n"
-        f"{theory(config, dataset.image_shape)}\n"
-        f"{strategy.num_replicas_in_sync} replicas ({config['strategy']}).",
-        flush=True,
-    )
+    if is_chief:
+        print(
+            f"{dataset.name}: {dataset.train_size} training and {dataset.test_size} test images "
+            f"{dataset.image_shape}, {dataset.classes} classes.\n"
+            f"{theory(config, dataset.image_shape)}\n"
+            f"{strategy.num_replicas_in_sync} replicas ({config['strategy']}).",
+            flush=True,
+        )
     trainer = training.Trainer(
         lambda: make_model(config, dataset.image_shape, dataset.classes),
-        lambda model: make_optimizer(config, model, dataset),
+        lambda model: make_optimizer(config, model, dataset, verbose=is_chief),
         dataset,
         directory,
         strategy=strategy,
@@ -313,6 +316,7 @@ def main(argv):
     """Runs the flags' configuration."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)  # the notes of libraries would hide the progress
     try:
         row = run(configuration(), FLAGS.output_dir)
     except training.PeerLostError as error:
