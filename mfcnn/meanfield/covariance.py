@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from mfcnn import activations
 from mfcnn.activations import dual, dual_numerical
+from mfcnn.meanfield._arguments import check_depth, check_variance
 from mfcnn.meanfield._tables import moment_table
 from mfcnn.meanfield.fixed_points import fixed_point
 from mfcnn.meanfield.modes import check_profile, check_size, mode_eigenvalues
@@ -43,14 +44,15 @@ def covariance_trajectory(
       float64 numpy array [depth + 1, m, *size, m, *size].
 
     Raises:
-      ValueError: for a profile that is not one, a covariance of another rank or not symmetric, or a
-        size smaller than the kernel.
+      ValueError: for a negative variance, a profile that is not one, a covariance of another rank
+        or not symmetric, a size smaller than the kernel, or a variance that overflows on the way.
     """
     activation = activations.get(activation)
     profile = check_profile(variance_profile)
     covariance = _check_covariance(covariance, profile)
-    if depth < 0:
-        raise ValueError(f"depth must not be negative. Received: depth={depth}")
+    depth = check_depth(depth, least=0)
+    weight_variance = check_variance("weight_variance", weight_variance)
+    bias_variance = check_variance("bias_variance", bias_variance)
     shape = covariance.shape
     n = int(np.prod(shape[: len(shape) // 2]))
     variances = np.diag(covariance.reshape(n, n))
@@ -69,7 +71,13 @@ def covariance_trajectory(
         state = (tf.constant(0), start, history.write(0, start))
         return tf.while_loop(lambda i, *_: i < depth, layer, state)[2].stack()
 
-    return run(tf.constant(covariance)).numpy()
+    covariances = run(tf.constant(covariance)).numpy()
+    finite = np.isfinite(covariances).all(axis=tuple(range(1, covariances.ndim)))
+    if not finite.all():
+        raise ValueError(
+            f"The covariance leaves the range of float64 by layer {np.argmin(finite)} of {depth}."
+        )
+    return covariances
 
 
 def average(covariance, profile):
@@ -97,12 +105,13 @@ def fixed_point_covariance(point, size, inputs=1):
 
     Args:
       point: a `FixedPoint`.
-      size: tuple of spatial sizes.
+      size: spatial size, an integer or a tuple.
       inputs: their number m.
 
     Returns:
       float64 [m, *size, m, *size].
     """
+    size = tuple(np.atleast_1d(size))
     n = inputs * int(np.prod(size))
     matrix = point.q_star * (point.c_star + (1 - point.c_star) * np.eye(n))
     return matrix.reshape((inputs, *size, inputs, *size))
@@ -178,7 +187,8 @@ def _second_moments(activation, weight_variance, bias_variance, variances, depth
     low, high = q
     # The average of A_v keeps variances between the images of the smallest and the largest.
     for _ in range(depth):
-        q, last = weight_variance * table.second_moment(q) + bias_variance, q
+        second = table.second_moment(np.maximum(q, 1e-25))  # the table's end; 0 for dead signals
+        q, last = weight_variance * second + bias_variance, q
         low, high = min(low, *q), max(high, *q)
         if np.all(np.abs(q - last) < 1e-12 * q):
             break

@@ -3,11 +3,12 @@
 import numpy as np
 
 from mfcnn import activations
+from mfcnn.meanfield._arguments import check_variance
 from mfcnn.meanfield._roots import bracketed_root
 
 __all__ = ["critical_point", "critical_weight_variance"]
 
-_SCAN = 10.0 ** (np.arange(-16 * 8, 6 * 8) / 8 + 0.0463)
+_SCAN = 10.0 ** (np.arange(-16 * 8, 12 * 8) / 8 + 0.0463)
 
 
 def critical_point(activation, q_star):
@@ -32,9 +33,7 @@ def critical_point(activation, q_star):
         softplus and small q_star).
     """
     activation = activations.get(activation)
-    q = np.asarray(q_star, np.float64)
-    if np.any(~((q > 0) & np.isfinite(q))):
-        raise ValueError(f"q_star must be positive and finite. Received: q_star={q_star}")
+    q = check_variance("q_star", q_star, positive=True)
     if activation.homogeneity is not None:
         return _like(np.full(q.shape, 1 / activation.homogeneity), np.zeros(q.shape))
     derivative = activation.derivative_second_moment(q)
@@ -65,11 +64,7 @@ def critical_weight_variance(activation, bias_variance):
         homogeneous activations are critical only at bias_variance 0).
     """
     activation = activations.get(activation)
-    target = np.asarray(bias_variance, np.float64)
-    if np.any(~((target >= 0) & np.isfinite(target))):
-        raise ValueError(
-            f"bias_variance must be finite and non-negative. Received: {bias_variance}"
-        )
+    target = check_variance("bias_variance", bias_variance)
     if activation.homogeneity is not None:
         if np.any(target > 0):
             raise ValueError(

@@ -14,6 +14,7 @@ import dataclasses
 import numpy as np
 
 from mfcnn import activations
+from mfcnn.meanfield._arguments import check_variance
 from mfcnn.meanfield._roots import bracketed_root
 from mfcnn.meanfield._tables import moment_table
 
@@ -21,11 +22,11 @@ __all__ = ["FixedPoint", "NoFixedPointError", "fixed_point", "fixed_points"]
 
 # Rounding of a moment: sums of about 1,000 positive terms agree with quadrature to 1e-15.
 _ROUNDING = 2e-15
-_SCAN = 10.0 ** (np.arange(-24 * 8, 6 * 8) / 8 + 0.0463)
+_SCAN = 10.0 ** (np.arange(-24 * 8, 12 * 8) / 8 + 0.0463)
 
 
 class NoFixedPointError(ValueError):
-    """The variance has no fixed point: it grows without bound."""
+    """The variance has no fixed point below 1e12: it grows without bound."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +84,17 @@ def fixed_point(activation, weight_variance, bias_variance):
       ValueError: for a negative or non-finite variance.
     """
     activation = activations.get(activation)
-    weight_variance = _variance("weight_variance", weight_variance)
-    bias_variance = _variance("bias_variance", bias_variance)
+    weight_variance = check_variance("weight_variance", weight_variance)
+    bias_variance = check_variance("bias_variance", bias_variance)
     if weight_variance.ndim or bias_variance.ndim:
-        raise ValueError("fixed_point takes scalars; fixed_points takes arrays.")
+        raise ValueError(
+            "fixed_point takes numbers, fixed_points arrays. Received: weight_variance="
+            f"{weight_variance}, bias_variance={bias_variance}"
+        )
     result = _solve(activation, activation, weight_variance[None], bias_variance[None])
     point = FixedPoint(**{name: values[0].item() for name, values in result.items()})
     where = (
-        f"for {activation.name} at weight_variance={weight_variance:g}, "
-        f"bias_variance={bias_variance:g}"
+        f"for {activation.name} at weight_variance={weight_variance}, bias_variance={bias_variance}"
     )
     if point.phase == "unbounded":
         raise NoFixedPointError(f"The variance grows without bound {where}: no fixed point.")
@@ -112,20 +115,14 @@ def fixed_points(activation, weight_variance, bias_variance):
     """
     activation = activations.get(activation)
     weight_variance, bias_variance = np.broadcast_arrays(
-        _variance("weight_variance", weight_variance), _variance("bias_variance", bias_variance)
+        check_variance("weight_variance", weight_variance),
+        check_variance("bias_variance", bias_variance),
     )
     shape = weight_variance.shape
     result = _solve(
         moment_table(activation), activation, weight_variance.ravel(), bias_variance.ravel()
     )
     return FixedPoint(**{name: values.reshape(shape) for name, values in result.items()})
-
-
-def _variance(name, value):
-    value = np.asarray(value, np.float64)
-    if np.any(~((value >= 0) & np.isfinite(value))):
-        raise ValueError(f"{name} must be a finite, non-negative variance. Received: {value}")
-    return value
 
 
 def _solve(moments, activation, weight_variance, bias_variance):

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn import activations
+from mfcnn.meanfield._arguments import check_depth, check_variance
 from mfcnn.meanfield._tables import moment_table
 from mfcnn.meanfield.modes import check_profile, check_size
 
@@ -48,14 +49,15 @@ def log_gradient_norms(
     activation = activations.get(activation)
     profile = check_profile(variance_profile)
     sizes = check_size(size, profile)
-    if depth < 1:
-        raise ValueError(f"depth must be positive. Received: depth={depth}")
-    for name, value in (("weight_variance", weight_variance), ("bias_variance", bias_variance)):
-        if not value >= 0:
-            raise ValueError(f"{name} must not be negative. Received: {value}")
-    inputs = np.broadcast_to(np.asarray(input_variance, np.float64), sizes)
-    if not np.all(inputs > 0):
-        raise ValueError(f"input_variance must be positive. Received: {input_variance}")
+    depth = check_depth(depth)
+    weight_variance = check_variance("weight_variance", weight_variance, positive=True)
+    bias_variance = check_variance("bias_variance", bias_variance)
+    inputs = check_variance("input_variance", input_variance, positive=True)
+    if inputs.shape not in ((), sizes):
+        raise ValueError(
+            f"input_variance must be a number or of shape {sizes}. Received: shape {inputs.shape}"
+        )
+    inputs = np.broadcast_to(inputs, sizes)
     window = np.where(profile >= 0, 1.0, 0.0)  # all positions of the filter have a weight
 
     table = moment_table(activation)

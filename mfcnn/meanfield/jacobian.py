@@ -1,5 +1,6 @@
 """Singular values of the input-output Jacobian of a Keras model, measured at an input."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 from scipy.sparse import linalg
@@ -30,6 +31,8 @@ def jacobian_singular_values(model, x, count=None, max_bytes=2**30, batch_size=6
       ValueError: if all are asked for and the matrix is too large, or count is out of range.
     """
     x = tf.convert_to_tensor(x)
+    if not x.dtype.is_floating:
+        x = tf.cast(x, keras.config.floatx())  # integers, as images have, have no derivative
     outputs = int(np.prod(_call(model, x[None]).shape[1:]))
     inputs = int(np.prod(x.shape))
     rank = min(inputs, outputs)

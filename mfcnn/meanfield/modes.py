@@ -41,9 +41,9 @@ def variance_profile(name, kernel_size=3, rank=2):
     if key not in PROFILES:
         accepted = ", ".join([*PROFILES, *_ALIASES])
         raise ValueError(f"The variance profile must be one of {accepted}. Received: {name!r}")
-    if kernel_size < 1 or rank not in (1, 2, 3):
+    if not isinstance(kernel_size, int) or kernel_size < 1 or rank not in (1, 2, 3):
         raise ValueError(
-            "kernel_size must be positive and rank 1, 2 or 3. "
+            "kernel_size must be a positive integer and rank 1, 2 or 3. "
             f"Received: kernel_size={kernel_size}, rank={rank}"
         )
     shape = (kernel_size,) * rank
@@ -61,6 +61,11 @@ def check_profile(profile):
     Raises:
       ValueError: for a negative entry, a sum that differs from 1 by over 1e-6, or another rank.
     """
+    if isinstance(profile, str):
+        raise ValueError(
+            "variance_profile must be an array; mfcnn.meanfield.variance_profile makes one from a "
+            f"name. Received: {profile!r}"
+        )
     values = np.asarray(profile, np.float64)
     if values.ndim not in (1, 2, 3) or values.size == 0:
         raise ValueError(
@@ -84,7 +89,7 @@ def check_size(size, profile):
       ValueError: if a size is smaller than the filter, or their number is another.
     """
     sizes = (size,) * profile.ndim if np.ndim(size) == 0 else tuple(size)
-    if len(sizes) != profile.ndim or any(int(n) != n for n in sizes):
+    if len(sizes) != profile.ndim or not all(isinstance(n, int | np.integer) for n in sizes):
         raise ValueError(
             f"size must be an integer or one for each of the {profile.ndim} dimensions of the "
             f"variance_profile. Received: {size}"

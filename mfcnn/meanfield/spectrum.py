@@ -15,6 +15,7 @@ import dataclasses
 import numpy as np
 
 from mfcnn import activations
+from mfcnn.meanfield._arguments import check_depth, check_variance
 from mfcnn.meanfield._roots import bracketed_root
 
 __all__ = ["JacobianMoments", "jacobian_density", "jacobian_moments"]
@@ -48,9 +49,16 @@ def jacobian_moments(activation, weight_variance, depth, q, orthogonal=False):
 
     Returns:
       `JacobianMoments` of Python floats.
+
+    Raises:
+      ValueError: for a negative variance, depth < 1, or a q of another shape.
     """
     activation = activations.get(activation)
-    values, inverse = np.unique(np.broadcast_to(q, (int(depth),)), return_inverse=True)
+    depth, q = check_depth(depth), check_variance("q", q)
+    if q.shape not in ((), (depth,)):
+        raise ValueError(f"q must be a number or of shape [{depth}]. Received: shape {q.shape}")
+    weight_variance = check_variance("weight_variance", weight_variance)
+    values, inverse = np.unique(np.broadcast_to(q, (depth,)), return_inverse=True)
     first, second = np.array([_derivative_moments(activation, v) for v in values]).T
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         mean = np.exp(np.sum(np.log(weight_variance * first)[inverse]))
@@ -79,16 +87,15 @@ def jacobian_density(activation, weight_variance, depth, q, points, orthogonal=F
       float64 [m].
 
     Raises:
-      ValueError: for points that are not positive, depth < 1, or a flat distribution (linear and
-        orthogonal), which has no density.
+      ValueError: for points or variances that are not positive, depth < 1, or a flat distribution
+        (linear and orthogonal), which has no density.
     """
     activation = activations.get(activation)
-    points = np.asarray(points, np.float64)
-    if points.ndim != 1 or not np.all(points > 0) or depth < 1:
-        raise ValueError(
-            f"points must be positive, [m], and depth >= 1. Received: depth={depth}, "
-            f"points of shape {points.shape}"
-        )
+    depth, points = check_depth(depth), check_variance("points", points, positive=True)
+    weight_variance = check_variance("weight_variance", weight_variance, positive=True)
+    q = check_variance("q", q, positive=True)
+    if points.ndim != 1:
+        raise ValueError(f"points must have the shape [m]. Received: shape {points.shape}")
     d, weights = activation.derivative_distribution(q)
     d = d**2
     if orthogonal and np.ptp(d[weights > 0]) == 0:

@@ -7,6 +7,7 @@ import numpy as np
 from mfcnn import activations
 from mfcnn.meanfield import modes as modes_lib
 from mfcnn.meanfield import spectrum
+from mfcnn.meanfield._arguments import check_depth
 from mfcnn.meanfield.fixed_points import NoFixedPointError, fixed_point
 from mfcnn.meanfield.modes import check_profile, depth_scales, mode_eigenvalues
 
@@ -112,13 +113,12 @@ def trainability(
         than the kernel.
     """
     activation = activations.get(activation)
-    if int(depth) != depth or depth < 1:
-        raise ValueError(f"depth must be a positive integer. Received: depth={depth}")
+    depth = check_depth(depth)
     profile = _profile(variance_profile)
     try:
         point = fixed_point(activation, weight_variance, bias_variance)
     except NoFixedPointError:
-        return _unbounded(int(depth))
+        return _unbounded(depth)
     magnitude = np.ones(1) if size is None else np.abs(mode_eigenvalues(profile, size))
     scales = depth_scales(point, magnitude)
     moments = spectrum.jacobian_moments(
@@ -130,7 +130,7 @@ def trainability(
     with np.errstate(over="ignore"):
         ratio = float(np.float64(10.0) ** log10_ratio)
     return Trainability(
-        depth=int(depth),
+        depth=depth,
         phase=point.phase,
         q_star=point.q_star,
         chi_1=point.chi_1,
@@ -154,7 +154,7 @@ def _power(verdict):
 
 def _profile(profile):
     if profile is None or isinstance(profile, str):
-        return modes_lib.variance_profile(profile or "uniform")
+        return modes_lib.variance_profile("uniform" if profile is None else profile)
     return check_profile(profile)
 
 

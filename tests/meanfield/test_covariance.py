@@ -147,6 +147,18 @@ def test_two_equal_inputs_stay_equal():
     np.testing.assert_allclose(result[0, :, 1, :], result[0, :, 0, :], rtol=1e-7)
 
 
+def test_a_dead_signal_lives_on_its_biases():
+    dead = np.zeros((1, 4, 1, 4))
+    np.testing.assert_array_equal(
+        meanfield.covariance_trajectory(dead, "tanh", 1.5, 0.0, PROFILES[1], 2)[-1], dead
+    )
+    # The bias alone: then all positions are equal, c = 1.
+    second = activations.get("tanh").second_moment(0.1)
+    result = meanfield.covariance_trajectory(dead, "tanh", 1.5, 0.1, PROFILES[1], 2)
+    np.testing.assert_allclose(result[1], 0.1, rtol=1e-14)
+    np.testing.assert_allclose(result[2], 1.5 * second + 0.1, rtol=1e-11)
+
+
 def test_bad_covariances_are_refused():
     good = random_covariance((1, 4))
     with pytest.raises(ValueError, match="covariance must have the shape"):
@@ -155,5 +167,9 @@ def test_bad_covariances_are_refused():
         meanfield.covariance_trajectory(good + np.arange(4), "tanh", 1.0, 0.1, PROFILES[1], 1)
     with pytest.raises(ValueError, match="depth"):
         meanfield.covariance_trajectory(good, "tanh", 1.0, 0.1, PROFILES[1], -1)
+    with pytest.raises(ValueError, match="weight_variance"):
+        meanfield.covariance_trajectory(good, "tanh", -1.0, 0.1, PROFILES[1], 1)
+    with pytest.raises(ValueError, match="leaves the range of float64 by layer"):
+        meanfield.covariance_trajectory(good, "relu", 4.0, 0.1, PROFILES[1], 2000)
     with pytest.raises(ValueError, match="smaller than the kernel"):
         meanfield.covariance_trajectory(random_covariance((1, 2)), "tanh", 1.0, 0.1, PROFILES[1], 1)

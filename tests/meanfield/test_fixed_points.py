@@ -202,14 +202,30 @@ def test_the_grid_agrees_with_single_points(name):
             )
 
 
+def test_saturated_networks_have_a_fixed_point():
+    # phi is a sign up to 1 / sqrt(q*): q* = w + b, and c* solves q c = w (2 / pi) arcsin(c) + b.
+    w = b = 1e6
+    point = meanfield.fixed_points("tanh", [w], b)
+    np.testing.assert_allclose(point.q_star, w + b, rtol=1 / np.sqrt(w))
+    c_star = optimize.brentq(lambda c: 2 * c - 2 / np.pi * np.arcsin(c) - 1, 0, 0.9999)
+    np.testing.assert_allclose(point.c_star, c_star, rtol=1 / np.sqrt(w))
+    critical = meanfield.critical_weight_variance("tanh", 1e7)
+    q = meanfield.fixed_point("tanh", critical, 1e7).q_star
+    np.testing.assert_allclose(meanfield.critical_point("tanh", q), (critical, 1e7), rtol=1e-9)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="weight_variance .*-1"):
         meanfield.fixed_point("tanh", -1.0, 0.1)
     with pytest.raises(ValueError, match="bias_variance"):
         meanfield.fixed_point("tanh", 1.0, np.nan)
+    with pytest.raises(TypeError, match="weight_variance must be a real number.*'1.5'"):
+        meanfield.fixed_point("tanh", "1.5", 0.1)
+    with pytest.raises(ValueError, match="fixed_point takes numbers"):
+        meanfield.fixed_point("tanh", [1.5], 0.1)
     with pytest.raises(ValueError, match="activation must be one of"):
         meanfield.fixed_point("tahn", 1.0, 0.1)
-    with pytest.raises(ValueError, match="q_star must be positive"):
+    with pytest.raises(ValueError, match="q_star must be finite and positive"):
         meanfield.critical_point("tanh", 0.0)
     with pytest.raises(ValueError, match="no critical point at q_star"):
         meanfield.critical_point("softplus", 0.1)

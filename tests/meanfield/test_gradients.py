@@ -83,8 +83,10 @@ def test_bad_input_is_refused():
     for position, value, message in (
         (1, -1.0, "weight_variance"),
         (2, -0.1, "bias_variance"),
-        (3, 0, "depth must be positive"),
+        (3, 0, "depth must be an integer"),
+        (3, 2.5, "depth must be an integer"),
         (4, 0.0, "input_variance"),
+        (4, [1.0, 1.0], "input_variance must be a number or of shape"),
         (5, [0.5, 0.6], "sum to one"),
         (6, 1, "smaller than the kernel"),
     ):

@@ -74,6 +74,8 @@ def test_depth_scales_are_those_of_chi_c_times_the_eigenvalue():
         ([0.2, 0.6, 0.2], 2, "smaller than the kernel"),
         ([[0.5, 0.5]], (3, 3, 3), "size must be an integer or one for each"),
         (1.0, 4, "dimensions"),
+        ("uniform", 4, "must be an array.*'uniform'"),
+        ([0.2, 0.6, 0.2], "8", "size must be an integer"),
     ],
 )
 def test_bad_profiles_and_sizes_are_refused(profile, size, message):
@@ -86,5 +88,7 @@ def test_bad_profiles_and_sizes_are_refused(profile, size, message):
 def test_unknown_profile_names_are_refused():
     with pytest.raises(ValueError, match="gs0, gs1.*Received: 'gs9'"):
         meanfield.variance_profile("gs9")
-    with pytest.raises(ValueError, match="kernel_size must be positive"):
+    with pytest.raises(ValueError, match="kernel_size must be a positive"):
         meanfield.variance_profile("gs1", 0)
+    with pytest.raises(ValueError, match="kernel_size must be a positive integer"):
+        meanfield.variance_profile("gs1", 2.5)

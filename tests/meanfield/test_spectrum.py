@@ -132,6 +132,11 @@ def test_singular_values_of_a_model_are_those_of_its_jacobian():
     expected = np.linalg.svd(matrix, compute_uv=False)
     exact = meanfield.jacobian_singular_values(model, x, batch_size=5)
     np.testing.assert_allclose(exact, expected, rtol=1e-5, atol=1e-6)
+    whole = np.round(3 * x).astype(np.uint8)  # pixels are often integers
+    np.testing.assert_array_equal(
+        meanfield.jacobian_singular_values(model, whole),
+        meanfield.jacobian_singular_values(model, whole.astype(np.float32)),
+    )
     largest = meanfield.jacobian_singular_values(model, x, count=4, max_bytes=0)
     np.testing.assert_allclose(largest, expected[:4], rtol=1e-4)
     with pytest.raises(ValueError, match="give count"):
@@ -141,7 +146,22 @@ def test_singular_values_of_a_model_are_those_of_its_jacobian():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match="points must be positive"):
-        meanfield.jacobian_density("tanh", 1.0, 3, 0.1, np.array([-1.0]))
+    good = ("tanh", 1.0, 3, 0.1)
+    for position, value, message in (
+        (1, -1.0, "weight_variance must be"),
+        (2, 0, "depth must be"),
+        (2, 2.5, "depth must be"),
+        (3, -0.1, "q must be"),
+    ):
+        arguments = list(good)
+        arguments[position] = value
+        with pytest.raises(ValueError, match=message):
+            meanfield.jacobian_moments(*arguments)
+        with pytest.raises(ValueError, match=message):
+            meanfield.jacobian_density(*arguments, np.array([1.0]))
+    with pytest.raises(ValueError, match="q must be a number or of shape"):
+        meanfield.jacobian_moments("tanh", 1.0, 3, [0.1, 0.2])
+    with pytest.raises(ValueError, match="points must be finite and positive"):
+        meanfield.jacobian_density(*good, np.array([-1.0]))
     with pytest.raises(ValueError, match="no density"):
         meanfield.jacobian_density("linear", 1.0, 3, 0.1, np.array([1.0]), orthogonal=True)

@@ -42,8 +42,10 @@ def test_unbounded_networks_have_a_verdict():
 
 def test_bad_input_is_refused():
     for arguments, message in (
-        (("tanh", 1.0, 0.1, 0), "depth must be a positive integer"),
-        (("tanh", 1.0, 0.1, 2.5), "depth must be a positive integer"),
+        (("tanh", 1.0, 0.1, 0), "depth must be an integer of at least 1.*depth=0"),
+        (("tanh", 1.0, 0.1, 2.5), "depth must be an integer"),
+        (("tanh", 1.0, 0.1, np.inf), "depth must be an integer"),
+        (("tanh", 1.0, 0.1, "5"), "depth must be an integer.*'5'"),
         (("tanh", -1.0, 0.1, 5), "weight_variance"),
         (("nothing", 1.0, 0.1, 5), "activation must be one of"),
         (("tanh", 1.0, 0.1, 5, [0.5, 0.6]), "sum to one"),
