@@ -5,6 +5,7 @@ asked for directly: a run that stopped after step s goes on with `train_batches(
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,9 @@ from mfcnn.data import sources
 from mfcnn.data.images import as_tensor, decoder, statistics
 
 __all__ = ["ImageData", "load", "load_arrays"]
+
+# Enough for decoding JPEG files; each call holds a batch.
+_PARALLEL_CALLS = min(16, os.cpu_count() or 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -176,12 +180,14 @@ class ImageData:
             batch = self._normalize(tf.gather(images, index))
             return (batch, tf.gather(labels, index), *weights)
 
-        dataset = indices.map(example_batch, num_parallel_calls=tf.data.AUTOTUNE)
+        dataset = indices.map(example_batch, num_parallel_calls=_PARALLEL_CALLS)
         options = tf.data.Options()
         options.deterministic = True
+        # The end of an iterator waits for the thread that tunes it: it may sleep for a minute.
+        options.autotune.enabled = False
         # The batches are split here already.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-        return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+        return dataset.prefetch(2).with_options(options)
 
     def _normalize(self, images):
         # A product: graph optimizers may turn a quotient into one, which rounds differently.

@@ -86,6 +86,16 @@ def scope_of(strategy):
     return contextlib.nullcontext() if is_default else strategy.scope()
 
 
+def distribute(strategy, batches):
+    """The batches of a function from `tf.distribute.InputContext` to a dataset, on all replicas."""
+    options = None
+    if strategy is not tf.distribute.get_strategy():
+        # To a CPU nothing is copied ahead; and each iterator that does so may take a minute to end.
+        on_cpus = all("CPU" in device for device in strategy.extended.worker_devices)
+        options = tf.distribute.InputOptions(experimental_fetch_to_device=not on_cpus)
+    return strategy.distribute_datasets_from_function(batches, options)
+
+
 def agree(strategy, number):
     """Whether all workers have the same number, below 2^26; waits for all of them."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):

@@ -13,7 +13,7 @@ from mfcnn.training.failure import lost_peers
 from mfcnn.training.records import ConfigurationError, MetricsFile, plot_curves
 from mfcnn.training.reduction import sum_over_replicas
 from mfcnn.training.step import TrainingStep
-from mfcnn.training.strategy import agree, is_chief, scope_of
+from mfcnn.training.strategy import agree, distribute, is_chief, scope_of
 
 __all__ = ["Trainer"]
 
@@ -188,11 +188,8 @@ class Trainer:
         return rows[-1]
 
     def _train(self, start, steps):
-        batches = iter(
-            self.strategy.distribute_datasets_from_function(
-                functools.partial(self.dataset.train_batches, start)
-            )
-        )
+        train_batches = functools.partial(self.dataset.train_batches, start)
+        batches = iter(distribute(self.strategy, train_batches))
         writer = tf.summary.create_noop_writer()
         if self.artifacts:
             writer = tf.summary.create_file_writer(str(self.output_dir / "tensorboard"))
@@ -245,9 +242,8 @@ class Trainer:
 
     def evaluate(self):
         """(loss, accuracy) on the whole test set."""
-        batches = self.strategy.distribute_datasets_from_function(
-            functools.partial(self.dataset.test_batches, self.eval_batch_size)
-        )
+        test_batches = functools.partial(self.dataset.test_batches, self.eval_batch_size)
+        batches = distribute(self.strategy, test_batches)
         return _means(sum(self._test_step(batch).numpy() for batch in batches))
 
     @tf.function(autograph=False)
