@@ -1,0 +1,40 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import benchmarks
+from mfcnn.layers import stack_memory
+
+LAYER = 9 * 16 * 16 + 16
+ACTIVATION = 32 * 8 * 8 * 16
+
+
+def test_memory_is_parameters_slots_gradients_and_a_root_of_the_activations():
+    memory = stack_memory(10_000, LAYER, ACTIVATION, slots=2, checkpoint_levels=1)
+    parameters = 10_000 * LAYER * 4
+    assert memory.parameters == memory.gradients == parameters
+    assert memory.slots == 2 * parameters
+    assert 200 * ACTIVATION * 4 <= memory.activations <= 230 * ACTIVATION * 4
+
+
+def test_the_total_counts_each_part_once():
+    lean = stack_memory(100, LAYER, ACTIVATION, slots=0, gradient_copies=0, checkpoint_levels=1)
+    full = stack_memory(100, LAYER, ACTIVATION, slots=2, gradient_copies=1, checkpoint_levels=1)
+    assert full.total - lean.total == 3 * 100 * LAYER * 4
+    assert "gradients 906.2 KiB" in str(full)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation", ["mfcnn", "mfcnn_jit", "mfcnn_fused"])
+def test_a_step_of_ten_thousand_layers_takes_the_predicted_memory_within_15_percent(
+    implementation,
+):
+    child = pathlib.Path(benchmarks.__file__).with_name("deep_stack_child.py")
+    sizes = ["10000", "16", "32", "8", "1", "1"]  # depth, channels, batch, side, steps, threads
+    command = [sys.executable, str(child), implementation, *sizes]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    measured = json.loads(output.splitlines()[-1])
+    assert measured["peak"] - measured["base"] == pytest.approx(measured["predicted"], rel=0.15)
