@@ -10,12 +10,17 @@ are to differ need seeds that differ, or one `stack`:
     ConvolutionDeltaOrthogonal(seed=0)((3, 3, 64, 64))                # [3, 3, 64, 64]
     ConvolutionDeltaOrthogonal(seed=0).stack(10_000, (3, 3, 64, 64))  # [10000, 3, 3, 64, 64]
 
+An initializer sees the kernel's shape, not its layer. The orthogonal ones keep norms in layers of
+stride 1 without groups; Keras's transposed convolutions store [*window, c_out, c_in], so that there
+both channel numbers must be equal.
+
 References: Xiao et al. 2018, "Dynamical isometry and a mean field theory of CNNs", section 2.3,
 2.4 and 2.1.6, Algorithms 1 and 2; Mezzadri 2007, "How to generate random matrices from the
 classical compact groups" for the signs of the QR factor.
 """
 
 import math
+import operator
 import random
 
 import keras
@@ -110,10 +115,11 @@ class _ConvolutionInitializer(keras.initializers.Initializer):
 
     def _check_shape(self, shape):
         try:
-            checked = tuple(int(size) for size in shape)
+            checked = tuple(operator.index(size) for size in shape)
         except TypeError as error:
             raise ValueError(
-                f"{type(self).__name__} needs a fully known shape. Received: shape={shape}"
+                f"{type(self).__name__} needs a fully known shape of integers. "
+                f"Received: shape={shape}"
             ) from error
         if len(checked) not in (3, 4, 5) or min(checked) < 1:
             raise ValueError(
@@ -409,14 +415,16 @@ def _float_dtype(dtype):
 
 
 def _check_depth(depth):
-    if isinstance(depth, bool) or int(depth) != depth or depth < 1:
+    if isinstance(depth, bool) or not isinstance(depth, (int, np.integer)) or depth < 1:
         raise ValueError(f"`depth` must be an int of at least 1. Received: depth={depth!r}")
     return int(depth)
 
 
 def _check_scale(name, value):
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"`{name}` must be finite and not negative. Received: {name}={value}")
+    if not isinstance(value, (int, float, np.number)) or not math.isfinite(value) or value < 0:
+        raise ValueError(
+            f"`{name}` must be a number, finite and not negative. Received: {name}={value!r}"
+        )
     return float(value)
 
 
@@ -424,9 +432,10 @@ def _check_profile(profile):
     if profile is None or (isinstance(profile, str) and profile == "delta"):
         return profile
     rule = "`variance_profile` must be None, 'delta' or an array of the window's shape"
-    if isinstance(profile, str):
-        raise ValueError(f"{rule}. Received: variance_profile={profile!r}")
-    profile = np.array(profile, np.float64)
+    try:
+        profile = np.array(profile, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{rule}. Received: variance_profile={profile!r}") from error
     if profile.ndim not in (1, 2, 3):
         raise ValueError(f"{rule}, of 1 to 3 dimensions. Received: shape {profile.shape}")
     if not np.all(profile >= 0):

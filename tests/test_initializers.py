@@ -395,6 +395,7 @@ def test_oblong_windows_are_refused_by_the_orthogonal_kernel():
         ([0.5, 0.4], "sum to one.*0.9"),
         ("center", "'delta'.*'center'"),
         (1.0, "1 to 3 dimensions"),
+        ([[0.5, 0.5], [0.0]], "array of the window's shape"),
     ],
 )
 def test_bad_profiles_are_refused(profile, text):
@@ -408,12 +409,12 @@ def test_profiles_of_another_shape_than_the_window_are_refused(shape):
         ConvolutionGaussian(PROFILE)(shape)
 
 
-@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "1", None])
 def test_bad_scales_are_refused(value):
     for kind in ORTHOGONAL:
-        with pytest.raises(ValueError, match="`gain` must be finite and not negative"):
+        with pytest.raises(ValueError, match="`gain` must be a number, finite and not negative"):
             kind(gain=value)
-    with pytest.raises(ValueError, match="`weight_variance` must be finite"):
+    with pytest.raises(ValueError, match="`weight_variance` must be a number, finite"):
         ConvolutionGaussian(weight_variance=value)
 
 
@@ -422,8 +423,10 @@ def test_bad_seeds_dtypes_and_depths_are_refused():
         ConvolutionOrthogonal(seed=1.5)
     with pytest.raises(ValueError, match="`dtype` must be a floating dtype.*int32"):
         ConvolutionOrthogonal()((3, 4, 4), dtype="int32")
-    for depth in (0, -1, 2.5):
+    for depth in (0, -1, 2.5, None, float("inf")):
         with pytest.raises(ValueError, match="`depth` must be an int of at least 1"):
             ConvolutionOrthogonal().stack(depth, (3, 4, 4))
     with pytest.raises(ValueError, match="fully known shape"):
         ConvolutionOrthogonal()((3, None, 4))
+    with pytest.raises(ValueError, match="shape of integers"):
+        ConvolutionOrthogonal()((3, 2.5, 4))

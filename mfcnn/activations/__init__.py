@@ -4,6 +4,6 @@
 """
 
 from mfcnn.activations.activation import Activation
-from mfcnn.activations.library import NAMES, get
+from mfcnn.activations.library import NAMES, get, keras_identifier
 
-__all__ = ["NAMES", "Activation", "get"]
+__all__ = ["NAMES", "Activation", "get", "keras_identifier"]

@@ -8,7 +8,7 @@ import tensorflow as tf
 from mfcnn.activations import closed_forms
 from mfcnn.activations.activation import Activation
 
-__all__ = ["NAMES", "get"]
+__all__ = ["NAMES", "get", "keras_identifier"]
 
 _SLOPE = 0.2  # leaky_relu's slope for x < 0, the default of Keras and TF
 
@@ -114,6 +114,11 @@ def _build(name):
 _ACTIVATIONS = {name: _build(name) for name in _FUNCTIONS}
 NAMES = tuple(_ACTIVATIONS)
 
+# Keras has no name for these: registered, so that layers with them can be saved and loaded.
+_NOT_IN_KERAS = ("erf", "abs", "sin", "cos", "exp", "gaussian")
+for _name in _NOT_IN_KERAS:
+    keras.saving.register_keras_serializable("mfcnn", _name)(_FUNCTIONS[_name][0])
+
 _KNOWN_FUNCTIONS = {
     "tanh": (tf.tanh, tf.nn.tanh, keras.activations.tanh),
     "erf": (tf.math.erf, keras.ops.erf),
@@ -154,9 +159,10 @@ def get(identifier):
                 f"activation must be one of {', '.join(NAMES)}. Received: {identifier!r}"
             )
         return _ACTIVATIONS[identifier]
-    for name, functions in _KNOWN_FUNCTIONS.items():
+    for name, activation in _ACTIVATIONS.items():
+        functions = (activation.phi, *_KNOWN_FUNCTIONS.get(name, ()))
         if any(identifier is function for function in functions):
-            return _ACTIVATIONS[name]
+            return activation
     if callable(identifier):
         raise TypeError(
             "activation is a function without its derivative: give "
@@ -166,3 +172,9 @@ def get(identifier):
         "activation must be a name, an Activation or a known TF or Keras function. "
         f"Received: {identifier!r}"
     )
+
+
+def keras_identifier(activation):
+    """What Keras's layers take for an `Activation`: Keras's name if there is one, else phi."""
+    named = _ACTIVATIONS.get(activation.name) is activation
+    return activation.name if named and activation.name not in _NOT_IN_KERAS else activation.phi

@@ -37,13 +37,24 @@ class PeriodicConvolution(keras.layers.Conv2D):
             **kwargs,
         )
 
+    def build(self, input_shape):
+        """Makes the weights; the image's sides must be known."""
+        if None in input_shape[1:3]:
+            raise ValueError(
+                f"PeriodicConvolution needs a known height and width. Received: {input_shape}"
+            )
+        super().build(input_shape)
+
     def call(self, inputs):
         """Wraps the image around and convolves."""
         return super().call(pad(inputs, "circular", self._pads(inputs.shape)))
 
     def compute_output_shape(self, input_shape):
         """[batch, ceil(height / stride), ceil(width / stride), filters]."""
-        sizes = (-(-size // stride) for size, stride in zip(input_shape[1:3], self.strides))
+        sizes = (
+            None if size is None else -(-size // stride)
+            for size, stride in zip(input_shape[1:3], self.strides)
+        )
         return (input_shape[0], *sizes, self.filters)
 
     def _pads(self, shape):

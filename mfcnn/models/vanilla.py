@@ -1,6 +1,7 @@
 """The vanilla CNN of the CNN paper: stem, deep block, global pooling, dense readout."""
 
 import math
+import numbers
 
 import keras
 import numpy as np
@@ -30,7 +31,7 @@ def initial_variances(activation, depth, q_star=None, weight_variance=None, bias
         ValueError: if depth < 1, q_star <= 0, a variance is negative, only one of the variances
             is given, or q_star beside them.
     """
-    if not isinstance(depth, int) or depth < 1:
+    if not _is_positive_integer(depth):
         raise ValueError(f"depth must be an integer of at least 1. Received: depth={depth!r}")
     given = (weight_variance is not None, bias_variance is not None)
     if any(given) and (not all(given) or q_star is not None):
@@ -44,8 +45,8 @@ def initial_variances(activation, depth, q_star=None, weight_variance=None, bias
         return weight_variance, bias_variance, fixed_point.q_star
     if q_star is None:
         q_star = 1 / depth
-    if not (q_star > 0 and math.isfinite(q_star)):
-        raise ValueError(f"q_star must be positive and finite. Received: q_star={q_star!r}")
+    if np.ndim(q_star):
+        raise ValueError(f"q_star must be a number. Received: q_star={q_star!r}")
     weight_variance, bias_variance = meanfield.critical_point(activation, q_star)
     return weight_variance, bias_variance, q_star
 
@@ -123,8 +124,15 @@ def vanilla_cnn(
         if value not in accepted:
             raise ValueError(f"{argument} must be one of {accepted}. Received: {value!r}")
     for argument, value in (("filters", filters), ("classes", classes)):
-        if not isinstance(value, int) or value < 1:
+        if not _is_positive_integer(value):
             raise ValueError(f"{argument} must be an integer of at least 1. Received: {value!r}")
+    if not isinstance(strides, tuple | list):
+        raise ValueError(
+            "strides must be a tuple of integers, one for each convolution of the stem. "
+            f"Received: strides={strides!r}"
+        )
+    if seed is not None and not (isinstance(seed, numbers.Integral) and seed >= 0):
+        raise ValueError(f"seed must be an integer of at least 0 or None. Received: {seed!r}")
     if variance_profile is not None and initialization != "gaussian":
         raise ValueError(
             "variance_profile needs initialization='gaussian'. "
@@ -135,7 +143,7 @@ def vanilla_cnn(
         activation, depth, q_star, weight_variance, bias_variance
     )
     seeds = iter(np.random.SeedSequence(seed).generate_state(2 * len(strides) + 4).tolist())
-    phi = activation.name if activation.name in activations.NAMES else activation.phi
+    phi = activations.keras_identifier(activation)
 
     def biases():
         return keras.initializers.RandomNormal(stddev=math.sqrt(bias_variance), seed=next(seeds))
@@ -188,6 +196,10 @@ def vanilla_cnn(
         name="logits",
     )(x)
     return keras.Model(images, logits, name=name)
+
+
+def _is_positive_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
 
 
 def _kernel(initialization, weight_variance, variance_profile, seed):

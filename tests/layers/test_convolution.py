@@ -1,5 +1,6 @@
 """The convolution's forms against sums written out in NumPy."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -64,3 +65,10 @@ def test_the_periodic_layer_survives_its_configuration():
     layer = PeriodicConvolution(4, 3, strides=2, activation="tanh", use_bias=False)
     again = PeriodicConvolution.from_config(layer.get_config())
     assert again.get_config() == layer.get_config()
+
+
+def test_the_periodic_layer_needs_a_known_size():
+    with pytest.raises(ValueError, match="known height and width"):
+        PeriodicConvolution(4, 3)(keras.Input((None, 8, 1)))
+    shape = PeriodicConvolution(4, 3, 2).compute_output_shape((None, None, 7, 1))
+    assert shape == (None, None, 4, 4)

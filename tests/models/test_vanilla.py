@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from mfcnn import meanfield
+from mfcnn import activations, meanfield
+from mfcnn.activations import Activation
 from mfcnn.models import initial_variances, vanilla_cnn
 
 
@@ -67,11 +69,22 @@ def test_the_readout_gets_features_of_unit_scale():
     assert relu.get_layer("readout_scale").scale == 1
 
 
-def test_a_saved_model_gives_the_same_logits(tmp_path):
-    model = vanilla_cnn((8, 8, 1), 5, 4, 10, seed=0)
+# Keras knows the first; the others are saved as functions of ours.
+@pytest.mark.parametrize("activation", ["tanh", "erf", "gaussian"])
+def test_a_saved_model_gives_the_same_logits(activation, tmp_path):
+    variances = {"weight_variance": 1.5, "bias_variance": 0.1}
+    model = vanilla_cnn((8, 8, 1), 2, 4, 10, activation, seed=0, **variances)
     model.save(tmp_path / "model.keras")
     x = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype("float32")
-    np.testing.assert_allclose(keras.models.load_model(tmp_path / "model.keras")(x), model(x))
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(x), model(x))
+    assert activations.get(loaded.get_layer("stem_1").activation).name == activation
+
+
+def test_an_activation_that_borrows_a_name_keeps_its_function():
+    halved = Activation(lambda x: tf.tanh(x) / 2, lambda x: (1 - tf.tanh(x) ** 2) / 2, "tanh")
+    model = vanilla_cnn((8, 8, 1), 2, 4, 10, halved, weight_variance=2.0, bias_variance=0.1)
+    assert np.max(np.abs(model.get_layer("stem_1")(tf.fill([1, 8, 8, 1], 1e3)))) <= 0.5
 
 
 @pytest.mark.parametrize(
@@ -80,8 +93,11 @@ def test_a_saved_model_gives_the_same_logits(tmp_path):
         ({"depth": 0}, "depth must be.*depth=0"),
         ({"depth": -3}, "depth must be.*depth=-3"),
         ({"filters": 0}, "filters must be.*0"),
-        ({"q_star": 0.0}, "q_star must be positive.*0.0"),
-        ({"q_star": -1.0}, "q_star must be positive.*-1.0"),
+        ({"q_star": 0.0}, "q_star must be finite and positive.*0.0"),
+        ({"q_star": -1.0}, "q_star must be finite and positive.*-1.0"),
+        ({"q_star": [0.1]}, "q_star must be a number"),
+        ({"strides": 2}, "strides must be a tuple.*2"),
+        ({"seed": -1}, "seed must be.*-1"),
         ({"weight_variance": 1.0}, "both weight_variance and bias_variance"),
         ({"weight_variance": -1.0, "bias_variance": 0.0}, "weight_variance"),
         ({"weight_variance": 1.0, "bias_variance": -0.1}, "bias_variance"),
