@@ -15,6 +15,7 @@ __all__ = [
     "check_model",
     "evaluate",
     "jvp",
+    "operation_types",
     "output_and_jvp",
     "vjp",
 ]
@@ -126,9 +127,15 @@ def jvp(function, values, tangents):
     return output_and_jvp(function, values, tangents)[1]
 
 
+def operation_types(graph):
+    """The types of the operations of a graph and of the functions that it calls, a set."""
+    types = {op.type for op in graph.get_operations()}
+    return types | {n.op for f in graph.as_graph_def().library.function for n in f.node_def}
+
+
 def check_deterministic(graph):
-    """Raises ValueError if a traced graph draws random numbers."""
-    random = sorted({op.type for op in graph.get_operations() if "Random" in op.type})
+    """Raises ValueError if a traced graph, or a function that it calls, draws random numbers."""
+    random = sorted(name for name in operation_types(graph) if "Random" in name)
     if random:
         raise ValueError(
             "the model must be deterministic: a stochastic layer (such as Dropout called with "

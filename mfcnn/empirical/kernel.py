@@ -13,7 +13,8 @@ __all__ = ["METHODS", "OUTPUTS", "MethodChoice", "choose_method", "ntk"]
 
 METHODS = ("structured", "jacobian", "products")
 OUTPUTS = ("trace", "full")
-_BLOCK_BYTES = 2**28
+_BLOCK_BYTES = 2**29
+_PROBE = 7919
 
 
 class MethodChoice(NamedTuple):
@@ -48,7 +49,7 @@ def ntk(model, x1, x2=None, outputs="trace", method="auto", batch_size=None, jit
             Jacobian where that is dearer; "jacobian" forms the Jacobian row by row; "products"
             takes a vector-Jacobian and a Jacobian-vector product for each column and never forms
             it; "auto" takes what `choose_method` says.
-        batch_size: rows of a block; by default as many as fit about 256 MB.
+        batch_size: rows of a block; by default as many as fit about 512 MB.
         jit_compile: whether XLA compiles the blocks.
 
     Returns:
@@ -68,7 +69,8 @@ def ntk(model, x1, x2=None, outputs="trace", method="auto", batch_size=None, jit
     if method == "auto" or batch_size is None:
         choice = choose_method(model, x1, x2, outputs, None if method == "auto" else method)
         method, batch_size = choice.method, batch_size or choice.batch_size
-    program = _program(model, outputs, method, bool(jit_compile))
+    unknown = _analysis(model, x1).unknown
+    program = _program(model, outputs, method, bool(jit_compile), unknown)
     rows = _split(x1.shape[0], batch_size)
     columns = rows if x2 is None else _split(x2.shape[0], batch_size)
     blocks = [[None] * len(columns) for _ in rows]
@@ -104,11 +106,8 @@ def choose_method(model, x1, x2=None, outputs="trace", method=None):
     """
     x1, x2 = _check(model, x1, x2, outputs)
     n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-    analyses = _ANALYSES.setdefault(model, {})
-    key = (tuple(x1.shape[1:]), x1.dtype, *(id(v) for v in model.trainable_variables))
-    if key not in analyses:
-        analyses[key] = _analyse(model, x1.shape, x1.dtype)
-    operations, unknown, k = analyses[key]
+    operations, indices, k = _analysis(model, x1)
+    unknown = [model.trainable_variables[i] for i in indices]
     parameters = sum(math.prod(v.shape) for v in model.trainable_variables)
     unknown_parameters = sum(math.prod(v.shape) for v in unknown)
     # How often a weight of unknown use is used is unknown; positions of the image bound it.
@@ -142,7 +141,7 @@ def choose_method(model, x1, x2=None, outputs="trace", method=None):
 
     batch_size = max(n1, n2)
     while batch_size > 1 and block_bytes(batch_size) > _BLOCK_BYTES:
-        batch_size = -(-batch_size // 2)
+        batch_size -= -(-batch_size // 5)
     return MethodChoice(best, costs, batch_size, tuple(v.path for v in unknown))
 
 
@@ -169,56 +168,70 @@ def _split(count, size):
     ]
 
 
-def _traced(model, weights, x):
+def _traced(model, weights, x, unknown=()):
     """The outputs [n, k] with the sorted weights: uses of the known, indices of the others."""
     y = functional.evaluate(model, weights, x)
     functional.check_deterministic(y.graph)
-    found = [structure.find_uses(w, x.shape[0]) for w in weights]
+    found = [
+        None if i in unknown else structure.find_uses(w, x.shape[0]) for i, w in enumerate(weights)
+    ]
     known = {i: uses for i, uses in enumerate(found) if uses}
     # A weight without any use has the derivative zero; one inside a loop or call is unknown.
-    unknown = [i for i, uses in enumerate(found) if uses is None]
-    return y, known, unknown
+    return y, known, tuple(i for i, uses in enumerate(found) if uses is None)
 
 
-def _analyse(model, shape, dtype):
-    """(uses of the known weights, the other weights, k), from a trace that is not run."""
+class _Analysis(NamedTuple):
+    """Costs of the uses of the known weights, indices of the others, number of outputs."""
+
+    operations: list
+    unknown: tuple
+    outputs: int
+
+
+def _analysis(model, x):
+    """The `_Analysis` of a trace that is not run.
+
+    Its batch size is a prime that no layer has as a width, so that an axis which has the batch's
+    length by chance is not taken for the batch.
+    """
     variables, found = model.trainable_variables, []
+    analyses = _ANALYSES.setdefault(model, {})
+    key = (tuple(x.shape[1:]), x.dtype, *(id(v) for v in variables))
+    if key not in analyses:
 
-    @tf.function(autograph=False)
-    def trace(x):
-        found[:] = _traced(model, [tf.identity(v.value) for v in variables], x)
+        @tf.function(autograph=False)
+        def trace(x):
+            found[:] = _traced(model, [tf.identity(v.value) for v in variables], x)
 
-    concrete = trace.get_concrete_function(tf.TensorSpec([2, *shape[1:]], dtype))
-    y, known, unknown = found
-    shapes = [structure.floating_operations(use, 2) for uses in known.values() for use in uses]
-    del concrete  # The graph had to live until here.
-    return shapes, [_Shape(variables[i]) for i in unknown], y.shape[1]
-
-
-class _Shape:
-    """Name and shape of a variable; the variable itself would keep its model alive."""
-
-    def __init__(self, variable):
-        self.path, self.shape = variable.path, tuple(variable.shape)
+        concrete = trace.get_concrete_function(tf.TensorSpec([_PROBE, *x.shape[1:]], x.dtype))
+        y, known, unknown = found
+        analyses[key] = _Analysis(
+            [structure.floating_operations(u, _PROBE) for uses in known.values() for u in uses],
+            unknown,
+            y.shape[1],
+        )
+        del concrete  # The graph had to live until here.
+    return analyses[key]
 
 
 _ANALYSES = weakref.WeakKeyDictionary()
 _PROGRAMS = weakref.WeakKeyDictionary()
 
 
-def _program(model, outputs, method, jit_compile):
+def _program(model, *options):
     programs = _PROGRAMS.setdefault(model, {})
-    key = (outputs, method, jit_compile, tuple(id(v) for v in model.trainable_variables))
+    key = (*options, *(id(v) for v in model.trainable_variables))
     if key not in programs:
-        programs[key] = _Program(weakref.ref(model), outputs, method, jit_compile)
+        programs[key] = _Program(weakref.ref(model), *options)
     return programs[key]
 
 
 class _Program:
     """The compiled blocks of one model: [n1, n2, k, k], with k = 1 and divided for the trace."""
 
-    def __init__(self, model, outputs, method, jit_compile):
+    def __init__(self, model, outputs, method, jit_compile, unknown):
         self._model, self._outputs, self._method = model, outputs, method
+        self._unknown, self._jit_compile = unknown, jit_compile
         compiled = {"autograph": False, "jit_compile": jit_compile or None}
         self.block = tf.function(self._block, **compiled)
         self.diagonal = tf.function(lambda x: self._block(x, None), **compiled)
@@ -248,19 +261,25 @@ class _Program:
         model, weights, n = self._model(), self._weights(), x.shape[0]
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            y, known, unknown = _traced(model, weights, x)
+            y, known, unknown = _traced(model, weights, x, self._unknown)
         k, uses = y.shape[1], [use for found in known.values() for use in found]
+
+        outputs = [use.output for use in uses]
 
         def cotangents(output):
             seed = tf.broadcast_to(tf.cast(output, y.dtype), [n, k])
-            outputs = [use.output for use in uses]
             return tape.gradient(y, outputs, seed, unconnected_gradients="zero")
 
         # Before the cotangents exist, for they consume the same tensors.
-        biases = {id(use): structure.bias_of(use, _single(known)) for use in _single(known)}
+        biases = {id(use): structure.bias_of(use, _single(known), n) for use in _single(known)}
         merged = {id(bias) for bias in biases.values()}
         if uses:
-            deltas = iter(tf.vectorized_map(cotangents, tf.eye(k)))
+            loops = any("While" in name for name in functional.operation_types(y.graph))
+            if loops and self._jit_compile:  # A vectorized loop is beyond XLA.
+                types = [z.dtype for z in outputs]
+                deltas = iter(tf.map_fn(cotangents, tf.eye(k), fn_output_signature=types))
+            else:
+                deltas = iter(tf.vectorized_map(cotangents, tf.eye(k)))
         result = []
         for found in known.values():
             mine = [
@@ -332,5 +351,5 @@ def _single(known):
 
 
 def output_size(model, x):
-    shape = model.compute_output_shape((1, *x.shape[1:]))
-    return math.prod(shape[1:])
+    """The number k of outputs for inputs like x."""
+    return _analysis(model, x).outputs

@@ -55,10 +55,12 @@ def lambda_max(model, x, batch_size=None, tolerance=1e-4, seed=0):
     size = x.shape[0] * product.outputs
     if size == 1:
         return float(product(np.ones([1, 1])).numpy()[0, 0])
+    # Lanczos knows no shorter type than float32.
+    dtype = np.dtype("float64" if model.trainable_variables[0].dtype == "float64" else "float32")
     operator = scipy.sparse.linalg.LinearOperator(
         (size, size),
-        matvec=lambda v: product(v.reshape(-1, product.outputs)).numpy().ravel(),
-        dtype=np.dtype(model.trainable_variables[0].dtype),
+        matvec=lambda v: product(v.reshape(-1, product.outputs)).numpy().ravel().astype(dtype),
+        dtype=dtype,
     )
     start = np.random.default_rng(seed).standard_normal(size).astype(operator.dtype)
     (value,) = scipy.sparse.linalg.eigsh(
@@ -134,12 +136,17 @@ def effective_rank(matrix, gram=False):
         A float.
 
     Raises:
+        TypeError: for another dtype than float32 and float64.
         ValueError: for a matrix that is not finite, not two-dimensional, zero, or with `gram` not
             symmetric.
 
     Source: Roy and Vetterli 2007, definition 1; linearization paper, Figure 5.
     """
     matrix = np.asarray(matrix)
+    if matrix.dtype.kind in "iu":
+        matrix = matrix.astype(np.float64)
+    if matrix.dtype not in (np.float32, np.float64):
+        raise TypeError(f"matrix must be float32 or float64. Received: dtype={matrix.dtype}")
     if matrix.ndim != 2 or not matrix.size or not np.all(np.isfinite(matrix)):
         raise ValueError(f"matrix must be a finite matrix [n, p]. Received: shape={matrix.shape}")
     if gram:

@@ -143,13 +143,13 @@ def _batch_first(a, n):
     )
 
 
-def bias_of(product, uses):
+def bias_of(product, uses, n):
     """The shift among `uses` that does nothing but add a bias to a product without positions.
 
     Both have the same cotangents, so that the bias is one more input, of value 1.
     """
     z = product.output
-    if product.kind == "product" and z.op.inputs[0].op.type != "Reshape":
+    if product.kind == "product" and z.shape.rank == 2 and z.shape[0] == n:
         for use in uses:
             if use.kind == "shift" and use.input is z and len(z.consumers()) == 1:
                 return use

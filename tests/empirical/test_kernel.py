@@ -122,6 +122,61 @@ def test_every_method_gives_the_product_of_the_jacobians(name, method):
     np.testing.assert_allclose(result, symmetric, rtol=0, atol=_TOLERANCE * symmetric.max())
 
 
+def _lora():
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, "tanh")])
+    model.layers[0].enable_lora(2)
+    model.layers[0].lora_kernel_b.assign(np.ones([2, 4]))
+    return model
+
+
+def _einsum():
+    layer = keras.layers.EinsumDense("abc,cd->abd", (5, 6), bias_axes="d")
+    return keras.Sequential([keras.Input((5, 4)), layer, keras.layers.Flatten()])
+
+
+class _TimeMajor(keras.layers.Layer):
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 3))
+
+    def call(self, x):
+        y = tf.matmul(tf.transpose(x, [1, 0, 2]), tf.convert_to_tensor(self.kernel))
+        return tf.transpose(tf.cumsum(y, axis=0), [1, 0, 2])
+
+
+def _time_major():
+    return keras.Sequential([keras.Input((5, 4)), _TimeMajor(), keras.layers.Flatten()])
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3, "tanh")
+
+    def call(self, x):
+        return tf.reduce_sum(self.dense(x), -1)
+
+
+def _subclassed():
+    model = Subclassed()
+    model(np.zeros([1, 4], "float32"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(_lora, (5,)), (_einsum, (5, 4)), (_time_major, (5, 4)), (_subclassed, (4,))],
+)
+def test_an_axis_that_has_the_batch_s_length_by_chance_is_not_taken_for_it(make, shape):
+    """Five inputs: of five numbers whose kernel is a product of weights, at five positions."""
+    keras.utils.set_random_seed(1)
+    model, x = make(), np.random.default_rng(0).normal(size=(5, *shape)).astype("float32")
+    jacobian = _jacobian(model, x).reshape(5, -1, sum(map(np.size, model.trainable_variables)))
+    expected = np.einsum("iap,jap->ij", jacobian, jacobian) / jacobian.shape[1]
+    for method in ("structured", "products"):
+        theta = empirical.ntk(model, x, method=method)
+        np.testing.assert_allclose(theta, expected, rtol=0, atol=_TOLERANCE * expected.max())
+
+
 def test_blocks_of_any_size_put_the_same_full_kernel_together():
     keras.utils.set_random_seed(1)
     model = _shared()
@@ -141,6 +196,10 @@ def test_xla_and_float64_give_the_same_kernel():
     x = _inputs(model, 3, 0)
     plain = empirical.ntk(model, x)
     np.testing.assert_allclose(empirical.ntk(model, x, jit_compile=True), plain, rtol=1e-5)
+    behind = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(4, 1), *_deep().layers])
+    plain = empirical.ntk(behind, x, method="structured")
+    compiled = empirical.ntk(behind, x, method="structured", jit_compile=True)
+    np.testing.assert_allclose(compiled, plain, rtol=1e-5, atol=1e-5 * np.max(plain))
     double = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, dtype="float64")])
     theta = empirical.ntk(double, np.eye(3))
     assert theta.dtype == tf.float64
@@ -215,14 +274,18 @@ class _AlwaysDropping(keras.layers.Dropout):
         return super().call(inputs, training=True)
 
 
-def _dropout_in_training():
-    return keras.Sequential([keras.Input((3,)), _AlwaysDropping(0.5), keras.layers.Dense(2)])
+class _DroppingInAFunction(_AlwaysDropping):
+    @tf.function
+    def call(self, inputs):
+        return super().call(inputs)
 
 
 @pytest.mark.parametrize("method", empirical.METHODS)
-def test_a_stochastic_layer_in_training_mode_is_refused(method):
+@pytest.mark.parametrize("layer", [_AlwaysDropping, _DroppingInAFunction])
+def test_a_stochastic_layer_in_training_mode_is_refused(layer, method):
+    model = keras.Sequential([keras.Input((3,)), layer(0.5), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="stochastic layer"):
-        empirical.ntk(_dropout_in_training(), np.ones([2, 3], "float32"), method=method)
+        empirical.ntk(model, np.ones([2, 3], "float32"), method=method)
 
 
 def test_bad_input_is_refused_by_name():

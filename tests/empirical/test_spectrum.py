@@ -46,6 +46,14 @@ def test_lanczos_finds_the_largest_eigenvalue(case):
     np.testing.assert_allclose(empirical.lambda_max(model, x1, batch_size=2), expected, rtol=1e-4)
 
 
+def test_lanczos_takes_weights_of_half_precision():
+    # Of one dense layer, <x, x'> + 1: by hand 6 for three equal inputs (1, 0).
+    layer = keras.layers.Dense(1, dtype="bfloat16")
+    model = keras.Sequential([keras.Input((2,), dtype="bfloat16"), layer])
+    x = tf.constant([[1, 0]] * 3, tf.bfloat16)
+    assert empirical.lambda_max(model, x) == pytest.approx(6, rel=2**-7)
+
+
 def test_a_vector_of_another_shape_is_refused(case):
     model, x1, x2 = case
     with pytest.raises(ValueError, match="vector must be"):
@@ -85,6 +93,12 @@ def test_effective_rank_from_the_kernel_is_that_of_the_features():
 def test_effective_rank_refuses_what_has_none(matrix):
     with pytest.raises(ValueError, match="matrix must"):
         empirical.effective_rank(matrix)
+
+
+def test_effective_rank_takes_integers_and_refuses_half_precision():
+    assert empirical.effective_rank([[1, 0], [0, 1]]) == pytest.approx(2)
+    with pytest.raises(TypeError, match="float16"):
+        empirical.effective_rank(np.eye(2, dtype="float16"))
 
 
 def test_a_gram_matrix_must_be_symmetric():
