@@ -11,10 +11,11 @@ import time
 
 from absl import app, flags
 
-from experiments import common
+from experiments import common, sweep
 from mfcnn import data, empirical, models
 
 FLAGS = flags.FLAGS
+_DIGITS_SIDE = {"lenet": 28, "alexnet": 64}
 
 
 def rank_of_features(architecture, images, classes, width_factor, seed):
@@ -38,8 +39,8 @@ def rank_of_features(architecture, images, classes, width_factor, seed):
 
 def define_flags():
     """Defines the flags of this binary."""
-    common.define_flags("effective_rank")
-    flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged to 28 x 28.")
+    sweep.define_flags("effective_rank")
+    flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged.")
     flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
     common.define_override("width_factors", "Factors of the widths.", flags.DEFINE_list)
     common.define_override("examples", "Number of training examples.", lower_bound=1)
@@ -52,36 +53,41 @@ def main(_):
         paper={"width_factors": ["1", "2", "5", "10", "25", "60"], "examples": 600},
     )
     settings |= {"dataset": FLAGS.dataset, "architecture": FLAGS.architecture}
-    directory = common.prepare_output_dir(settings)
+    directory = sweep.open_sweep(settings)
     images, _ = data.load_arrays(
         FLAGS.dataset,
         "train",
         settings["examples"],
         FLAGS.seed,
-        resize=28 if FLAGS.dataset == "digits" else None,
+        resize=_DIGITS_SIDE[FLAGS.architecture] if FLAGS.dataset == "digits" else None,
     )
-    rows = []
-    for factor in map(float, settings["width_factors"]):
+
+    def measure(point, folder):
+        del folder
         start = time.process_time()
-        rank, parameters = rank_of_features(FLAGS.architecture, images, 10, factor, FLAGS.seed)
-        rows.append(
+        rank, parameters = rank_of_features(**point, images=images, classes=10, seed=FLAGS.seed)
+        return [
             {
-                "architecture": FLAGS.architecture,
-                "width_factor": factor,
                 "parameters": parameters,
                 "rows": 10 * len(images),
                 "effective_rank": rank,
                 "cpu_seconds": time.process_time() - start,
             }
-        )
-        print(rows[-1], flush=True)
-        common.write_csv(directory / "metrics.csv", rows)
+        ]
+
+    points = [
+        {"architecture": FLAGS.architecture, "width_factor": float(factor)}
+        for factor in settings["width_factors"]
+    ]
+    rows = sweep.run(points, measure, directory, cost=lambda point: 1 + point["width_factor"] ** 2)
+    if rows is None:
+        return
     figure, axis = common.subplots(figsize=(5, 3.6))
     axis.plot([r["width_factor"] for r in rows], [r["effective_rank"] for r in rows], "o-")
     axis.set(
         xscale="log",
         xlabel="width factor",
-        ylabel=f"effective rank of {rows[0]['rows']} rows",
+        ylabel=f"effective rank of {rows[0]['rows']:.0f} rows",
         title=f"{FLAGS.architecture} on {FLAGS.dataset}",
     )
     common.save_figure(figure, directory / "effective_rank.png")

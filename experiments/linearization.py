@@ -33,6 +33,7 @@ _TABLE_1 = {  # test accuracy in percent: the network, its linearization
     },
 }  # fmt: skip
 _KINDS = ("network", "linearization")
+_DIGITS_SIDE = {"lenet": 28, "alexnet": 64}
 
 
 class Run:
@@ -175,7 +176,7 @@ def draw_accuracies(rows):
 def define_flags():
     """Defines the flags of this binary."""
     common.define_flags("linearization")
-    flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged to 28 x 28.")
+    flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged.")
     flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
     flags.DEFINE_integer("batch_size", 32, "Examples in a step.", lower_bound=1)
     flags.DEFINE_float("learning_rate", 0.1, "Of the network.", lower_bound=0)
@@ -209,7 +210,7 @@ def main(_):
         FLAGS.batch_size,
         seed=FLAGS.seed,
         subset=settings["train_size"] or None,
-        resize=28 if FLAGS.dataset == "digits" else None,
+        resize=_DIGITS_SIDE[FLAGS.architecture] if FLAGS.dataset == "digits" else None,
     )
     train_arrays, test_arrays = dataset.arrays("train"), dataset.arrays("test")
     probes = tuple(a[:5] for a in test_arrays)

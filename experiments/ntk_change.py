@@ -11,9 +11,10 @@ the end, and the least loss.
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import app, flags
+from matplotlib.colors import LogNorm
 
-from experiments import common
+from experiments import common, sweep
 from mfcnn import activations, data, empirical, meanfield
 
 FLAGS = flags.FLAGS
@@ -55,8 +56,8 @@ def track(model, x, targets, learning_rate, max_steps):
       max_steps: the largest number of steps.
 
     Returns:
-      A list of dicts: steps, change (relative, Frobenius), loss, least_loss, stopped (whether
-      training ended there).
+      A list of dicts: steps, change (relative, Frobenius), loss, least_loss, stopped (1 if
+      training ended there, else 0).
     """
     x, targets = tf.constant(x, tf.float32), tf.constant(targets, tf.float32)
     variables = [v.value for v in model.trainable_variables]
@@ -79,8 +80,7 @@ def track(model, x, targets, learning_rate, max_steps):
         return tf.while_loop(going, body, (step, best, since, loss))
 
     start = empirical.ntk(model, x)
-    state = (tf.constant(0), tf.constant(np.inf), tf.constant(0), tf.constant(0.0))
-    state = (state[0], tf.constant(3e38), *state[2:])
+    state = (tf.constant(0), tf.constant(3e38), tf.constant(0), tf.constant(0.0))
     rows, stop = [], 10
     while True:
         target = min(stop, max_steps)
@@ -90,40 +90,59 @@ def track(model, x, targets, learning_rate, max_steps):
         change = float(tf.norm(empirical.ntk(model, x) - start) / tf.norm(start))
         rows.append(
             {"steps": int(steps), "change": change, "loss": loss, "least_loss": best,
-             "stopped": stopped}
+             "stopped": int(stopped)}
         )  # fmt: skip
         if stopped:
             return rows
         stop *= 10
 
 
-def draw(rows, variances, depths, critical, title):
-    """The change after each number of steps and in the end, and the least loss."""
+def draw(rows, critical):
+    """A row of maps for each width: the change after 10, 100, ... steps and in the end, the loss.
+
+    A network whose training has ended keeps its last kernel in the later maps.
+    """
+    widths, depths, variances = (
+        sorted({r[name] for r in rows}) for name in ("width", "depth", "weight_variance")
+    )
     steps = sorted({r["checkpoint"] for r in rows if not r["stopped"]})
-    panels = [*steps, "end", "loss"]
-    figure, axes = common.subplots(1, len(panels), figsize=(3.3 * len(panels), 3.2), squeeze=False)
-    for axis, panel in zip(axes[0], panels):
-        table = np.full([len(depths), len(variances)], np.nan)
-        for r in rows:
-            i, j = depths.index(r["depth"]), variances.index(r["weight_variance"])
-            if panel in ("end", "loss") and r["stopped"]:
-                table[i, j] = r["least_loss"] if panel == "loss" else r["change"]
-            elif r["checkpoint"] == panel:
-                table[i, j] = r["change"]
-        shown = axis.pcolormesh(variances, depths, np.log10(table + 1e-12), cmap="viridis")
-        axis.axvline(critical, color="w", ls="--")
-        axis.set(xlabel="weight variance", ylabel="hidden layers", yticks=depths)
-        names = {"loss": "least loss", "end": "end of training"}
-        axis.set_title(names.get(panel, f"{panel} steps"))
-        axis.grid(False)
-        figure.colorbar(shown, ax=axis, label="log10")
-    figure.suptitle(title)
+    panels = {f"{n:.0f} steps": (n, "change") for n in steps}
+    panels |= {"end of training": (np.inf, "change"), "least loss": (np.inf, "least_loss")}
+    figure, axes = common.subplots(
+        len(widths), len(panels), figsize=(2.7 * len(panels), 2.5 * len(widths)), squeeze=False
+    )
+    # One scale for all maps of a quantity, so that steps and widths can be compared.
+    norms = {}
+    for quantity in ("change", "least_loss"):
+        values = np.array([r[quantity] for r in rows])
+        values = values[np.isfinite(values) & (values > 0)]
+        norms[quantity] = LogNorm(max(values.min(initial=1), 1e-4), values.max(initial=1))
+    for line, width in zip(axes, widths):
+        for axis, (title, (checkpoint, quantity)) in zip(line, panels.items()):
+            table = np.full([len(depths), len(variances)], np.nan)
+            for r in rows:  # in the order of training
+                if r["width"] == width and r["checkpoint"] <= checkpoint:
+                    table[depths.index(r["depth"]), variances.index(r["weight_variance"])] = max(
+                        r[quantity], norms[quantity].vmin
+                    )
+            shown = axis.pcolormesh(
+                variances, range(len(depths)), table, norm=norms[quantity], cmap="viridis"
+            )
+            axis.axvline(critical, color="w", ls="--")
+            axis.set_yticks(range(len(depths)), [f"{d:.0f}" for d in depths])
+            axis.grid(False)
+            axis.set_title(f"width {width:.0f}, {title}", fontsize=9)
+            if width == widths[-1]:
+                axis.set_xlabel("weight variance")
+            if quantity == "least_loss" or checkpoint == np.inf:
+                figure.colorbar(shown, ax=axis)
+        line[0].set_ylabel("hidden layers")
     return figure
 
 
 def define_flags():
     """Defines the flags of this binary."""
-    common.define_flags("ntk_change")
+    sweep.define_flags("ntk_change")
     flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set.")
     flags.DEFINE_enum("activation", "tanh", ["tanh", "relu", "erf"], "Activation.")
     flags.DEFINE_float("bias_variance", 1.0, "sigma_b^2.", lower_bound=0)
@@ -138,14 +157,14 @@ def define_flags():
 def main(_):
     """Trains the grid for each width, writes the table and draws the maps."""
     settings = common.settings(
-        quick={"widths": ["64"], "depths": ["2", "5", "10"], "grid": 4, "examples": 32,
-               "max_steps": 300},
+        quick={"widths": ["32", "128"], "depths": ["2", "5", "10"], "grid": 5, "examples": 32,
+               "max_steps": 10_000},
         paper={"widths": ["128", "256", "512"], "depths": [str(d) for d in range(2, 31, 4)],
                "grid": 10, "examples": 128, "max_steps": 100_000},
     )  # fmt: skip
     names = ("dataset", "activation", "bias_variance", "learning_rate")
     settings |= {n: FLAGS[n].value for n in names}
-    directory = common.prepare_output_dir(settings)
+    directory = sweep.open_sweep(settings)
     images, labels = data.load_arrays(FLAGS.dataset, "train", settings["examples"], FLAGS.seed)
     x = images.reshape(len(images), -1)
     # Unit second moment: q of the first layer is weight_variance + bias_variance.
@@ -158,25 +177,28 @@ def main(_):
         else meanfield.critical_weight_variance(FLAGS.activation, FLAGS.bias_variance)
     )
     variances = np.linspace(0.4, 1.8, settings["grid"]) * critical
-    depths, rows = [int(d) for d in settings["depths"]], []
-    for width in map(int, settings["widths"]):
-        for depth in depths:
-            for variance in variances:
-                keras.backend.clear_session()
-                model = network(
-                    x.shape[1], 10, width, depth, FLAGS.activation, variance,
-                    FLAGS.bias_variance, FLAGS.seed,
-                )  # fmt: skip
-                tracked = track(model, x, targets, FLAGS.learning_rate, settings["max_steps"])
-                for number, row in enumerate(tracked, 1):
-                    labels_of_row = {"width": width, "depth": depth, "weight_variance": variance}
-                    rows.append(labels_of_row | {"checkpoint": 10**number} | row)
-                logging.info("width %d, depth %d, %.2f: %s", width, depth, variance, tracked[-1])
-                common.write_csv(directory / "metrics.csv", rows)
-        mine = [r for r in rows if r["width"] == width]
-        title = f"{FLAGS.activation}, width {width}, relative change of the NTK"
-        figure = draw(mine, list(variances), depths, critical, title)
-        common.save_figure(figure, directory / f"ntk_change_width_{width}.png")
+    points = [
+        {"width": int(width), "depth": int(depth), "weight_variance": float(variance)}
+        for width in settings["widths"]
+        for depth in settings["depths"]
+        for variance in variances
+    ]
+
+    def measure(point, folder):
+        del folder  # a network is trained in one go
+        keras.backend.clear_session()
+        model = network(
+            x.shape[1], 10, **point, activation=FLAGS.activation,
+            bias_variance=FLAGS.bias_variance, seed=FLAGS.seed,
+        )  # fmt: skip
+        tracked = track(model, x, targets, FLAGS.learning_rate, settings["max_steps"])
+        return [{"checkpoint": 10**i} | row for i, row in enumerate(tracked, 1)]
+
+    rows = sweep.run(
+        points, measure, directory, cost=lambda p: p["depth"] * p["width"] * (p["width"] + 100)
+    )
+    if rows is not None:
+        common.save_figure(draw(rows, critical), directory / "ntk_change.png")
 
 
 if __name__ == "__main__":

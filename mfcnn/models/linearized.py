@@ -90,7 +90,9 @@ def linearize(model, name=None):
     """The model's first-order Taylor expansion in its weights, as a model of its own.
 
     T(u, x) = f(w0, x) + u . grad_w f(w0, x), at u = 0 equal to f. It trains u with `fit`, any
-    optimizer and any loss, and saves and loads as `.keras`. f runs in inference mode.
+    optimizer and any loss, and saves and loads as `.keras`. f runs in inference mode. Where f holds
+    loops (recurrent layers, deep stacks), XLA compiles the prediction but not the training, whose
+    gradient is a third derivative of the loop: give `compile` jit_compile=False there.
 
     Example:
         >>> linear = mfcnn.models.linearize(model)

@@ -23,10 +23,17 @@ def test_the_change_falls_with_width_and_training_stops_early():
     assert still[-1]["steps"] == 101 and still[-1]["change"] == 0
 
 
-def test_the_binary_writes_its_files(tmp_path):
-    run(
-        ntk_change, tmp_path, "--widths=8", "--depths=1,2", "--grid=2", "--examples=4",
-        "--max_steps=10",
-    )  # fmt: skip
-    assert (tmp_path / "ntk_change_width_8.png").stat().st_size > 5_000
-    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 5
+def test_the_binary_writes_its_files_and_does_not_repeat_what_is_there(tmp_path, monkeypatch):
+    arguments = "--widths=8", "--depths=1", "--grid=2", "--examples=4", "--max_steps=20"
+    run(ntk_change, tmp_path, *arguments)
+    assert (tmp_path / "ntk_change.png").stat().st_size > 5_000
+    table = (tmp_path / "metrics.csv").read_text()
+    # Two networks, at 10 steps and in the end.
+    assert len(table.splitlines()) == 1 + 2 * 2
+    # A kill after the first network.
+    (tmp_path / "metrics.csv").write_text("".join(table.splitlines(keepends=True)[:3]))
+    track, calls = ntk_change.track, []
+    monkeypatch.setattr(ntk_change, "track", lambda *a: calls.append(1) or track(*a))
+    run(ntk_change, tmp_path, *arguments)
+    assert (tmp_path / "metrics.csv").read_text() == table
+    assert len(calls) == 1

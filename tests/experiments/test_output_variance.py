@@ -27,7 +27,7 @@ def test_a_trained_ensemble_has_the_variance_of_wide_networks():
 
 def test_the_binary_writes_its_files(tmp_path):
     run(
-        output_variance, tmp_path, "--weight_variances=2", "--depth=1", "--width=16",
+        output_variance, tmp_path, "--weight_variances=2", "--depth=1", "--widths=16",
         "--networks=5", "--examples=4", "--steps=5",
     )  # fmt: skip
     assert (tmp_path / "output_variance.png").stat().st_size > 5_000
