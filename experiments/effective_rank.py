@@ -1,7 +1,6 @@
 """Effective rank of the feature matrix of linearized networks: Figure 5 of their paper.
 
-    TFDS_DATA_DIR=../shared/tfds python -m experiments.effective_rank --dataset=mnist \
-        --width_factors=1,2,5 --examples=600
+    TFDS_DATA_DIR=../shared/tfds python -m experiments.effective_rank
 
 The matrix of the features grad_w f_l(w0, x_i) has a row for each example and output, 6,000 at 600
 examples. It is never formed: its singular values come from the tangent kernel, in float64.
@@ -40,7 +39,9 @@ def rank_of_features(architecture, images, classes, width_factor, seed):
 def define_flags():
     """Defines the flags of this binary."""
     sweep.define_flags("effective_rank")
-    flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged.")
+    common.define_override(
+        "dataset", "Data set; digits are enlarged.", flags.DEFINE_enum, enum_values=data.NAMES
+    )
     flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
     common.define_override("width_factors", "Factors of the widths.", flags.DEFINE_list)
     common.define_override("examples", "Number of training examples.", lower_bound=1)
@@ -49,17 +50,18 @@ def define_flags():
 def main(_):
     """Computes the ranks, writes the table and draws the figure."""
     settings = common.settings(
-        quick={"width_factors": ["1", "2"], "examples": 100},
-        paper={"width_factors": ["1", "2", "5", "10", "25", "60"], "examples": 600},
+        quick={"dataset": "mnist", "width_factors": ["1", "2", "5"], "examples": 600},
+        paper={"width_factors": ["1", "2", "5", "10", "25", "60"]},
     )
-    settings |= {"dataset": FLAGS.dataset, "architecture": FLAGS.architecture}
+    settings |= {"architecture": FLAGS.architecture}
     directory = sweep.open_sweep(settings)
+    dataset = settings["dataset"]
     images, _ = data.load_arrays(
-        FLAGS.dataset,
+        dataset,
         "train",
         settings["examples"],
         FLAGS.seed,
-        resize=_DIGITS_SIDE[FLAGS.architecture] if FLAGS.dataset == "digits" else None,
+        resize=_DIGITS_SIDE[FLAGS.architecture] if dataset == "digits" else None,
     )
 
     def measure(point, folder):
@@ -83,13 +85,16 @@ def main(_):
     if rows is None:
         return
     figure, axis = common.subplots(figsize=(5, 3.6))
-    axis.plot([r["width_factor"] for r in rows], [r["effective_rank"] for r in rows], "o-")
+    factors = [r["width_factor"] for r in rows]
+    axis.plot(factors, [r["effective_rank"] for r in rows], "o-")
     axis.set(
         xscale="log",
         xlabel="width factor",
         ylabel=f"effective rank of {rows[0]['rows']:.0f} rows",
-        title=f"{FLAGS.architecture} on {FLAGS.dataset}",
+        title=f"{FLAGS.architecture} on {dataset}",
     )
+    axis.set_xticks(factors, [f"{factor:g}" for factor in factors])
+    axis.minorticks_off()
     common.save_figure(figure, directory / "effective_rank.png")
 
 

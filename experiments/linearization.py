@@ -1,7 +1,6 @@
 """Networks against their linearizations: Table 1 and Figures 2 to 4 and 6 of its paper.
 
-    TFDS_DATA_DIR=../shared/tfds python -m experiments.linearization --dataset=mnist \
-        --width_factors=1,2,5 --epochs=10 --linear_epochs=15
+    TFDS_DATA_DIR=../shared/tfds python -m experiments.linearization
 
 For each width factor the network and its linearization start from the same weights and see the
 same minibatches, with the mean squared error on one-hot targets, momentum and weight decay. Each
@@ -169,6 +168,8 @@ def draw_accuracies(rows):
             color = "C0" if kind == "network" else "C1"
             axis.plot(factors, values, line + marker, color=color, label=f"{kind}, {split}")
     axis.set(xscale="log", xlabel="width factor", ylabel="accuracy [%]")
+    axis.set_xticks(factors, [f"{factor:g}" for factor in factors])
+    axis.minorticks_off()
     axis.legend()
     return figure
 
@@ -176,7 +177,9 @@ def draw_accuracies(rows):
 def define_flags():
     """Defines the flags of this binary."""
     common.define_flags("linearization")
-    flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set; digits are enlarged.")
+    common.define_override(
+        "dataset", "Data set; digits are enlarged.", flags.DEFINE_enum, enum_values=data.NAMES
+    )
     flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
     flags.DEFINE_integer("batch_size", 32, "Examples in a step.", lower_bound=1)
     flags.DEFINE_float("learning_rate", 0.1, "Of the network.", lower_bound=0)
@@ -196,25 +199,26 @@ def define_flags():
 def main(_):
     """Trains all pairs, writes the table and draws the figures."""
     settings = common.settings(
-        quick={"width_factors": ["1", "2"], "epochs": 5, "linear_epochs": 5,
+        quick={"dataset": "mnist", "width_factors": ["1", "2"], "epochs": 5, "linear_epochs": 10,
                "trajectory_steps": 100, "train_size": 0},
         paper={"width_factors": ["1", "2", "5", "10", "25", "60"], "epochs": 100,
                "linear_epochs": 100, "trajectory_steps": 200},
     )  # fmt: skip
-    names = ("dataset", "architecture", "batch_size", "learning_rate", "linear_learning_rate",
+    names = ("architecture", "batch_size", "learning_rate", "linear_learning_rate",
              "momentum", "weight_decay", "schedule")  # fmt: skip
     settings.update({name: FLAGS[name].value for name in names})
     directory = common.prepare_output_dir(settings)
+    name = settings["dataset"]
     dataset = data.load(
-        FLAGS.dataset,
+        name,
         FLAGS.batch_size,
         seed=FLAGS.seed,
         subset=settings["train_size"] or None,
-        resize=_DIGITS_SIDE[FLAGS.architecture] if FLAGS.dataset == "digits" else None,
+        resize=_DIGITS_SIDE[FLAGS.architecture] if name == "digits" else None,
     )
     train_arrays, test_arrays = dataset.arrays("train"), dataset.arrays("test")
     probes = tuple(a[:5] for a in test_arrays)
-    published = _TABLE_1.get((FLAGS.architecture, FLAGS.dataset), {})
+    published = _TABLE_1.get((FLAGS.architecture, name), {})
     rows, trajectories = [], {}
     for factor in map(float, settings["width_factors"]):
 

@@ -37,8 +37,8 @@ def test_a_linearized_step_costs_at_most_four_steps():
 
 def test_the_binary_writes_its_files(tmp_path):
     run(
-        linearization, tmp_path, "--train_size=64", "--epochs=1", "--linear_epochs=1",
-        "--width_factors=0.5", "--trajectory_steps=3",
+        linearization, tmp_path, "--dataset=digits", "--train_size=64", "--epochs=1",
+        "--linear_epochs=1", "--width_factors=0.5", "--trajectory_steps=3",
     )  # fmt: skip
     for name in ("accuracy.png", "trajectories.png"):
         assert (tmp_path / name).stat().st_size > 5_000
