@@ -39,8 +39,25 @@ class Numerical:
     def panels(self):
         """(edges, kinks) of `quadrature.find_panels`."""
         if self._found is None:
-            self._found = quadrature.find_panels([self.phi, self.phi_prime])
+            found = quadrature.find_panels([self.phi, self.phi_prime])
+            self._check_derivative(found[0])
+            self._found = found
         return self._found
+
+    def _check_derivative(self, edges):
+        """Refuses phi_prime that is not the derivative of phi, as where phi jumps."""
+        edges = edges[np.abs(edges) <= 16]  # where signals are, and phi has its features
+        with np.errstate(over="ignore", invalid="ignore"):
+            rise = np.diff(self.phi(edges))
+            integral = quadrature.integrals(self.phi_prime, edges)
+            off = ~(np.abs(integral - rise) <= 1e-9 * np.max(np.abs(rise)) + 1e-100)
+        if np.any(off):
+            i = np.argmax(off)
+            raise ValueError(
+                "phi_prime must be the derivative of phi, and phi continuous. From "
+                f"x = {edges[i]:.6g} to {edges[i + 1]:.6g} phi rises by {rise[i]:.6g}, the "
+                f"integral of phi_prime is {integral[i]:.6g}."
+            )
 
     def _expectation(self, function, q):
         return quadrature.expectation(function, q, self.panels[0])

@@ -11,6 +11,7 @@ __all__ = [
     "expectation",
     "find_panels",
     "hermite_basis",
+    "integrals",
     "nested_expectation",
     "nodes",
     "pair_expectation",
@@ -104,6 +105,13 @@ def _jumps(functions, scales, edge):
     return False
 
 
+def integrals(function, edges):
+    """Integral of the function over each panel, float64 [n - 1]."""
+    half = 0.5 * np.diff(edges)
+    x = 0.5 * (edges[1:] + edges[:-1])[:, None] + half[:, None] * _NODES
+    return half * (function(x) @ _WEIGHTS)
+
+
 def _rule(mean, deviation, edges):
     """Nodes and weights for N(mean, deviation^2), broadcast over the leading axes: [..., m]."""
     mean, deviation = np.broadcast_arrays(mean, deviation)
@@ -168,13 +176,15 @@ def nested_expectation(function, q, gap, edges, kinks):
     steps = np.arange(-_STANDARD_DEVIATIONS, _STANDARD_DEVIATIONS + 1)
     near = [edges]
     if abs(c) > 1e-3:  # otherwise v hardly depends on u and the outer integrand is smooth
-        near += [kink / c + deviation / abs(c) * steps for kink in np.append(kinks, 0.0)]
+        near += [kink / c + deviation / abs(c) * steps for kink in np.union1d(kinks, 0.0)]
     u, outer = _rule(0.0, np.sqrt(q), np.concatenate(near))
     keep = outer > 1e-40
     u, outer = u[keep], outer[keep]
     total = 0.0
     for i in range(0, u.size, 512):
         v, inner = _rule(c * u[i : i + 512], deviation, edges)
+        keep = np.max(inner, axis=0) > 1e-40  # panels of no width, and far tails
+        v, inner = v[:, keep], inner[:, keep]
         total += outer[i : i + 512] @ np.sum(inner * function(u[i : i + 512, None], v), axis=1)
     return total
 

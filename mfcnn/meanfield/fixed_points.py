@@ -254,4 +254,5 @@ def _correlation_fixed_point(moments, q, weight_variance, bias_variance):
         np.zeros_like(q),
         np.ones_like(q),
     )
-    return 1.0 - gap, weight_variance * pair.derivative(gap)
+    # E[phi' phi'] is not negative for c >= 0 but where it is the rounding of E[phi'^2].
+    return 1.0 - gap, weight_variance * np.maximum(pair.derivative(gap), 0.0)

@@ -232,6 +232,19 @@ def test_vectorised_moments_keep_the_shape():
     assert np.ndim(activations.get("tanh").second_moment(0.5)) == 0
 
 
+@pytest.mark.parametrize(
+    ("phi", "phi_prime"),
+    [
+        (np.sign, np.zeros_like),  # jumps: E[phi'^2] does not exist
+        (np.tanh, lambda x: 1 - np.tanh(x)),
+        (lambda x: np.where(x > 0, x, np.nan), np.ones_like),
+    ],
+)
+def test_a_derivative_that_is_none_is_refused(phi, phi_prime):
+    with pytest.raises(ValueError, match="phi_prime must be the derivative of phi, and phi cont"):
+        Activation(phi, phi_prime).derivative_second_moment(1.0)
+
+
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="tanh, erf, relu.*Received: 'tahn'"):
         activations.get("tahn")

@@ -202,6 +202,11 @@ def test_the_grid_agrees_with_single_points(name):
             )
 
 
+def test_a_derivative_covariance_below_rounding_has_a_depth_scale():
+    point = meanfield.fixed_point(activations.Activation(np.sin, np.cos), 1000.0, 0.1)
+    assert 0 <= point.chi_c < 1e-12 * point.chi_1 and 0 <= point.xi_c < 0.05
+
+
 def test_saturated_networks_have_a_fixed_point():
     # phi is a sign up to 1 / sqrt(q*): q* = w + b, and c* solves q c = w (2 / pi) arcsin(c) + b.
     w = b = 1e6
