@@ -37,14 +37,24 @@ CASES = {
     "cnn_p_100": ("pool", "erf", (20, 8, 8, 3), 100, "float64", 2.25, 0.09),
     "cnn_p_100_float32": ("pool", "erf", (20, 8, 8, 3), 100, "float32", 2.25, 0.09),
 }
-# Without a rival, as a ratio to another case of our own: tanh, which it does not have, and depths.
+# Without a rival, as a ratio to another case of our own: tanh, which it does not have, precision,
+# and depth.
 ALONE = {
     "fcn_tanh_100": (("fcn", "tanh", (1000, 3072), 100, "float64", 2.25, 0.09), "fcn_erf_100"),
+    "fcn_tanh_10": (("fcn", "tanh", (1000, 3072), 10, "float64", 2.25, 0.09), "fcn_erf_10"),
+    "cnn_f_tanh_10": (("flatten", "tanh", (100, 8, 8, 3), 10, "float64", 2.25, 0.09), "cnn_f_10"),
     "cnn_f_tanh_100": (
         ("flatten", "tanh", (100, 8, 8, 3), 100, "float64", 2.25, 0.09),
         "cnn_f_100",
     ),
+    "cnn_p_tanh_10": (("pool", "tanh", (20, 8, 8, 3), 10, "float64", 2.25, 0.09), "cnn_p_10"),
     "cnn_p_tanh_100": (("pool", "tanh", (20, 8, 8, 3), 100, "float64", 2.25, 0.09), "cnn_p_100"),
+    "cnn_f_single_100": (CASES["cnn_f_100_float32"], "cnn_f_100"),
+    "cnn_p_single_100": (CASES["cnn_p_100_float32"], "cnn_p_100"),
+    "fcn_equal_norm_10": (
+        ("fcn_equal", "erf", (1000, 3072), 10, "float64", 1.2, 0.1),
+        "fcn_equal_norm_100",
+    ),
     "fcn_equal_norm_10000": (
         ("fcn_equal", "erf", (1000, 3072), 10000, "float64", 1.2, 0.1),
         "fcn_equal_norm_100",
@@ -146,6 +156,13 @@ class Rival:
         self._process.wait()
 
 
+def compile_anew():
+    """Drops our compiled programs: cases of one program would find it compiled."""
+    from mfcnn.kernels import networks
+
+    networks._FUNCTIONS.clear()
+
+
 def timed(function, x):
     start = time.process_time()
     result = function(x)
@@ -157,6 +174,7 @@ def compare(name, python, repeats):
     case = CASES.get(name) or ALONE[name][0]
     x = make_inputs(case)
     mine = mfcnn_function(case)
+    compile_anew()
     result, first = timed(mine, x)
     row = {"case": name}
     rival = Rival(python) if name in CASES and python else None

@@ -12,7 +12,8 @@ All are element-wise, broadcast, differentiate, and run in tf.function with or w
 float32 and float64. `dual_maps` is the plain T(q1, q2, q12) on top of them.
 
 Sources: erf, C. Williams (1997); piecewise linear, Y. Cho and L. Saul (2009); gelu, sin, cos, exp
-and Gaussian by Stein's lemma and completion of the square (derivations beside each).
+and Gaussian by Stein's lemma and completion of the square (derivations beside each); hard_tanh in
+`dual_hard_tanh`, activations without a closed form in `dual_numerical`.
 """
 
 import math
@@ -20,7 +21,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.activations import dual_numerical, library
+from mfcnn.activations import dual_hard_tanh, dual_numerical, library
 
 __all__ = ["closed_form_dual", "dual_maps", "leaky_relu_dual"]
 
@@ -295,6 +296,7 @@ _CLOSED_FORMS = {
     "exp": _Exponential(),
     "gaussian": _Gaussian(1.0),
     "gelu": _Gelu(),
+    "hard_tanh": dual_hard_tanh.HardTanh(),
 }
 
 

@@ -78,9 +78,9 @@ def _chebyshev(count):
     return np.cos(angles), transform
 
 
-def _hermite_coefficients(activation, q, tolerance):
-    """E[phi] [r] and b_n [r, order], enough to leave out less than the tolerance."""
-    for order in _ORDERS:
+def _hermite_coefficients(activation, q, tolerance, least=0):
+    """E[phi] [r] and b_n [r, order >= least], enough to leave out less than the tolerance."""
+    for order in (order for order in _ORDERS if order >= least):
         z, matrix = _hermite(order)
         x = np.sqrt(q)[:, None] * z
         phi, phi_prime = (
@@ -94,8 +94,8 @@ def _hermite_coefficients(activation, q, tolerance):
     raise ValueError(
         f"activation {activation.name!r} can't be resolved by {order} Hermite polynomials at "
         f"variance {np.max(q):.3g}: a fraction {np.max(missing):.1e} of E[phi'^2] is missing. Its "
-        "dual maps need phi smooth on the scale of its input; normalise the inputs to a smaller "
-        "variance, or use an activation with a closed form."
+        "dual maps need phi smooth on the scale of its input. If phi has a kink, use relu, "
+        "leaky_relu, abs or hard_tanh, whose dual maps are known; else a smaller variance."
     )
 
 
@@ -122,27 +122,30 @@ def build_table(activation, q_low, q_high, dtype=tf.float64):
     y_low, y_high = _y(q_low), _y(q_high)
     # Not a point: derivatives by the variance need a neighbourhood.
     centre, half = (y_low + y_high) / 2, max((y_high - y_low) / 2, 5e-4 * y_high, 1e-150)
+    order = 0
     for rank in _RANKS:
         nodes, transform = _chebyshev(rank)
         y = centre + half * nodes
         q = np.maximum(y / (1 - y), 1e-100) ** 2
-        mean, b = _hermite_coefficients(activation, q, _TOLERANCE[dtype])
-        order = np.arange(1, b.shape[1] + 1)
-        a = np.concatenate([mean[:, None], np.sqrt(q)[:, None] * b / np.sqrt(order)], axis=1)
+        mean, b = _hermite_coefficients(activation, q, _TOLERANCE[dtype], order)
+        order = b.shape[1]
+        above = np.sqrt(q)[:, None] * b / np.sqrt(np.arange(1, order + 1))
+        a = np.concatenate([mean[:, None], above], axis=1)
         root = np.sqrt(np.sum(a**2, axis=1))
         moments = np.stack([root / (np.sqrt(q) if vanishes else 1.0), np.sum(b**2, axis=1)])
         unit = transform @ (a / root[:, None])
         b, moments = transform @ b, moments @ transform.T
-        if max(map(_tail, (b, unit, moments.T))) < _RESOLVED:
+        sizes = np.max([_relative(a) for a in (b, unit, moments.T)], axis=0)
+        if np.max(sizes[-2:]) < _RESOLVED:
             break
     else:
         raise ValueError(
             f"activation {activation.name!r}: its Hermite coefficients at variances from "
             f"{q_low:.3g} to {q_high:.3g} are not polynomials of degree {rank}."
         )
-    # Rotated, the unit vector has few components: half of its squared distance in `pair` is short.
-    _, singular, right = np.linalg.svd(unit.T, full_matrices=False)
-    keep = singular > 1e-13 * singular[0]
+    # The last rank tried is up to twice that needed. Few lengths, so that programs are shared.
+    rank = _rounded(np.flatnonzero(sizes > _RESOLVED)[-1] + 1, rank)
+    b, moments = b[:rank], moments[:, :rank]
     points = np.polynomial.chebyshev.chebval(np.linspace(-1, 1, 7), b)
     points /= np.sqrt(np.sum(points**2, axis=0))
     nodes, weights = zip(*(_shorten(points[k::2], k, _TOLERANCE[dtype]) for k in (0, 1)))
@@ -150,7 +153,7 @@ def build_table(activation, q_low, q_high, dtype=tf.float64):
     return Table(
         np.array([centre, 1 / half, float(vanishes)]),
         moments,
-        singular[keep, None] * right[keep],
+        _rotated(unit[:rank]),
         nodes,
         tuple(terms),
     )
@@ -172,12 +175,12 @@ def _shorten(b, parity, tolerance):
             break
         m = np.arange(min(nodes[-1] + 1, len(b)))
         nodes = nodes[nodes < m.size]
-        products = (b[: m.size, one] * b[: m.size, two]).T[:, None]
+        products = (b[: m.size, one] * b[: m.size, two]).T
         powers_m = powers[:, None] ** m
-        secants = products * np.cumsum(powers_m, axis=1) / (parity + 2 * m + 1)
-        sums = np.concatenate([products * powers_m, secants]).reshape(-1, m.size)
-        system = np.concatenate([sums[:, nodes], np.sum(sums, axis=1, keepdims=True)], axis=1)
-        matrix, total = system[:, :-1], system[:, -1]
+        pairs = (products, powers_m), (products / (parity + 2 * m + 1), np.cumsum(powers_m, axis=1))
+        matrix = np.concatenate([p[:, None, nodes] * f[:, nodes] for p, f in pairs])
+        matrix = matrix.reshape(-1, nodes.size)
+        total = np.concatenate([p @ f.T for p, f in pairs]).ravel()
         # The smallest change of the trapezoidal rule: what the data don't decide stays positive.
         weights = np.gradient(nodes.astype(float))
         for _ in range(2):
@@ -198,10 +201,26 @@ def _grid(count, first, repeats):
     return np.array(nodes, int)
 
 
-def _tail(coefficients):
-    """Size of the last two rows of Chebyshev coefficients relative to the largest."""
+def _relative(coefficients):
+    """The size of each row of Chebyshev coefficients relative to the largest."""
     size = np.abs(coefficients)
-    return np.max(size[-2:]) / np.max(size)
+    return np.max(size, axis=1) / np.max(size)
+
+
+def _rounded(count, largest):
+    return min(-(-int(count) // 4) * 4, largest)
+
+
+def _rotated(unit):
+    """The unit vector [k, r] in the basis where few components give its squared distances."""
+    _, singular, right = np.linalg.svd(unit.T, full_matrices=False)
+    components = singular[:, None] * right
+    values = np.polynomial.chebyshev.chebval(np.linspace(-1, 1, 33), components.T)
+    one, two = np.triu_indices(33, 1)
+    squares = (values[:, one] - values[:, two]) ** 2
+    left_out = np.cumsum(squares[::-1], axis=0)[::-1] / np.sum(squares, axis=0)
+    needed = np.count_nonzero(np.max(left_out, axis=1) > _RESOLVED)
+    return components[: _rounded(needed, len(components))]
 
 
 def _image(activation, low, high, weight_variance, bias_variance, share=1.0):

@@ -43,40 +43,12 @@ def _normalise(q, geometry, bias_variance):
     inverse_norm = inverse(geometry.norm(root))
     radius = root * inverse_norm
     return {
-        "q": q,
         "root": root,
         "inverse_norm": inverse_norm,
         "bias": safe_sqrt(bias_variance) * inverse_norm,
         "radius": radius,
         "inverse_radius": math.sqrt(0.5) * inverse(radius),
     }
-
-
-def _prepare(q, dual, geometry, weight_variance, bias_variance, last, scaled, dtype):
-    """What a layer needs of a signal [*spatial, b]: computed once, used by all its pairs.
-
-    In float64 whatever the pairs are in: an error of chi_1 that is the same in each layer adds up.
-    """
-    second, slope = dual.moments(q)
-
-    def narrow(signal):
-        return tf.nest.map_structure(lambda a: tf.cast(a, dtype), signal)
-
-    if last:  # the readout follows, and nothing may be left of the image for another convolution
-        weighted = safe_sqrt(weight_variance) * safe_sqrt(second)
-        return narrow({"side": dual.side(q), "weighted": weighted, "slope": slope})
-    following = weight_variance * geometry.mix_signal(second) + bias_variance
-    signal = _normalise(following, geometry, bias_variance)
-    if scaled:
-        signal["chi"] = weight_variance * tf.reduce_max(slope)
-    weighted = safe_sqrt(weight_variance) * safe_sqrt(second)
-    signal |= {
-        "side": dual.side(q),
-        "weighted": weighted,
-        "weights": weighted * signal["inverse_norm"],
-        "slope": slope,
-    }
-    return narrow(signal) | {"q": signal["q"]}
 
 
 def _pairs(distance, one, two, geometry, coincide):
@@ -107,11 +79,11 @@ def start(x1, x2, geometry, ids, weight_variance, bias_variance):
     Returns:
         (q1, q2, gap): variances of the signals and gaps of the pairs after the affine map.
     """
-    signals = []
-    for x in (x1, x2):
-        q = weight_variance * geometry.mix_signal(tf.reduce_mean(x * x, axis=0)) + bias_variance
-        signals.append(_normalise(q, geometry, bias_variance))
-    one, two = signals
+    q1, q2 = (
+        weight_variance * geometry.mix_signal(tf.reduce_mean(x * x, axis=0)) + bias_variance
+        for x in (x1, x2)
+    )
+    one, two = (_normalise(q, geometry, bias_variance) for q in (q1, q2))
     channels = x1.shape[0]
 
     def distance(c):
@@ -130,7 +102,7 @@ def start(x1, x2, geometry, ids, weight_variance, bias_variance):
             (0, tf.zeros(shape, x1.dtype)),
             maximum_iterations=channels,
         )
-    coincide = geometry.coincide(*ids, one["q"].shape[:-1])
+    coincide = geometry.coincide(*ids, q1.shape[:-1])
     squares = [
         tf.reduce_sum((x * signal["inverse_norm"]) ** 2, axis=0)
         for x, signal in ((x1, one), (x2, two))
@@ -138,7 +110,7 @@ def start(x1, x2, geometry, ids, weight_variance, bias_variance):
     total = geometry.mix_pair(total) + geometry.beyond_edge(*squares)
     mixed = weight_variance / channels * total
     gap, _ = _pairs(mixed + _bias_distance(one, two, geometry), one, two, geometry, coincide)
-    return one["q"], two["q"], gap
+    return q1, q2, gap
 
 
 def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
@@ -164,72 +136,90 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
     weight_variance, bias_variance = (tf.cast(p, gap.dtype) for p in parameters)
     coincide = geometry.coincide(*ids, q1.shape[:-1])
 
+    def narrow(signal):
+        return tf.nest.map_structure(lambda a: tf.cast(a, gap.dtype), signal)
+
     def coinciding(spatial):
         return geometry.coincide(*ids, spatial) if geometry.shrinks else coincide
 
-    def prepare(q, layer, dual):
-        last = geometry.shrinks and layer == max(stages[-1][2]) - 1
-        return _prepare(q, dual, geometry, *parameters, last, scaled, gap.dtype)
-
-    def activate(dual, one, two, gap):
-        side1 = tuple(geometry.first(a) for a in one["side"])
-        side2 = tuple(geometry.second(a) for a in two["side"])
+    def activate(dual, q1, q2, gap, theta):
+        """E[phi^2] of the signals (and chi_1 if scaled), the output gap, and T' Theta."""
+        # Signals in float64 whatever the pairs are in: an error of chi_1 that is the same in each
+        # layer adds up.
+        signals, slopes = [], []
+        for q in (q1, q2):
+            second, slope = dual.moments(q)
+            chi = (narrow(parameters[0] * tf.reduce_max(slope)),) if scaled else ()
+            signals.append((second, *chi))
+            slopes.append(slope)
+        side1 = [geometry.first(a) for a in narrow(dual.side(q1))]
+        side2 = [geometry.second(a) for a in narrow(dual.side(q2))]
         output_gap, slope = dual.pair(side1, side2, gap)
         if gap.dtype == tf.float32:
-            same = coinciding(one["slope"].shape[:-1])
-            slope = tf.where(same, geometry.first(one["slope"]), slope)
-        return output_gap, slope
+            own = geometry.first(narrow(slopes[0]))
+            slope = tf.where(coinciding(q1.shape[:-1]), own, slope)
+        return *signals, output_gap, slope * theta
 
-    def advance(dual, next_dual, layer, one, two, gap, theta, *log_scale):
-        output_gap, slope = activate(dual, one, two, gap)
-        weights1, weights2 = geometry.first(one["weights"]), geometry.second(two["weights"])
-        difference = weights1 - weights2
-        distance = geometry.mix_pair(difference * difference + 2 * weights1 * weights2 * output_gap)
-        distance = distance + _bias_distance(one, two, geometry)
-        distance = distance + geometry.beyond_edge(one["weights"] ** 2, two["weights"] ** 2)
-        same = coinciding(one["q"].shape[:-1])
-        gap, covariance = _pairs(distance, one, two, geometry, same)
-        theta = weight_variance * geometry.mix_pair(slope * theta)
+    def weigh(second):
+        return safe_sqrt(parameters[0]) * safe_sqrt(second)
+
+    def step(dual, layer, one, two, output_gap, theta, *log_scale):
+        """The affine map, then the activation."""
+        q1, q2 = (
+            parameters[0] * geometry.mix_signal(signal[0]) + parameters[1] for signal in (one, two)
+        )
+        normal1, normal2 = (_normalise(q, geometry, parameters[1]) for q in (q1, q2))
+        weights1, weights2 = (
+            narrow(weigh(signal[0]) * normal["inverse_norm"])
+            for signal, normal in ((one, normal1), (two, normal2))
+        )
+        normal1, normal2 = narrow(normal1), narrow(normal2)
+        first, second = geometry.first(weights1), geometry.second(weights2)
+        difference = first - second
+        distance = geometry.mix_pair(difference * difference + 2 * first * second * output_gap)
+        distance = distance + _bias_distance(normal1, normal2, geometry)
+        distance = distance + geometry.beyond_edge(weights1**2, weights2**2)
+        same = coinciding(q1.shape[:-1])
+        gap, covariance = _pairs(distance, normal1, normal2, geometry, same)
+        theta = weight_variance * geometry.mix_pair(theta)
         if scaled:
             # T' of a pair is at most the larger T' of its two signals: theta can't overflow.
-            growth = tf.maximum(tf.maximum(one["chi"], two["chi"]), 1)
+            growth = tf.maximum(tf.maximum(one[1], two[1]), 1)
             log_scale = (log_scale[0] + tf.math.log(growth),)
             theta = theta / growth + covariance * tf.exp(-log_scale[0])
         else:
             theta = theta + covariance
-        following = layer + 1
-        signals = (prepare(signal["q"], following, next_dual) for signal in (one, two))
-        return following, *signals, gap, theta, *log_scale
+        return layer + 1, *activate(dual, q1, q2, gap, theta), *log_scale
 
-    def read(dual, state):
-        _, one, two, gap, theta, *rest = state
+    def read(state):
+        _, one, two, output_gap, theta, *rest = state
         log_scale = rest[0] if scaled else tf.zeros([], gap.dtype)
-        output_gap, slope = activate(dual, one, two, gap)
-        weighted = geometry.first(one["weighted"]) * geometry.second(two["weighted"])
+        weighted1, weighted2 = (narrow(weigh(signal[0])) for signal in (one, two))
+        weighted = geometry.first(weighted1) * geometry.second(weighted2)
         nngp = geometry.readout(weighted * (1 - output_gap)) + bias_variance
-        ntk = nngp * tf.exp(-log_scale) + weight_variance * geometry.readout(slope * theta)
+        ntk = nngp * tf.exp(-log_scale) + weight_variance * geometry.readout(theta)
         return nngp[None], ntk[None], log_scale[None]
 
     def forward(dual, state, stop):
-        step = functools.partial(advance, dual, dual)
+        layer = functools.partial(step, dual)
         if geometry.shrinks:
             for _ in range(state[0], stop):
-                state = step(*state)
+                state = layer(*state)
             return state
         known = stop if isinstance(stop, int) else None
-        if known == 0:
+        if known == 1:
             return state
-        return tf.while_loop(lambda layer, *_: layer < stop, step, state, maximum_iterations=known)
+        return tf.while_loop(lambda done, *_: done < stop, layer, state, maximum_iterations=known)
 
     def record(dual, state, depths):
         """Reads out in one loop over depths that are a tensor."""
         if depths.shape[0] == 1:
-            state = forward(dual, state, depths[0] - 1)
-            return state, read(dual, state)
+            state = forward(dual, state, depths[0])
+            return state, read(state)
 
         def one_more(k, state, arrays):
-            state = forward(dual, state, depths[k] - 1)
-            return k + 1, state, [a.write(k, v[0]) for a, v in zip(arrays, read(dual, state))]
+            state = forward(dual, state, depths[k])
+            return k + 1, state, [a.write(k, v[0]) for a, v in zip(arrays, read(state))]
 
         count = depths.shape[0]
         arrays = [tf.TensorArray(gap.dtype, count) for _ in range(3)]
@@ -238,11 +228,9 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
         )
         return state, tuple(array.stack() for array in arrays)
 
-    root1, root2 = (tf.cast(safe_sqrt(q), gap.dtype) for q in (q1, q2))
-    start_root = geometry.first(root1) * geometry.second(root2)
-    signals = (prepare(q, 0, stages[0][0]) for q in (q1, q2))
-    first = 0 if geometry.shrinks else tf.constant(0)
-    state = (first, *signals, gap, start_root * (1 - gap))
+    root1, root2 = (narrow(safe_sqrt(q)) for q in (q1, q2))
+    theta = geometry.first(root1) * geometry.second(root2) * (1 - gap)
+    state = (1 if geometry.shrinks else tf.constant(1), *activate(stages[0][0], q1, q2, gap, theta))
     if scaled:  # a constant in the state of several loops is an error on the way to XLA
         state += (tf.zeros([], gap.dtype),)
     results = []
@@ -252,9 +240,8 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
             results.append(kernels)
         else:
             for depth in depths:
-                state = forward(dual, state, depth - 1)
-                results.append(read(dual, state))
+                state = forward(dual, state, depth)
+                results.append(read(state))
         if k + 1 < len(stages):
-            state = forward(dual, state, stop - 1)
-            state = advance(dual, stages[k + 1][0], *state)
+            state = forward(dual, state, stop)
     return tuple(tf.concat(parts, 0) for parts in zip(*results))

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 
 from mfcnn import activations
 from mfcnn.activations import dual
 
-CLOSED = ("linear", "relu", "leaky_relu", "abs", "erf", "sin", "cos", "exp", "gaussian", "gelu")
+CLOSED = ("linear", "relu", "leaky_relu", "abs", "hard_tanh", "erf", "sin", "cos", "exp")
+CLOSED += ("gaussian", "gelu")
 TABULATED = ("tanh", "sigmoid", "swish", "softplus")
-KINKED = ("relu", "leaky_relu", "abs")
+KINKED = ("relu", "leaky_relu", "abs", "hard_tanh")
 
 
 def plane_quadrature(activation, q1, q2, c):
@@ -84,6 +86,33 @@ def test_relu_at_opposite_and_equal_inputs_is_exact():
         )
 
 
+def test_hard_tanh_equals_quadrature_of_the_conditional_means():
+    """E[phi(u) E[phi(v) | u]]: the inner mean in closed form, the outer in panels."""
+    activation = activations.get("hard_tanh")
+    pairs = [(1e-6, 1e-6), (0.3, 0.3), (10, 10), (0.7, 2.1), (2, 1e-3), (1, 1.000001), (5, 0.1)]
+    correlations = (0.999999, 0.999, 0.5, 0.0, -0.3, -0.99)
+    q1, q2, c = np.array([(*pair, c) for pair in pairs for c in correlations]).T
+    maps = dual.dual_maps("hard_tanh", q1, q2, c * np.sqrt(q1 * q2))
+    sizes = activation.second_moment, activation.derivative_second_moment
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    edges = np.linspace(-1, 1, 2001)
+    x = (edges[:-1, None] + (nodes + 1) * 5e-4).ravel()
+    inside = np.tile(weights * 5e-4, 2000)
+    for k, (a, b, r) in enumerate(zip(q1, q2, c)):
+        # u in [-1, 1] on panels of 1/1000, u beyond as far as it has mass: both maps are even.
+        u = np.concatenate([x, 1 + (x + 1) / 2 * 13 * np.sqrt(a)])
+        weight = np.concatenate([inside, inside * 13 * np.sqrt(a)])
+        weight *= stats.norm.pdf(u, scale=np.sqrt(a))
+        mean, scale = r * np.sqrt(b / a) * u, np.sqrt(b * (1 - r * r))
+        low, high = (-1 - mean) / scale, (1 - mean) / scale
+        within = stats.norm.cdf(high) - stats.norm.cdf(low)
+        value = mean * within + scale * (stats.norm.pdf(low) - stats.norm.pdf(high))
+        value += stats.norm.sf(high) - stats.norm.cdf(low)
+        integrands = np.clip(u, -1, 1) * value, (u < 1) * within
+        for found, size, integrand in zip(maps, sizes, integrands):
+            assert abs(found[k] - integrand @ weight) < 2e-9 * np.sqrt(size(a) * size(b))
+
+
 def test_erf_at_extreme_variances():
     q = np.array([1e-20, 1e-12, 1e12, 1e20])
     value, derivative = dual.dual_maps("erf", q, q, q)
@@ -135,8 +164,11 @@ def test_a_users_activation_is_tabulated():
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="q1 must be finite"):
         dual.dual_maps("relu", np.float64(-1), np.float64(1), np.float64(0))
-    with pytest.raises(ValueError, match="hard_tanh.*Hermite"):
-        dual.dual_maps("hard_tanh", np.float64(1), np.float64(1), np.float64(0.2))
+    bent = activations.Activation(
+        lambda x: tf.nn.relu(x - 1), lambda x: tf.cast(x > 1, x.dtype), name="bent"
+    )
+    with pytest.raises(ValueError, match="'bent'.*Hermite.*kink"):
+        dual.dual_maps(bent, np.float64(1), np.float64(1), np.float64(0.2))
 
 
 def test_arcsine_polynomial_is_exact_to_rounding():

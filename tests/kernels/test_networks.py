@@ -154,7 +154,17 @@ def test_inputs_of_any_norm_are_finite_and_right():
     ["erf", "relu", "tanh", "gelu", "leaky_relu"]
     + [
         pytest.param(name, marks=pytest.mark.slow)
-        for name in ("swish", "sigmoid", "softplus", "linear", "abs", "sin", "cos", "gaussian")
+        for name in (
+            "swish",
+            "sigmoid",
+            "softplus",
+            "linear",
+            "abs",
+            "sin",
+            "cos",
+            "gaussian",
+            "hard_tanh",
+        )
     ],
 )
 def test_float32_agrees_with_float64(activation):
