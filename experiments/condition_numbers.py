@@ -128,6 +128,7 @@ def plot(rows, path):
             continue  # log axes need something to show
         axis.set(title=title, xlabel="depth", xscale="log", yscale="log")
         axis.legend(fontsize=6)
+    figure.suptitle("m-s: m inputs of s x s positions, d = s$^2$; CNN-F lies on FCN", fontsize=10)
     common.save_figure(figure, path)
 
 

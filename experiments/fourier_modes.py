@@ -147,9 +147,9 @@ def main(_):
     scales = meanfield.mode_depth_scales(*arguments, SIZE)
     fixed = meanfield.fixed_point_covariance(point, (SIZE,)).reshape(SIZE, SIZE)
     layers = np.arange(settings["depth"] + 1)
-    figure, axis = common.subplots(figsize=(7, 5))
+    figure, axes = common.subplots(1, 2, figsize=(11, 4.6))
     rows = []
-    for amplitude, first in ((1.0, 20), (0.01, 2)):
+    for axis, (amplitude, first) in zip(axes, ((1.0, 20), (0.01, 2))):
         coefficients = measure(
             point, *(settings[k] for k in ("channels", "networks", "depth", "seed")), amplitude
         )
@@ -169,17 +169,23 @@ def main(_):
                 | {"standard_error": error[i, k], "linear": linear[i], "iterated": iterated[i, k]}
                 for i in layers
             ]
-            if amplitude == 1.0:
-                axis.errorbar(
-                    layers, np.abs(mean[:, k]), error[:, k], color=f"C{k}", label=f"mode {k}"
-                )
-                # From where the fit starts, as theory gives the slope only.
-                anchor = np.abs(iterated[first, k] / linear[first])
-                axis.plot(layers, anchor * np.abs(linear), "--", color="green", lw=1)
-    axis.plot([], [], "--", color="green", lw=1, label="theory")
-    axis.set(yscale="log", xlabel="layer", ylabel="|Fourier coefficient|", ylim=(1e-5, 0.3))
-    axis.set(title=f"erf, n = {SIZE}, c = {settings['channels']}")
-    axis.legend(ncols=2)
+            size = np.abs(mean[:, k])
+            seen = np.cumprod(size > 2 * error[:, k]).astype(bool)  # above the noise
+            axis.errorbar(
+                layers[seen], size[seen], error[seen, k], color=f"C{k}", lw=3, alpha=0.5,
+                label=f"mode {k}",
+            )  # fmt: skip
+            axis.plot(layers, np.abs(iterated[:, k]), color="black", lw=0.8)
+            # From where the fit starts, as linear theory gives the slope only.
+            line = np.abs(linear * iterated[first, k] / linear[first])
+            axis.plot(layers[first:], line[first:], "--", color="green", lw=1.2)
+        axis.plot([], [], color="black", lw=0.8, label="covariance map, iterated")
+        axis.plot([], [], "--", color="green", lw=1.2, label="linear theory, slope")
+        axis.set(yscale="log", xlabel="layer", ylabel="|Fourier coefficient|")
+        axis.set(ylim=(2e-5 * amplitude, 0.4 * amplitude))
+        axis.set(title=f"the paper's amplitude times {amplitude:g}")
+    axes[0].legend(fontsize=8, loc="lower left")
+    figure.suptitle(f"erf, n = {SIZE}, c = {settings['channels']}, {settings['networks']} networks")
     common.write_csv(directory / "metrics.csv", rows)
     common.save_figure(figure, directory / "fourier_modes.png")
     logging.info("Written to %s", directory)

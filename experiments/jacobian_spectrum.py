@@ -125,10 +125,18 @@ def draw(axis, kind, values, activation, weight_variance, depth, q_star):
             activation, weight_variance, depth, q_star, squares, kind != "gaussian"
         )
         axis.plot(grid, density * squares * 2 * np.log(10) / share, "g--", label="theory")
+        if kind != "gaussian":
+            # Along the signal itself, one direction for each position and so a share 1 / c.
+            slope = activations.get(activation).second_moment_slope(q_star)
+            radial = depth * np.log10(weight_variance * slope)
+            if low < radial < high:
+                axis.axvline(radial, color="green", ls=":", label=r"$\chi_q^L$, signal's direction")
         axis.legend()
     except ValueError:  # all values equal: a line
         axis.axvline(0.5 * depth * np.log10(weight_variance), color="green", ls="--")
-    axis.set(xlabel="log10 singular value", ylabel="density", title=kind.replace("_", "-"))
+    axis.set(
+        xlabel="log10 singular value", ylabel="density", title=kind.replace("_", "-").capitalize()
+    )
 
 
 def define_flags():

@@ -54,7 +54,8 @@ def main(_):
             row = {"profile": name, "index": int(i), "theory": theory[i], "measured": measured[i]}
             rows.append(row | {"copies": theory.size})
     axis.set(xlabel="index of the singular value", ylabel="singular value of $A_v$")
-    axis.set(title="Theory (lines), random kernels (circles)", ylim=(-0.03, 1.05))
+    title = f"Theory (lines), random kernels of {settings['channels']} channels (circles)"
+    axis.set(title=title, ylim=(-0.03, 1.05))
     axis.legend()
     common.write_csv(directory / "metrics.csv", rows)
     common.save_figure(figure, directory / "kernel_modes.png")

@@ -99,7 +99,9 @@ def plot(rows, path):
         )  # fmt: skip
 
     figure, axes = common.subplots(2, 3, figsize=(12, 7), sharey=True, sharex=True)
-    for line, (quantity, name) in enumerate((("accuracy", ""), ("variation", "log10 variation"))):
+    for line, (quantity, name) in enumerate(
+        (("accuracy", "test accuracy"), ("variation", "log10 variation"))
+    ):
         maps = [grid(f"{quantity}_{readout}") for readout in READOUTS]
         if line:
             maps = [np.log10(np.maximum(m, 1e-12)) for m in maps]
@@ -107,7 +109,7 @@ def plot(rows, path):
         for axis, values, title, low, high, colors in (
             (axes[line, 0], maps[0], "CNN-P", None, None, "viridis"),
             (axes[line, 1], maps[1], "CNN-F", None, None, "viridis"),
-            (axes[line, 2], maps[0] - maps[1], "CNN-P minus CNN-F", -bound, bound, "coolwarm_r"),
+            (axes[line, 2], maps[0] - maps[1], "CNN-P minus CNN-F", -bound, bound, "coolwarm"),
         ):
             if colors == "viridis":
                 low, high = (
@@ -123,11 +125,11 @@ def plot(rows, path):
                     label = r"$\xi_1$" if key == "xi_1" else r"$\xi_*$"
                     dark = "k" if color == "w" and colors != "viridis" else color
                     axis.plot(*np.array(curve).T, "--", color=dark, label=label)
-            axis.set(title=f"{name} {title}", yscale="log", ylim=(depths[0], depths[-1]))
+            axis.set(title=f"{name}, {title}", yscale="log", ylim=(depths[0], depths[-1]))
             if line:
                 axis.set_xlabel(r"$\sigma_w^2$")
         axes[line, 0].set_ylabel("depth")
-    axes[0, 2].legend()
+    axes[0, 2].legend(loc="lower center")
     common.save_figure(figure, path)
 
 

@@ -15,6 +15,7 @@ from mfcnn import kernels, meanfield
 
 FLAGS = flags.FLAGS
 FIELDS = ("lambda_max", "lambda_rest", "condition_number")
+_SYMBOLS = dict(zip(FIELDS, (r"$\lambda_{max}$", r"$\lambda_{rest}$", r"$\kappa$")))
 _FACTORS = {"ordered": 0.8, "critical": 1.0, "chaotic": 1.5}
 
 
@@ -136,11 +137,15 @@ def plot(rows, path):
                     np.array([r[k] for r in chosen]) for k in ("depth", field, f"{field}_law")
                 )
                 label = architecture.upper().replace("_", "-")
-                axis.plot(depth, found, "o", ms=4, mfc="none", color=f"C{color}", label=label)
+                # FCN and CNN-F agree: the circles lie inside each other.
+                marker = {"ms": 7 - 2 * color, "mfc": "none", "color": f"C{color}"}
+                axis.plot(depth, found, "o", label=label, **marker)
                 good = (law > 0) & np.isfinite(law) & np.isfinite(found)
                 axis.plot(depth[good], law[good], "-", color=f"C{color}")
             scale = "log" if phase == "critical" else "linear"
-            axis.set(title=f"{phase}: {field}", xlabel="depth", yscale="log", xscale=scale)
+            axis.set(
+                title=f"{phase}: {_SYMBOLS[field]}", xlabel="depth", yscale="log", xscale=scale
+            )
     axes[0, 0].legend(title="circles measured, lines law", fontsize=7, title_fontsize=7)
     common.save_figure(figure, path)
 

@@ -7,6 +7,7 @@ The colour is q* along the critical line; beside it the map of the depth scale x
 
 import numpy as np
 from absl import app, flags, logging
+from matplotlib import colors
 
 from experiments import common
 from mfcnn import activations, meanfield
@@ -43,26 +44,28 @@ def phase_diagram(activation, max_weight_variance, max_bias_variance, grid):
 
 
 def draw(weights, biases, points, line, title):
-    """Figure S1 beside the map of log10 xi_c."""
+    """Figure S1 beside the map of xi_c."""
     figure, (left, right) = common.subplots(1, 2, figsize=(10, 4.2))
     chi = points.chi_1.T
     left.contourf(weights, biases, chi, levels=[0, 1], colors=["#dfe8f5"])
     left.contourf(weights, biases, chi, levels=[1, 1e9], colors=["#f8e3dc"])
     if len(line):
         shown = left.scatter(*line[:, :2].T, c=line[:, 2], s=14, cmap="viridis")
-        figure.colorbar(shown, ax=left, label="q* on the critical line")
+        figure.colorbar(shown, ax=left, label="$q^*$ on the critical line")
     for name in ("ordered", "chaotic"):
         inside = np.argwhere(points.phase == name)
         if len(inside) > 0.03 * points.phase.size:
             i, j = inside.mean(axis=0).astype(int)
             left.text(weights[i], biases[j], name, ha="center", fontsize=12)
-    with np.errstate(divide="ignore"):
-        scale = np.log10(np.clip(points.xi_c, 1e-1, 1e4)).T
-    shown = right.pcolormesh(weights, biases, scale, cmap="magma", rasterized=True)
-    figure.colorbar(shown, ax=right, label="log10 xi_c [layers]")
+    norm = colors.LogNorm(0.1, 1e4, clip=True)
+    shown = right.pcolormesh(
+        weights, biases, points.xi_c.T, norm=norm, cmap="magma", rasterized=True
+    )
+    figure.colorbar(shown, ax=right, label="depth scale $\\xi_c$ [layers]")
+    right.grid(False)
     if len(line):
-        right.plot(*line[:, :2].T, "w--", label="chi_1 = 1")
-        right.legend(loc="upper left", labelcolor="white")
+        right.plot(*line[:, :2].T, "w--", label="$\\chi_1 = 1$")
+        right.legend(loc="upper left", labelcolor="white", frameon=False)
     for axis in (left, right):
         axis.set(xlabel="weight variance $\\sigma_w^2$", ylabel="bias variance $\\sigma_b^2$")
         axis.set(xlim=(weights[0], weights[-1]), ylim=(biases[0], biases[-1]))

@@ -50,18 +50,23 @@ def quarter_circle(x):
 def weight_spectrum(channels, size, kernel_size, dense_limit, seed):
     """Singular values for each c: of the convolution, and of a dense matrix where it fits.
 
+    The largest c is drawn once, smaller ones as often as gives equally many values.
+
     Returns:
       list of (c, convolution's, dense's or None), the values ascending.
     """
     result = []
     for c in channels:
         draw = np.random.default_rng([seed, c])
-        kernel = draw.standard_normal((kernel_size, c, c)) / np.sqrt(c * kernel_size)
-        dense = None
-        if size * c <= dense_limit:
-            matrix = draw.standard_normal((size * c, size * c)) / np.sqrt(size * c)
-            dense = np.sort(np.linalg.svd(matrix, compute_uv=False))
-        result.append((c, convolution_singular_values(kernel, size), dense))
+        convolution, dense = [], []
+        for _ in range(max(channels) // c):
+            kernel = draw.standard_normal((kernel_size, c, c)) / np.sqrt(c * kernel_size)
+            convolution.append(convolution_singular_values(kernel, size))
+            if size * c <= dense_limit:
+                matrix = draw.standard_normal((size * c, size * c)) / np.sqrt(size * c)
+                dense.append(np.linalg.svd(matrix, compute_uv=False))
+        pooled = (np.sort(np.ravel(values)) if values else None for values in (convolution, dense))
+        result.append((c, *pooled))
     return result
 
 
@@ -85,25 +90,32 @@ def main(_):
     grid = np.linspace(0, 2, 400)
     distances, rows = [], []
     shades = np.linspace(0, 1, len(spectra))
+    fractions = (np.arange(200) + 0.5) / 200
     for shade, (c, values, dense) in zip(shades, spectra):
         color = (shade, 0.25, 1 - shade)
-        bins = int(np.clip(values.size / 12, 8, 60))
-        left.hist(values, bins=bins, density=True, histtype="step", color=color, label=f"c = {c}")
+        left.hist(
+            values, np.linspace(0, 2.4, 49), density=True, histtype="step", color=color,
+            label=f"c = {c}",
+        )  # fmt: skip
         levels = (np.arange(values.size) + 0.5) / values.size
-        right.plot(values, levels, color=color, label=f"c = {c}")
         distances.append(np.max(np.abs(quarter_circle(values)[1] - levels)))
-        reference = np.full(values.size, np.nan) if dense is None else dense
-        for v, d, level in zip(values, reference, levels):
-            rows.append({"channels": c, "quantile": level, "convolution": v, "dense": d})
+        quantiles = np.quantile(values, fractions)
+        reference = np.full(200, np.nan) if dense is None else np.quantile(dense, fractions)
+        right.plot(quantiles, fractions, color=color, label=f"c = {c}")
         if dense is not None:
-            right.plot(dense, levels, color="green", ls="--", lw=1)
+            right.plot(reference, fractions, color="green", ls="--", lw=1)
+        for v, d, fraction in zip(quantiles, reference, fractions):
+            rows.append({"channels": c, "fraction": fraction, "convolution": v, "dense": d})
     left.plot(grid, quarter_circle(grid)[0], "g--", label="dense, infinite size")
-    right.plot([], [], "g--", lw=1, label="dense, same size")
+    right.plot([], [], "g--", lw=1, label="dense, same sizes")
     left.set(xlabel="singular value", ylabel="density")
     right.set(xlabel="singular value", ylabel="fraction below")
     for axis in (left, right):
         axis.legend(fontsize=8)
-    figure.suptitle(f"Block-circulant W, n = {settings['size']}, width {settings['kernel_size']}")
+    figure.suptitle(
+        f"Block-circulant W, n = {settings['size']}, width {settings['kernel_size']}; "
+        f"{max(settings['channels'])} / c draws"
+    )
     common.write_csv(directory / "metrics.csv", rows)
     common.save_figure(figure, directory / "weight_spectrum.png")
     for (c, values, _), distance in zip(spectra, distances):
