@@ -73,10 +73,10 @@ def lost_peers(strategy):
         tf.errors.FailedPreconditionError,
         tf.errors.InternalError,
     ) as error:
-        reason = f"{type(error).__name__}: {error.message.splitlines()[0]}"
+        reason, _, _ = error.message.partition("\n")
         raise PeerLostError(
-            f"Another host left or does not answer ({reason}). Start all again with the same "
-            "flags: they go on from the last checkpoint."
+            f"Another host left or does not answer ({type(error).__name__}: {reason}). Start all "
+            "again with the same flags: they go on from the last checkpoint."
         ) from error
 
 

@@ -160,8 +160,8 @@ class Trainer:
 
         Raises:
             FloatingPointError: if the loss is no longer finite; the row says at which step.
-            PeerLostError: if another worker of a multi-worker strategy left.
-            ConfigurationError: if its workers do not find the same checkpoint.
+            PeerLostError: if another worker or a host of a TPU left.
+            ConfigurationError: if the workers do not find the same checkpoint.
         """
         with lost_peers(self.strategy):
             return self._run(steps)
