@@ -117,6 +117,12 @@ def define_flags(flag_values=FLAGS):
         flag_values=flag_values,
     )
     flags.register_multi_flags_validator(
+        ["logical_cpus", "strategy"],
+        lambda values: values["logical_cpus"] is None or values["strategy"] == "mirrored",
+        "logical_cpus needs strategy=mirrored",
+        flag_values=flag_values,
+    )
+    flags.register_multi_flags_validator(
         ["q_star", "weight_variance", "bias_variance"],
         _is_one_start,
         "give q_star, or both weight_variance and bias_variance, or none of the three",

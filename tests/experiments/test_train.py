@@ -83,6 +83,7 @@ def test_another_configuration_in_the_directory_is_refused(finished):
         ("--activation=thanh", "tanh|erf|relu"),
         ("--learning_rate=fast", "auto or a positive number"),
         ("--strategy=pods", "default|mirrored|multiworker|tpu"),
+        ("--logical_cpus=2", "logical_cpus needs strategy=mirrored"),
     ],
 )
 def test_a_bad_flag_is_named_with_what_is_accepted(argument, message):
