@@ -8,7 +8,8 @@ import tensorflow as tf
 # Whether XLA compiles the function being traced: Keras turns XLA on by itself, in `compile`.
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
-from mfcnn import activations, initializers
+from mfcnn import initializers
+from mfcnn.layers.activated import ActivatedLayer
 from mfcnn.layers.convolution import FORMS, PADDINGS, convolve
 from mfcnn.layers.deep_loop import DeepLoop
 from mfcnn.layers.memory import DEFAULT_BUDGET, choose_checkpoint_levels
@@ -21,7 +22,7 @@ __all__ = ["DeepConvolution", "DeepDense", "xla_is_faster"]
 _XLA_MAX_ELEMENTS = 2**14
 
 
-class _DeepStack(keras.layers.Layer):
+class _DeepStack(ActivatedLayer):
     """`depth` times (affine map, activation); a subclass gives the affine map."""
 
     def __init__(
@@ -38,7 +39,7 @@ class _DeepStack(keras.layers.Layer):
         unroll=1,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(activation, **kwargs)
         if not isinstance(depth, int) or isinstance(depth, bool) or depth < 1:
             raise ValueError(f"depth must be an integer of at least 1. Received: depth={depth!r}")
         if checkpoint_levels not in (None, 0, 1, 2):
@@ -51,7 +52,6 @@ class _DeepStack(keras.layers.Layer):
         if not isinstance(unroll, int) or isinstance(unroll, bool) or unroll < 1:
             raise ValueError(f"unroll must be an integer of at least 1. Received: unroll={unroll}")
         self.depth = depth
-        self.activation = activation
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -60,7 +60,6 @@ class _DeepStack(keras.layers.Layer):
         self.jit_compile = jit_compile
         self.bias_scale = bias_scale
         self.unroll_layers = unroll
-        self._phi = activation_function(activation)
 
     def _build_stack(self, input_shape, kernel_shape, bias_shape):
         self._input_shape = tuple(input_shape)
@@ -160,13 +159,9 @@ class _DeepStack(keras.layers.Layer):
 
     def get_config(self):
         """The arguments of the constructor."""
-        activation = self.activation
-        if not isinstance(activation, str):
-            activation = keras.saving.serialize_keras_object(activation)
         return {
             **super().get_config(),
             "depth": self.depth,
-            "activation": activation,
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
@@ -176,14 +171,6 @@ class _DeepStack(keras.layers.Layer):
             "bias_scale": self.bias_scale,
             "unroll": self.unroll_layers,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the layer that `get_config` described."""
-        config = dict(config)
-        if isinstance(config["activation"], dict):
-            config["activation"] = keras.saving.deserialize_keras_object(config["activation"])
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="mfcnn")
@@ -411,21 +398,3 @@ def xla_is_faster(filters, positions):
 
 def _compiled_by_xla():
     return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-
-
-def activation_function(identifier):
-    """The function on tensors that a name, an Activation or a callable stands for.
-
-    Raises:
-        ValueError: for a name that neither mfcnn nor Keras knows.
-    """
-    if isinstance(identifier, activations.Activation):
-        return identifier.phi
-    if callable(identifier):
-        return identifier
-    if identifier in activations.NAMES:
-        return activations.get(identifier).phi
-    function = keras.activations.get(identifier)
-    if function is None:
-        raise ValueError(f"activation must be a name or a callable. Received: {identifier!r}")
-    return function

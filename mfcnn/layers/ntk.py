@@ -5,29 +5,27 @@ import math
 import keras
 import tensorflow as tf
 
+from mfcnn.layers.activated import ActivatedLayer
 from mfcnn.layers.convolution import PADDINGS, pad, same_padding
-from mfcnn.layers.deep import activation_function
 
 __all__ = ["NTKConvolution", "NTKDense"]
 
 
-class _NTKLayer(keras.layers.Layer):
+class _NTKLayer(ActivatedLayer):
     """Standard normal weights, scaled in the forward pass; a subclass gives the linear map."""
 
     def __init__(
         self, activation=None, weight_variance=1.0, bias_variance=0.0, seed=None, **kwargs
     ):
-        super().__init__(**kwargs)
+        super().__init__(activation, **kwargs)
         for name, value in (("weight_variance", weight_variance), ("bias_variance", bias_variance)):
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(
                     f"{name} must be finite and not negative. Received: {name}={value!r}"
                 )
-        self.activation = activation
         self.weight_variance = weight_variance
         self.bias_variance = bias_variance
         self.seed = seed
-        self._phi = activation_function("linear" if activation is None else activation)
 
     def _add_weights(self, kernel_shape, fan_in):
         seeds = (None, None) if self.seed is None else (2 * self.seed, 2 * self.seed + 1)
@@ -56,24 +54,12 @@ class _NTKLayer(keras.layers.Layer):
 
     def get_config(self):
         """The arguments of the constructor."""
-        activation = self.activation
-        if not isinstance(activation, str | None):
-            activation = keras.saving.serialize_keras_object(activation)
         return {
             **super().get_config(),
-            "activation": activation,
             "weight_variance": self.weight_variance,
             "bias_variance": self.bias_variance,
             "seed": self.seed,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the layer that `get_config` described."""
-        config = dict(config)
-        if isinstance(config["activation"], dict):
-            config["activation"] = keras.saving.deserialize_keras_object(config["activation"])
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="mfcnn")
