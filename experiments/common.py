@@ -54,6 +54,7 @@ _STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.5,
 }
+plt.rcParams.update(_STYLE)  # legends and ticks are made after the axes, and take it too
 
 
 def define_flags(name):
@@ -132,11 +133,10 @@ def csv_text(value):
 
 def subplots(*args, **kwargs):
     """Makes a figure and its axes in the style of the project, as pyplot.subplots."""
-    with plt.rc_context(_STYLE):
-        return plt.subplots(*args, layout="constrained", **kwargs)
+    return plt.subplots(*args, layout="constrained", **kwargs)
 
 
 def save_figure(figure, path):
     """Writes a figure as PNG and closes it."""
-    figure.savefig(path, dpi=_STYLE["savefig.dpi"])
+    figure.savefig(path)
     plt.close(figure)

@@ -47,7 +47,10 @@ def draw(curves, size):
         values = np.abs(meanfield.mode_eigenvalues(meanfield.variance_profile(profile), size))
         left.plot(list(curve), list(curve.values()), "o-", color=color, label=profile.upper())
         right.plot(np.sort(values.ravel())[::-1], ".-", color=color)
+    depths = sorted({depth for curve in curves.values() for depth in curve})
     left.set(xscale="log", xlabel="depth", ylabel="test accuracy")
+    left.set_xticks(depths, labels=[str(depth) for depth in depths])
+    left.minorticks_off()
     right.set(xlabel="mode, sorted", ylabel=r"$|\lambda|$ of $A_v$")
     left.legend()
     return figure
