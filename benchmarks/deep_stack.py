@@ -88,7 +88,7 @@ def report(depth, channels, batch, best):
             continue
         ratio = f"{times[name] / floor:10.2f}" if floor else f"{'':10}"
         base = result.get("base", 0)
-        line = f"{name:18}{result['compile']:10.1f}{times[name]:16.1f}{ratio}"
+        line = f"{name:18}{result['compile']:10.2f}{times[name]:16.1f}{ratio}"
         line += f"{(result['peak'] - base) / 1e6:9.0f}"
         if "predicted" in result:
             line += f"{(result['built'] - base) / 1e6:9.0f}"
