@@ -135,7 +135,8 @@ def draw(rows, critical):
             if width == widths[-1]:
                 axis.set_xlabel("weight variance")
             if quantity == "least_loss" or checkpoint == np.inf:
-                figure.colorbar(shown, ax=axis)
+                label = "loss" if quantity == "least_loss" else "relative change"
+                figure.colorbar(shown, ax=axis, label=label)
         line[0].set_ylabel("hidden layers")
     return figure
 
