@@ -15,7 +15,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 FIGURES := phase_diagram gradient_norms weight_spectrum kernel_modes fourier_modes \
 	jacobian_spectrum condition_numbers ntk_spectrum kappa ntk_prediction ntk_variance \
 	output_variance effective_rank ntk_change linearization learning_rates \
-	trainability_generalization trainability orthogonal_speed variance_profiles train_depths
+	trainability_generalization trainability orthogonal_speed variance_profiles train_depths \
+	train_depths_sgd train_depths_momentum
 
 .PHONY: run test test-slow figures lint format clean
 
@@ -33,6 +34,13 @@ figures: $(FIGURES:%=figure-%)
 
 figure-%: $(STAMP)
 	$(BIN)/python -m experiments.$* --output_dir=experiments/results/$*
+
+# 50 to 10,000 layers on digits, each at the rate that its own NTK allows.
+figure-train_depths_%: $(STAMP)
+	$(BIN)/python -m experiments.train_depths --dataset=digits --resize=8 --test_subset=300 \
+		--depths=50,200,1000,10000 --initializations=delta_orthogonal --padding=same \
+		--readout=pool --optimizer=$* --eval_every=15 --checkpoint_every=60 --target=0.8 \
+		--output_dir=experiments/results/train_depths_$*
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
