@@ -158,7 +158,7 @@ def draw_trajectories(trajectories):
 
 
 def draw_accuracies(rows):
-    """Figures 3, 4 and 6: train and test accuracy over the width factor."""
+    """Figures 3, 4 and 6: train and test accuracy over the width factor, beside the paper's test."""
     figure, axis = common.subplots(figsize=(5.5, 3.8))
     for kind, marker in zip(_KINDS, "o*"):
         mine = [r for r in rows if r["model"] == kind]
@@ -167,6 +167,9 @@ def draw_accuracies(rows):
             values = [100 * r[f"{split}_accuracy"] for r in mine]
             color = "C0" if kind == "network" else "C1"
             axis.plot(factors, values, line + marker, color=color, label=f"{kind}, {split}")
+        published = [100 * r["test_accuracy_in_the_paper"] for r in mine]
+        if np.any(np.isfinite(published)):
+            axis.plot(factors, published, "D", color=color, mfc="none", label=f"{kind}, paper")
     axis.set(xscale="log", xlabel="width factor", ylabel="accuracy [%]")
     axis.set_xticks(factors, [f"{factor:g}" for factor in factors])
     axis.minorticks_off()
