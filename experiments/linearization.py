@@ -158,7 +158,7 @@ def draw_trajectories(trajectories):
 
 
 def draw_accuracies(rows):
-    """Figures 3, 4 and 6: train and test accuracy over the width factor, beside the paper's test."""
+    """Figures 3, 4 and 6: accuracy over the width factor, beside the paper's on test data."""
     figure, axis = common.subplots(figsize=(5.5, 3.8))
     for kind, marker in zip(_KINDS, "o*"):
         mine = [r for r in rows if r["model"] == kind]
