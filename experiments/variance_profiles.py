@@ -69,8 +69,10 @@ def main(_):
     """Trains all networks, writes the table, draws the figure, prints the loss with depth."""
     settings = common.settings(
         quick=sweep.network_settings(
-            depths=["4", "8", "16", "32", "64"], profiles=list(PROFILES), seeds=2,
-            resize=14, subset=2000, test_subset=1000, steps=300, eval_every=300, padding="same",
+            # With fewer filters the one-hot profile suffers too: its fan-in is the filters alone.
+            depths=["4", "8", "16", "32", "64", "128"], profiles=list(PROFILES), seeds=1,
+            filters=32, resize=14, subset=2000, test_subset=1000, steps=300, eval_every=300,
+            padding="same",
         ),
         paper={
             "dataset": "cifar10", "depths": ["5", "10", "20", "35", "50", "75", "100", "150", "200",
