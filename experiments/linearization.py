@@ -4,16 +4,18 @@
 
 For each width factor the network and its linearization start from the same weights and see the
 same minibatches, with the mean squared error on one-hot targets, momentum and weight decay. Each
-training keeps a checkpoint after every epoch; started again, the binary goes on from there.
+training is a point of a sweep and keeps a checkpoint after every epoch; started again, the binary
+goes on from there. Training curves are in a CSV file for each.
 """
 
+import shutil
 import time
 
 import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
-from experiments import common
+from experiments import common, sweep
 from mfcnn import data, models
 from mfcnn.training import MetricsFile
 
@@ -179,7 +181,7 @@ def draw_accuracies(rows):
 
 def define_flags():
     """Defines the flags of this binary."""
-    common.define_flags("linearization")
+    sweep.define_flags("linearization")
     common.define_override(
         "dataset", "Data set; digits are enlarged.", flags.DEFINE_enum, enum_values=data.NAMES
     )
@@ -210,73 +212,86 @@ def main(_):
     names = ("architecture", "batch_size", "learning_rate", "linear_learning_rate",
              "momentum", "weight_decay", "schedule")  # fmt: skip
     settings.update({name: FLAGS[name].value for name in names})
-    directory = common.prepare_output_dir(settings)
-    name = settings["dataset"]
+    directory = sweep.open_sweep(settings)
+    architecture, name = FLAGS.architecture, settings["dataset"]
     dataset = data.load(
         name,
         FLAGS.batch_size,
         seed=FLAGS.seed,
         subset=settings["train_size"] or None,
-        resize=_DIGITS_SIDE[FLAGS.architecture] if name == "digits" else None,
+        resize=_DIGITS_SIDE[architecture] if name == "digits" else None,
     )
-    train_arrays, test_arrays = dataset.arrays("train"), dataset.arrays("test")
-    probes = tuple(a[:5] for a in test_arrays)
-    published = _TABLE_1.get((FLAGS.architecture, name), {})
-    rows, trajectories = [], {}
-    for factor in map(float, settings["width_factors"]):
+    factors = [float(factor) for factor in settings["width_factors"]]
+    published = _TABLE_1.get((architecture, name), {})
+    epochs = dict(zip(_KINDS, (settings["epochs"], settings["linear_epochs"])))
+    rates = dict(zip(_KINDS, (FLAGS.learning_rate, FLAGS.linear_learning_rate)))
 
-        def make(factor=factor):
-            return {
-                kind: Run(model, dataset.classes, FLAGS.momentum, FLAGS.weight_decay)
-                for kind, model in make_models(
-                    FLAGS.architecture, dataset.image_shape, dataset.classes, factor, FLAGS.seed
-                ).items()
-            }
+    def make(factor):
+        pair = make_models(architecture, dataset.image_shape, dataset.classes, factor, FLAGS.seed)
+        return {
+            kind: Run(model, dataset.classes, FLAGS.momentum, FLAGS.weight_decay)
+            for kind, model in pair.items()
+        }
 
-        ratio = step_cost_ratio(make(), dataset)
-        print(f"width x{factor:g}: a linearized step costs {ratio:.2f} times a step", flush=True)
-        if settings["trajectory_steps"]:
-            trajectories[factor] = {
-                kind: trajectory(
-                    run, dataset, settings["trajectory_steps"], FLAGS.learning_rate, *probes
-                )
-                for kind, run in make().items()
+    def measure(point, folder):
+        factor, kind = point["width_factor"], point["model"]
+        folder.mkdir(parents=True, exist_ok=True)
+        run = make(factor)[kind]
+        train(run, dataset, epochs[kind], rates[kind], FLAGS.schedule, folder)
+        shutil.copy(folder / "training.csv", directory / f"{architecture}_x{factor:g}_{kind}.csv")
+        paper = dict(zip(_KINDS, published.get(factor, (np.nan,) * 2)))
+        return [
+            {
+                "epochs": epochs[kind],
+                "train_accuracy": run.accuracy(*dataset.arrays("train")),
+                "test_accuracy": run.accuracy(*dataset.arrays("test")),
+                "test_accuracy_in_the_paper": paper[kind] / 100,
             }
-        for index, (kind, run) in enumerate(make().items()):
-            epochs = settings["linear_epochs" if index else "epochs"]
-            if not epochs:
-                continue
-            rate = FLAGS.linear_learning_rate if index else FLAGS.learning_rate
-            folder = directory / f"{FLAGS.architecture}_x{factor:g}_{kind}"
-            folder.mkdir(exist_ok=True)
-            train(run, dataset, epochs, rate, FLAGS.schedule, folder)
-            rows.append(
-                {
-                    "architecture": FLAGS.architecture,
-                    "width_factor": factor,
-                    "model": kind,
-                    "epochs": epochs,
-                    "train_accuracy": run.accuracy(*train_arrays),
-                    "test_accuracy": run.accuracy(*test_arrays),
-                    "test_accuracy_in_the_paper": published.get(factor, (np.nan,) * 2)[index] / 100,
-                }
-            )
-            common.write_csv(directory / "metrics.csv", rows)
-            print(rows[-1], flush=True)
-    if trajectories:
-        common.save_figure(draw_trajectories(trajectories), directory / "trajectories.png")
-        common.write_csv(
-            directory / "trajectories.csv",
-            (
-                {"width_factor": factor, "model": kind, "step": step}
-                | {f"example_{i}": float(v) for i, v in enumerate(values)}
-                for factor, pair in trajectories.items()
-                for kind, table in pair.items()
-                for step, values in enumerate(table)
-            ),
-        )
-    if rows:
+        ]
+
+    trajectories = directory / "trajectories.csv"
+    if settings["trajectory_steps"] and FLAGS.shard_index == 0 and not trajectories.exists():
+        follow(make, factors, dataset, settings["trajectory_steps"], directory)
+    points = [
+        {"architecture": architecture, "width_factor": factor, "model": kind}
+        for factor in factors
+        for kind in _KINDS
+        if epochs[kind]
+    ]
+    if not points:
+        return
+    rows = sweep.run(
+        points,
+        measure,
+        directory,
+        cost=lambda point: epochs[point["model"]] * (2 + point["width_factor"]),
+    )
+    if rows is not None:
         common.save_figure(draw_accuracies(rows), directory / "accuracy.png")
+
+
+def follow(make, factors, dataset, steps, directory):
+    """The first steps of each pair, Figure 2; prints what a linearized step costs."""
+    images, labels = (a[:5] for a in dataset.arrays("test"))
+    trajectories = {}
+    for factor in factors:
+        ratio = step_cost_ratio(make(factor), dataset)
+        print(f"width x{factor:g}: a linearized step costs {ratio:.2f} times a step", flush=True)
+        trajectories[factor] = {
+            kind: trajectory(run, dataset, steps, FLAGS.learning_rate, images, labels)
+            for kind, run in make(factor).items()
+        }
+    common.save_figure(draw_trajectories(trajectories), directory / "trajectories.png")
+    common.write_csv(
+        directory / "trajectories.csv",
+        (
+            {"width_factor": factor, "model": kind, "step": step}
+            | {f"example_{i}": float(v) for i, v in enumerate(values)}
+            for factor, pair in trajectories.items()
+            for kind, table in pair.items()
+            for step, values in enumerate(table)
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -35,12 +35,16 @@ def test_a_linearized_step_costs_at_most_four_steps():
     assert linearization.step_cost_ratio(runs, dataset) < 4
 
 
-def test_the_binary_writes_its_files(tmp_path):
-    run(
+def test_the_binary_writes_its_files_and_repeats_nothing(tmp_path, monkeypatch):
+    arguments = (
         linearization, tmp_path, "--dataset=digits", "--train_size=64", "--epochs=1",
         "--linear_epochs=1", "--width_factors=0.5", "--trajectory_steps=3",
     )  # fmt: skip
+    run(*arguments)
+    monkeypatch.setattr(linearization, "Run", None)  # no model is made the second time
+    run(*arguments)
     for name in ("accuracy.png", "trajectories.png"):
         assert (tmp_path / name).stat().st_size > 5_000
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
     assert len((tmp_path / "trajectories.csv").read_text().splitlines()) == 1 + 2 * 4
+    assert len((tmp_path / "lenet_x0.5_network.csv").read_text().splitlines()) == 2

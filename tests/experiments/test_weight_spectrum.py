@@ -21,7 +21,7 @@ def test_fourier_blocks_have_the_singular_values_of_the_full_matrix(size):
 
 def test_wide_convolutions_approach_the_quarter_circle():
     distances = []
-    for c, values, _ in weight_spectrum.weight_spectrum([4, 32, 128], 26, 5, 0, seed=0):
+    for _, values, _ in weight_spectrum.weight_spectrum([4, 32, 128], 26, 5, 0, seed=0):
         levels = (np.arange(values.size) + 0.5) / values.size
         distances.append(np.max(np.abs(weight_spectrum.quarter_circle(values)[1] - levels)))
         assert values.size == 26 * 128  # 128 / c draws
