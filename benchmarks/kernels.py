@@ -158,9 +158,9 @@ class Rival:
 
 def compile_anew():
     """Drops our compiled programs: cases of one program would find it compiled."""
-    from mfcnn.kernels import networks
+    from mfcnn.kernels import programs
 
-    networks._FUNCTIONS.clear()
+    programs._FUNCTIONS.clear()
 
 
 def timed(function, x):

@@ -103,6 +103,7 @@ def _y(q):
     return np.sqrt(q) / (1 + np.sqrt(q))
 
 
+@functools.lru_cache(maxsize=64)
 def build_table(activation, q_low, q_high, dtype=tf.float64):
     """Tabulates the dual maps for variances in [q_low, q_high].
 

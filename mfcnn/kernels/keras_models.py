@@ -15,8 +15,8 @@ import tensorflow as tf
 from mfcnn import activations
 from mfcnn.activations import dual as dual_lib
 from mfcnn.activations import dual_numerical
-from mfcnn.kernels import blocks, geometry, initialization, signals
-from mfcnn.kernels.networks import identities
+from mfcnn.kernels import arguments, blocks, geometry, initialization, signals
+from mfcnn.kernels.kernel import identities
 
 __all__ = ["from_keras"]
 
@@ -118,19 +118,20 @@ class _ModelKernel:
 
     def __call__(self, x1, x2=None, get=("nngp", "ntk"), *, progress=False, output_dir=None):
         """Evaluates the kernel; see `from_keras`."""
-        fields = (get,) if isinstance(get, str) else tuple(get)
-        if not fields or any(field not in ("nngp", "ntk") for field in fields):
-            raise ValueError(f"get must be of ('nngp', 'ntk') or a tuple. Received: get={get!r}")
+        fields = arguments.fields(get)
         expected = self._model.inputs[0].shape[1:]
         arrays = []
         for name, x in (("x1", x1), ("x2", x1 if x2 is None else x2)):
-            x = tf.cast(tf.convert_to_tensor(x), tf.float64)
-            if x.shape.rank != len(expected) + 1 or any(
-                size is not None and size != n for size, n in zip(expected, x.shape[1:])
+            x = arguments.inputs(name, x)
+            if (
+                0 in x.shape
+                or x.shape.rank != len(expected) + 1
+                or any(size is not None and size != n for size, n in zip(expected, x.shape[1:]))
             ):
-                raise ValueError(f"{name} must be [n, {expected}]. Received: shape={x.shape}")
-            if not np.all(np.isfinite(x)):
-                raise ValueError(f"{name} must be finite. Received NaN or infinite values.")
+                raise ValueError(
+                    f"{name} must be inputs of the model, each of shape {tuple(expected)}, and not "
+                    f"empty. Received: {name}.shape={x.shape}"
+                )
             arrays.append(x)
         first, second = arrays
         ids1, ids2 = identities(first, None if x2 is None else second)

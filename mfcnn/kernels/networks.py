@@ -1,207 +1,16 @@
 """Kernels of infinitely wide fully connected and convolutional networks."""
 
-import functools
 import math
-from collections import namedtuple
 
 import numpy as np
 import tensorflow as tf
 
-from mfcnn import activations
-from mfcnn.activations import dual as dual_lib
-from mfcnn.activations import dual_numerical
-from mfcnn.kernels import blocks, equal_norm, geometry, recursion
+from mfcnn.kernels import blocks, equal_norm, geometry, kernel, programs, recursion
 
 __all__ = ["convolutional", "fully_connected"]
 
-_FIELDS = ("nngp", "ntk")
-
-
-class _Kernel:
-    """What both architectures share: arguments, duals by layer, the answer's form."""
-
-    def __init__(self, depth, activation, weight_variance, bias_variance, dtype):
-        depths = list(depth) if np.iterable(depth) and not isinstance(depth, str) else [depth]
-        whole = (isinstance(d, (int, np.integer)) and not isinstance(d, bool) for d in depths)
-        if not depths or not all(whole) or min(depths) < 0:
-            raise ValueError(
-                "depth must be an integer of at least 0, or a sequence of them. Received: "
-                f"depth={depth!r}"
-            )
-        self.depth = tuple(map(int, depths)) if np.iterable(depth) else int(depth)
-        self._depths = sorted({int(d) for d in depths})
-        self._places = None if self._depths == depths else np.searchsorted(self._depths, depths)
-        self.activation = activations.get(activation)
-        self.dtype = tf.as_dtype(dtype)
-        if self.dtype not in (tf.float32, tf.float64):
-            raise ValueError(f"dtype must be float32 or float64. Received: dtype={dtype!r}")
-        self.weight_variance = _variance("weight_variance", weight_variance)
-        self.bias_variance = _variance("bias_variance", bias_variance)
-        self._closed_form = dual_lib.closed_form_dual(self.activation)
-
-    def __call__(
-        self,
-        x1,
-        x2=None,
-        get=_FIELDS,
-        *,
-        log_scale=False,
-        progress=False,
-        output_dir=None,
-    ):
-        """Evaluates the kernel on all pairs of inputs.
-
-        Args:
-            x1: inputs, [n1, ...].
-            x2: inputs, [n2, ...]; None is x1, at half the cost.
-            get: "nngp", "ntk", or a tuple of them.
-            log_scale: True returns the NTK divided by exp(log_scale), with log_scale as a further
-                field: finite in the chaotic phase at any depth.
-            progress: True writes a progress bar to stderr.
-            output_dir: a directory that keeps finished blocks; a second call goes on from them.
-
-        Returns:
-            A namedtuple of the fields asked for, [n1, n2] each in the kernel's dtype (and
-            log_scale, a scalar); the bare tensor if `get` is a string and log_scale is False. A
-            kernel of several depths puts them in front: [depths, n1, n2], log_scale [depths].
-
-        Raises:
-            ValueError: for inputs of a wrong shape, an unknown field, or non-finite inputs.
-            OverflowError: if the result is not finite in this dtype.
-        """
-        fields = (get,) if isinstance(get, str) else tuple(get)
-        if not fields or any(field not in _FIELDS for field in fields):
-            raise ValueError(f"get must be of {_FIELDS} or a tuple of them. Received: get={get!r}")
-        x1 = self._inputs("x1", x1)
-        x2 = None if x2 is None else self._inputs("x2", x2)
-        if x2 is not None and x1.shape[1:] != x2.shape[1:]:
-            raise ValueError(
-                f"x1 and x2 must have inputs of one shape. Received: {x1.shape} and {x2.shape}"
-            )
-        run = blocks.Run(self._fingerprint(log_scale), progress, output_dir)
-        values = self._evaluate(x1, x2, bool(log_scale), run)
-        if not isinstance(self.depth, tuple):
-            values = [value[0] for value in values]
-        elif self._places is not None:
-            values = [tf.gather(value, self._places) for value in values]
-        nngp, ntk, scale = values
-        values = {"nngp": nngp, "ntk": ntk}
-        for field in fields:
-            if tf.executing_eagerly() and not np.all(
-                np.isfinite([np.min(values[field]), np.max(values[field])])
-            ):
-                growth = {
-                    "ntk": "it grows exponentially with depth in the chaotic phase. Ask for "
-                    "log_scale=True, or for float64, or for fewer layers.",
-                    "nngp": "the variance of the signal has no fixed point at this "
-                    "weight_variance. Ask for float64, for fewer layers, or a smaller variance.",
-                }
-                raise OverflowError(
-                    f"the {field} at depth {self.depth} is not finite in {self.dtype.name}: "
-                    + growth[field]
-                )
-        if isinstance(get, str) and not log_scale:
-            return values[get]
-        names = [*fields, "log_scale"] if log_scale else fields
-        result = namedtuple("Kernels", names)
-        return result(*(values[field] for field in fields), *([scale] if log_scale else []))
-
-    def _inputs(self, name, x):
-        # The first layer is always computed in float64: it costs one matrix product, and close
-        # inputs keep their distance in float32 as well.
-        x = tf.cast(tf.convert_to_tensor(x), tf.float64)
-        if not self._check(x) or 0 in x.shape:
-            raise ValueError(
-                f"{name} must be {self._layout} and not empty. Received: {name}.shape={x.shape}"
-            )
-        if tf.executing_eagerly() and not np.isfinite(np.sum(x)):
-            raise ValueError(f"{name} must be finite. Received NaN or infinite values.")
-        return x
-
-    def _parameters(self, dtype=None):
-        dtype = dtype or self.dtype
-        return tf.cast(self.weight_variance, dtype), tf.cast(self.bias_variance, dtype)
-
-    def _evaluate(self, x1, x2, scaled, run):
-        """(nngp [depths, n1, n2], ntk, log_scale [depths]) at depths in ascending order."""
-        parts = []
-        if self._depths[0] == 0:
-            linear = tf.cast(self._linear(x1, x1 if x2 is None else x2), self.dtype)[None]
-            parts.append((linear, linear, tf.zeros([1], self.dtype)))
-        if self._depths[-1] > 0:
-            parts.append(self._deep(x1, x2, scaled, run))
-        return parts[0] if len(parts) == 1 else [tf.concat(p, 0) for p in zip(*parts)]
-
-    def _stages(self, extremes, share=1.0):
-        """What `recursion.propagate` needs of the activation: runs of layers of one dual.
-
-        Args:
-            extremes: function to the smallest and largest variance after the first affine map.
-            share: the smallest sum of taps at a position (below 1 with zero padding).
-
-        Returns:
-            A list of (table, variance, stop, depths): `table` is () for a closed form, `variance`
-            is None, or that of all signals.
-        """
-        depths = [d for d in self._depths if d > 0]
-        if self._closed_form is not None:
-            return [((), None, depths[-1], depths)]
-        extremes, parameters = extremes(), [float(p) for p in self._parameters(tf.float64)]
-        first, rest = dual_numerical.variance_ranges(
-            self.activation, *extremes, depths[-1], *parameters, share
-        )
-        make = functools.partial(dual_numerical.build_table, self.activation, dtype=self.dtype)
-        stages = [(make(*first), None, 1)]
-        if depths[-1] > 1:
-            stages.append((make(*rest), None, depths[-1]))
-        # At the edge of zero padding variances stay apart; and a gradient by them needs their maps.
-        if depths[-1] > 32 and share == 1 and not equal_norm.recording():
-            settled = dual_numerical.settled_variance(
-                self.activation, *extremes, depths[-1] - 16, *parameters
-            )
-            if settled:
-                layer, q = max(settled[0], 2), np.array(settled[1])
-                stages[1:] = [(stages[1][0], None, layer), (make(q, q), q, depths[-1])]
-        below, result = 0, []
-        for table, variance, stop in stages:
-            result.append((table, variance, stop, [d for d in depths if below < d <= stop]))
-            below = stop
-        return result
-
-    def _fingerprint(self, log_scale):
-        return (
-            type(self).__name__,
-            self.depth,
-            self.activation.name,
-            *(repr(float(p)) if tf.executing_eagerly() else p.name for p in self._parameters()),
-            self.dtype.name,
-            log_scale,
-        )
-
-
-def _variance(name, value):
-    value = tf.convert_to_tensor(value, None if tf.is_tensor(value) else tf.float64)
-    if value.shape.rank != 0:
-        raise ValueError(f"{name} must be a scalar. Received: shape={value.shape}")
-    if tf.executing_eagerly() and not (np.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be finite and not negative. Received: {float(value)}")
-    return value
-
-
-def identities(x1, x2):
-    """Numbers that are equal for equal inputs: int32 [n1] and [n2]."""
-    rows = x1 if x2 is None else tf.concat([x1, x2], 0)
-    rows = tf.reshape(rows, [tf.shape(rows)[0], -1]) + 0.0
-    if tf.executing_eagerly():
-        # Sums of bits that all differ show in no time that there are no equal inputs.
-        bits = rows.numpy().view(np.int64 if rows.dtype == tf.float64 else np.int32)
-        factors = np.random.default_rng(0).integers(2**62, size=bits.shape[1])
-        if np.unique(np.einsum("ij,j->i", bits, factors)).size == len(bits):
-            ids = tf.range(len(bits))
-            return ids[: x1.shape[0]], ids[0 if x2 is None else x1.shape[0] :]
-    _, ids = tf.raw_ops.UniqueV2(x=tf.stop_gradient(rows), axis=[0])
-    ids1 = ids[: x1.shape[0]]
-    return ids1, ids1 if x2 is None else ids[x1.shape[0] :]
+# Pairs from which an interpolation over the correlation pays for inputs of equal norm.
+_INTERPOLATE_FROM = 2**14
 
 
 def fully_connected(depth, activation, weight_variance, bias_variance, dtype="float64"):
@@ -217,7 +26,7 @@ def fully_connected(depth, activation, weight_variance, bias_variance, dtype="fl
 
     Returns:
         A callable kernel(x1, x2=None, get=("nngp", "ntk")) of inputs [n, features]; see
-        `_Kernel.__call__` for its further arguments.
+        `kernel.Kernel.__call__` for its further arguments.
 
     Raises:
         ValueError: for arguments outside these ranges.
@@ -255,7 +64,7 @@ def convolutional(
 
     Returns:
         A callable kernel(x1, x2=None, get=("nngp", "ntk")) of images [n, height, width, channels]
-        or sequences [n, length, channels]; see `_Kernel.__call__` for its further arguments.
+        or sequences [n, length, channels]; see `kernel.Kernel.__call__` for its further arguments.
 
     Raises:
         ValueError: for arguments outside these ranges.
@@ -289,7 +98,7 @@ def _first_gap(q1, q2, product, bias_variance):
     return tf.clip_by_value((root - product - bias_variance) * recursion.inverse(root), 0, 2)
 
 
-class _FullyConnectedKernel(_Kernel):
+class _FullyConnectedKernel(kernel.Kernel):
     _layout, _block = "[batch, features]", 256
 
     def _check(self, x):
@@ -303,7 +112,7 @@ class _FullyConnectedKernel(_Kernel):
         weight_variance, bias_variance = self._parameters(tf.float64)
         features = x1.shape[1]
         second = x1 if x2 is None else x2
-        ids1, ids2 = identities(x1, x2)
+        ids1, ids2 = kernel.identities(x1, x2)
 
         def variance(x):
             return weight_variance * tf.reduce_sum(x * x, 1) / features + bias_variance
@@ -322,7 +131,7 @@ class _FullyConnectedKernel(_Kernel):
 
         stages = self._stages(lambda: blocks.extremes(q1, q2))
         work = x1.shape[0] * second.shape[0]
-        function = _compiled(self, stages, scaled, geometry.FullyConnected(), work)
+        function = programs.compiled(self, stages, scaled, geometry.FullyConnected(), work)
 
         n1, n2 = x1.shape[0], None if x2 is None else x2.shape[0]
         if not scaled and n1 * second.shape[0] >= _INTERPOLATE_FROM and equal_norm.applies(q1, q2):
@@ -351,7 +160,7 @@ class _FullyConnectedKernel(_Kernel):
         size = 1024  # one pass over a block: there is nothing to keep in cache
         run.visit(first_gaps, n1, n2, size)
         # Compiled by XLA at any depth: some dozens of nodes would be all overhead.
-        function = _compiled(self, stages, False, geometry.FullyConnected(), np.inf)
+        function = programs.compiled(self, stages, False, geometry.FullyConnected(), np.inf)
 
         def evaluate(nodes):
             one = tf.reshape(q, [1])
@@ -374,7 +183,7 @@ class _FullyConnectedKernel(_Kernel):
         return run.grid(block, n1, n2, size, [])
 
 
-class _ConvolutionalKernel(_Kernel):
+class _ConvolutionalKernel(kernel.Kernel):
     _layout = "[batch, height, width, channels] or [batch, length, channels]"
 
     def __init__(
@@ -419,12 +228,12 @@ class _ConvolutionalKernel(_Kernel):
                         f"{self._depths[-1]} layers with {profile.shape[axis]} taps. Received: "
                         f"depth={self.depth}"
                     )
-        ids1, ids2 = identities(x1, x2)
+        ids1, ids2 = kernel.identities(x1, x2)
         stages = self._stages(
             lambda: self._range(x1, second, architecture), self._share(architecture, shape)
         )
         work = x1.shape[0] * second.shape[0] * int(np.prod(shape)) ** (1 + (self.readout == "pool"))
-        function = _compiled(self, stages, scaled, architecture, work)
+        function = programs.compiled(self, stages, scaled, architecture, work)
         order = [rank + 1, *range(1, rank + 1), 0]
         signals1, signals2 = tf.transpose(x1, order), tf.transpose(second, order)
 
@@ -472,105 +281,33 @@ class _ConvolutionalKernel(_Kernel):
 
 def variance_profile(profile, kernel_size, rank):
     """The variance profile as an array with `rank` axes and sum one."""
-    sizes = np.broadcast_to(kernel_size, [rank])
-    if np.any(sizes < 1) or np.any(sizes != np.round(sizes)):
+    sizes = np.asarray(kernel_size)
+    whole = sizes.dtype.kind in "iu" and sizes.shape in ((), (rank,)) and np.all(sizes >= 1)
+    if not whole:
         raise ValueError(
-            f"kernel_size must be positive integers. Received: kernel_size={kernel_size!r}"
+            f"kernel_size must be a positive integer, or {rank} of them, one for each spatial "
+            f"axis. Received: kernel_size={kernel_size!r}"
         )
+    sizes = np.broadcast_to(sizes, [rank])
     sizes = tuple(int(s) for s in sizes)
     if profile is None:
         return np.full(sizes, 1 / np.prod(sizes))
     if isinstance(profile, str):
         if profile != "delta":
-            raise ValueError(f"variance_profile must be 'delta', an array or None: {profile!r}")
+            raise ValueError(
+                "variance_profile must be 'delta', an array or None. Received: "
+                f"variance_profile={profile!r}"
+            )
         delta = np.zeros(sizes)
         delta[tuple((s - 1) // 2 for s in sizes)] = 1.0
         return delta
     profile = np.asarray(profile, np.float64)
     if profile.ndim == 1 and rank == 2:
         profile = np.outer(profile, profile)
-    if profile.shape != sizes or np.any(profile < 0) or abs(profile.sum() - 1) > 1e-6:
+    fits = profile.shape == sizes and np.all(profile >= 0) and abs(profile.sum() - 1) <= 1e-6
+    if not fits:
         raise ValueError(
             f"variance_profile must have shape {sizes}, no negative entry and sum one. Received: "
             f"shape {profile.shape}, sum {profile.sum()}"
         )
     return profile / profile.sum()
-
-
-_FUNCTIONS = {}
-# Layers times pairs of positions from which XLA's compilation, seconds, pays for itself.
-_COMPILE_FROM = 2**22
-_COMPILE_DEEP = 400
-# Pairs from which an interpolation over the correlation pays for inputs of equal norm.
-_INTERPOLATE_FROM = 2**14
-
-
-def _compiled(kernel, stages, scaled, architecture, work):
-    """The kernel of one block: one compiled function for all variances, depths and inputs.
-
-    Args:
-        kernel: a `_Kernel`.
-        stages: those of `_Kernel._stages`.
-        scaled: whether the NTK is divided by exp(log_scale).
-        architecture: see `geometry`.
-        work: number of pairs of positions.
-
-    Returns:
-        A function of (signals, ids) to (nngp, ntk, log_scale), where signals are (q1, q2, gap)
-        after the first affine map of a fully connected network, or two images.
-    """
-    # Gradients of a compiled loop need to know its length: integers are part of the trace.
-    if not (architecture.shrinks or equal_norm.recording() or not tf.executing_eagerly()):
-        stages = [stage if stage[2] == 1 else _as_tensors(*stage) for stage in stages]
-    leaves = tf.nest.flatten(stages)
-    arrays = [tf.constant(a) for a in leaves if isinstance(a, (np.ndarray, tf.Tensor))]
-    static = [None if isinstance(a, (np.ndarray, tf.Tensor)) else (a,) for a in leaves]
-    layers = kernel._depths[-1]
-    convolution = getattr(architecture, "convolution", None)
-    profile = convolution and convolution.profile
-    key = (
-        kernel._closed_form,
-        kernel.dtype,
-        tuple(static),
-        scaled,
-        type(architecture),
-        convolution and (profile.shape, profile.tobytes(), convolution.padding),
-        work * layers > _COMPILE_FROM or layers >= _COMPILE_DEEP,
-    )
-    if key not in _FUNCTIONS:
-
-        def arranged(arrays):
-            arrays = iter(arrays)
-            return tf.nest.pack_sequence_as(stages, [s[0] if s else next(arrays) for s in static])
-
-        function = _block_function(
-            kernel._closed_form, kernel.dtype, scaled, architecture, arranged
-        )
-        _FUNCTIONS[key] = tf.function(function, jit_compile=key[-1], autograph=False)
-    parameters = kernel._parameters(tf.float64)
-    return lambda signals, ids: _FUNCTIONS[key](signals, ids, parameters, arrays)
-
-
-def _as_tensors(table, variance, stop, depths):
-    depths = tf.constant(depths, tf.int32) if depths else []
-    return table, variance, tf.constant(stop, tf.int32), depths
-
-
-def _block_function(closed_form, dtype, scaled, architecture, arranged):
-    def function(signals, ids, parameters, arrays):
-        if len(signals) == 2:
-            # The first layer in float64 whatever the dtype: it costs little and keeps close pixels.
-            signals = recursion.start(*signals, architecture, ids, *parameters)
-        q1, q2, gap = signals
-        gap = tf.cast(gap, dtype)
-        gap = tf.where(architecture.coincide(*ids, q1.shape[:-1]), tf.zeros_like(gap), gap)
-
-        def dual(table, variance):
-            return closed_form or dual_numerical.TabulatedDual(table, tf.float64, variance)
-
-        stages = [(dual(table, variance), *when) for table, variance, *when in arranged(arrays)]
-        return recursion.propagate(
-            q1, q2, gap, ids, stages, architecture, parameters, scaled=scaled
-        )
-
-    return function

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mfcnn.kernels import arguments
 from mfcnn.kernels.spectrum import check_matrix, rounding
 
 __all__ = [
@@ -36,11 +37,14 @@ class _Eigenbasis:
 
     def __init__(self, kernel, time, learning_rate, ridge):
         matrix = check_matrix("kernel_train_train", kernel, square=True)
-        for name, value in (("learning_rate", learning_rate), ("ridge", ridge)):
-            if not (np.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and not negative. Received: {value!r}")
-        if time is not None and not time >= 0:
-            raise ValueError(f"time must be None or not negative. Received: time={time!r}")
+        learning_rate = arguments.number(
+            "learning_rate", learning_rate, "finite and positive", lambda v: 0 < v < np.inf
+        )
+        ridge = arguments.number(
+            "ridge", ridge, "finite and not negative", lambda v: 0 <= v < np.inf
+        )
+        if time is not None:
+            time = arguments.number("time", time, "None or not negative", lambda v: v >= 0)
         values, self.vectors = np.linalg.eigh((matrix + matrix.T) / 2)
         noise = rounding(kernel, values)
         if values[0] < -10 * noise:
@@ -83,12 +87,10 @@ class _Eigenbasis:
 
 
 def _targets(y_train, count):
-    y = np.asarray(y_train, np.float64)
+    y = arguments.matrix("y_train", y_train)
     y = y[:, None] if y.ndim == 1 else y
-    if y.ndim != 2 or y.shape[0] != count or not np.all(np.isfinite(y)):
-        raise ValueError(
-            f"y_train must be finite, [{count}, k] or [{count}]. Received: shape={y.shape}"
-        )
+    if y.ndim != 2 or y.shape[0] != count:
+        raise ValueError(f"y_train must be [{count}, k] or [{count}]. Received: shape={y.shape}")
     return y
 
 

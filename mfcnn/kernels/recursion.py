@@ -142,59 +142,67 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
     def coinciding(spatial):
         return geometry.coincide(*ids, spatial) if geometry.shrinks else coincide
 
-    def activate(dual, q1, q2, gap, theta):
-        """E[phi^2] of the signals (and chi_1 if scaled), the output gap, and T' Theta."""
-        # Signals in float64 whatever the pairs are in: an error of chi_1 that is the same in each
-        # layer adds up.
+    def prepare(signal, dual):
+        """What the next layer needs of a signal: computed once, used by all its pairs.
+
+        In float64 whatever the pairs are in: an error of chi_1 that is the same in each layer
+        adds up.
+        """
+        second = signal["second"]
+        q = parameters[0] * geometry.mix_signal(second) + parameters[1]
+        normal = _normalise(q, geometry, parameters[1])
+        weights = safe_sqrt(parameters[0]) * safe_sqrt(second) * normal["inverse_norm"]
+        return signal | narrow(normal | {"weights": weights, "side": dual.side(q)}) | {"q": q}
+
+    def activate(dual, q1, q2, side1, side2, gap, theta):
+        """The signals behind the activation, the output gap, and T' Theta."""
         signals, slopes = [], []
         for q in (q1, q2):
             second, slope = dual.moments(q)
-            chi = (narrow(parameters[0] * tf.reduce_max(slope)),) if scaled else ()
-            signals.append((second, *chi))
+            chi = {"chi": narrow(parameters[0] * tf.reduce_max(slope))} if scaled else {}
+            signals.append({"second": second} | chi)
             slopes.append(slope)
-        side1 = [geometry.first(a) for a in narrow(dual.side(q1))]
-        side2 = [geometry.second(a) for a in narrow(dual.side(q2))]
-        output_gap, slope = dual.pair(side1, side2, gap)
+        output_gap, slope = dual.pair(
+            [geometry.first(a) for a in side1], [geometry.second(a) for a in side2], gap
+        )
         if gap.dtype == tf.float32:
             own = geometry.first(narrow(slopes[0]))
             slope = tf.where(coinciding(q1.shape[:-1]), own, slope)
-        return *signals, output_gap, slope * theta
+        return *carried(signals, dual), output_gap, slope * theta
 
-    def weigh(second):
-        return safe_sqrt(parameters[0]) * safe_sqrt(second)
+    def carried(signals, dual):
+        # In the loop's state, so that XLA does not compute it for each pair. Behind the last layer
+        # of a shrinking image there may be nothing left to prepare.
+        return signals if geometry.shrinks else [prepare(signal, dual) for signal in signals]
 
     def step(dual, layer, one, two, output_gap, theta, *log_scale):
         """The affine map, then the activation."""
-        q1, q2 = (
-            parameters[0] * geometry.mix_signal(signal[0]) + parameters[1] for signal in (one, two)
-        )
-        normal1, normal2 = (_normalise(q, geometry, parameters[1]) for q in (q1, q2))
-        weights1, weights2 = (
-            narrow(weigh(signal[0]) * normal["inverse_norm"])
-            for signal, normal in ((one, normal1), (two, normal2))
-        )
-        normal1, normal2 = narrow(normal1), narrow(normal2)
-        first, second = geometry.first(weights1), geometry.second(weights2)
+        if geometry.shrinks:
+            one, two = prepare(one, dual), prepare(two, dual)
+        first, second = geometry.first(one["weights"]), geometry.second(two["weights"])
         difference = first - second
         distance = geometry.mix_pair(difference * difference + 2 * first * second * output_gap)
-        distance = distance + _bias_distance(normal1, normal2, geometry)
-        distance = distance + geometry.beyond_edge(weights1**2, weights2**2)
-        same = coinciding(q1.shape[:-1])
-        gap, covariance = _pairs(distance, normal1, normal2, geometry, same)
+        distance = distance + _bias_distance(one, two, geometry)
+        distance = distance + geometry.beyond_edge(one["weights"] ** 2, two["weights"] ** 2)
+        same = coinciding(one["q"].shape[:-1])
+        gap, covariance = _pairs(distance, one, two, geometry, same)
         theta = weight_variance * geometry.mix_pair(theta)
         if scaled:
             # T' of a pair is at most the larger T' of its two signals: theta can't overflow.
-            growth = tf.maximum(tf.maximum(one[1], two[1]), 1)
+            growth = tf.maximum(tf.maximum(one["chi"], two["chi"]), 1)
             log_scale = (log_scale[0] + tf.math.log(growth),)
             theta = theta / growth + covariance * tf.exp(-log_scale[0])
         else:
             theta = theta + covariance
-        return layer + 1, *activate(dual, q1, q2, gap, theta), *log_scale
+        signals = one["q"], two["q"], one["side"], two["side"]
+        return layer + 1, *activate(dual, *signals, gap, theta), *log_scale
 
     def read(state):
         _, one, two, output_gap, theta, *rest = state
         log_scale = rest[0] if scaled else tf.zeros([], gap.dtype)
-        weighted1, weighted2 = (narrow(weigh(signal[0])) for signal in (one, two))
+        weighted1, weighted2 = (
+            narrow(safe_sqrt(parameters[0]) * safe_sqrt(signal["second"])) for signal in (one, two)
+        )
         weighted = geometry.first(weighted1) * geometry.second(weighted2)
         nngp = geometry.readout(weighted * (1 - output_gap)) + bias_variance
         ntk = nngp * tf.exp(-log_scale) + weight_variance * geometry.readout(theta)
@@ -230,7 +238,11 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
 
     root1, root2 = (narrow(safe_sqrt(q)) for q in (q1, q2))
     theta = geometry.first(root1) * geometry.second(root2) * (1 - gap)
-    state = (1 if geometry.shrinks else tf.constant(1), *activate(stages[0][0], q1, q2, gap, theta))
+    sides = (narrow(stages[0][0].side(q)) for q in (q1, q2))
+    state = (
+        1 if geometry.shrinks else tf.constant(1),
+        *activate(stages[0][0], q1, q2, *sides, gap, theta),
+    )
     if scaled:  # a constant in the state of several loops is an error on the way to XLA
         state += (tf.zeros([], gap.dtype),)
     results = []
@@ -243,5 +255,8 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
                 state = forward(dual, state, depth)
                 results.append(read(state))
         if k + 1 < len(stages):
-            state = forward(dual, state, stop)
+            layer, one, two, *rest = forward(dual, state, stop)
+            # The side for the dual that follows.
+            kept = [{k: v for k, v in a.items() if k in ("second", "chi")} for a in (one, two)]
+            state = (layer, *carried(kept, stages[k + 1][0]), *rest)
     return tuple(tf.concat(parts, 0) for parts in zip(*results))

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mfcnn.kernels import arguments
+
 __all__ = ["Spectrum", "max_learning_rate", "spectrum"]
 
 
@@ -28,12 +30,10 @@ class Spectrum(NamedTuple):
 
 def check_matrix(name, matrix, square=False):
     """The matrix as a float64 array, after checks that name the argument."""
-    matrix = np.asarray(matrix, np.float64)
+    matrix = arguments.matrix(name, matrix)
     if matrix.ndim != 2 or 0 in matrix.shape or (square and matrix.shape[0] != matrix.shape[1]):
         kind = "a square matrix" if square else "a matrix"
         raise ValueError(f"{name} must be {kind}. Received: {name}.shape={matrix.shape}")
-    if not np.all(np.isfinite(matrix)):
-        raise ValueError(f"{name} must be finite. Received NaN or infinite entries.")
     if square and np.max(np.abs(matrix - matrix.T)) > 1e-5 * np.max(np.abs(matrix)):
         raise ValueError(f"{name} must be symmetric.")
     return matrix
@@ -104,7 +104,7 @@ def max_learning_rate(kernel_matrix):
 
     Source: NTK paper, section 4 (eta_theory).
     """
-    largest = spectrum(kernel_matrix).lambda_max
+    largest = spectrum(check_matrix("kernel_matrix", kernel_matrix, square=True)).lambda_max
     if largest <= 0:
         raise ValueError(f"kernel_matrix must have a positive eigenvalue. Received: {largest}")
     return 2.0 / largest

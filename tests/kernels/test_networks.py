@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import activations, kernels
-from mfcnn.kernels import networks
+from mfcnn.kernels import programs
 from tests.kernels import reference
 
 UNIFORM = np.full((3, 3), 1 / 9)
@@ -97,7 +97,7 @@ def test_several_depths_in_one_pass_are_the_single_ones(activation, padding):
 
 
 def test_several_depths_of_a_tabulated_activation_compile(monkeypatch):
-    monkeypatch.setattr(networks, "_COMPILE_FROM", 0)  # XLA at any size
+    monkeypatch.setattr(programs, "_COMPILE_FROM", 0)  # XLA at any size
     x = inputs(4, 6) / 2
     together = kernels.fully_connected((1, 8, 90, 100), "tanh", 1.7, 0.1)(x)
     monkeypatch.undo()
@@ -292,8 +292,8 @@ def test_gradients_of_convolutional_kernels_are_finite_at_coincident_points(read
 @pytest.mark.parametrize("architecture", ["fcn", "flatten", "pool"])
 def test_all_depths_share_one_compiled_function(architecture, monkeypatch):
     functions = {}
-    monkeypatch.setattr(networks, "_FUNCTIONS", functions)
-    monkeypatch.setattr(networks, "_COMPILE_FROM", 0)  # XLA at any size
+    monkeypatch.setattr(programs, "_FUNCTIONS", functions)
+    monkeypatch.setattr(programs, "_COMPILE_FROM", 0)  # XLA at any size
     for depth in (10, 300):
         if architecture == "fcn":
             kernels.fully_connected(depth, "erf", 1.5, 0.1)(inputs(4, 6))
@@ -359,6 +359,12 @@ def test_fields_and_errors():
         (lambda: kernel(x[0]), "x1 must be"),
         (lambda: kernel(x, x[:, :2]), "one shape"),
         (lambda: kernel(x * np.nan), "x1 must be finite"),
+        (lambda: kernel(x, get=("ntk", "ntk")), "get must be"),
+        (lambda: kernels.fully_connected(1, "erf", 1.0, 0.0, dtype=None), "dtype must be"),
+        (
+            lambda: kernels.convolutional(1, "erf", 1, 0, 2.5)(inputs(2, 5, 5, 1)),
+            "kernel_size must",
+        ),
         (lambda: kernels.fully_connected(-1, "erf", 1.0, 0.0), "depth must be"),
         (lambda: kernels.fully_connected(1, "erf", -1.0, 0.0), "weight_variance must be"),
         (lambda: kernels.fully_connected(1, "erf", 1.0, 0.0, dtype="int32"), "dtype must be"),
@@ -376,4 +382,11 @@ def test_fields_and_errors():
         ),
     ):
         with pytest.raises(ValueError, match=message):
+            call()
+    for call, message in (
+        (lambda: kernel(x + 1j), "x1 must be an array of real numbers"),
+        (lambda: kernel(None), "x1 must be an array"),
+        (lambda: kernels.fully_connected(1, "erf", None, 0.0), "weight_variance must be a number"),
+    ):
+        with pytest.raises(TypeError, match=message):
             call()

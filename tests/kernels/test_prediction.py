@@ -250,6 +250,8 @@ def test_learning_rates_beyond_the_largest_diverge():
         ({"time": -1.0}, "time must be"),
         ({"ridge": -1.0}, "ridge must be"),
         ({"learning_rate": np.inf}, "learning_rate must be"),
+        ({"learning_rate": 0.0}, "learning_rate must be"),
+        ({"time": [1.0, 2.0]}, "time must be"),
         ({"y_train": np.ones(7)}, "y_train must be"),
         ({"kernel_train_train": np.ones((8, 7))}, "square"),
         ({"kernel_train_train": np.triu(np.ones((8, 8)))}, "symmetric"),
