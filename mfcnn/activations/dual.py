@@ -8,6 +8,8 @@ where 1 - c keeps digits that c has lost. It has three methods:
     side(q)             what `pair` needs of one variance: computed once for a row, not for a pair
     pair(s1, s2, gap)   the output gap 1 - E[phi(u) phi(v)] / sqrt(A1 A2), and E[phi'(u) phi'(v)]
 
+`keeps_float64` says that sides stay in float64 where pairs are in float32.
+
 All are element-wise, broadcast, differentiate, and run in tf.function with or without XLA in
 float32 and float64. `dual_maps` is the plain T(q1, q2, q12) on top of them.
 
@@ -94,7 +96,13 @@ def _inverse(x):
     return tf.where(nonzero, 1 / tf.where(nonzero, x, tf.ones_like(x)), tf.zeros_like(x))
 
 
-class _Linear:
+class _ClosedForm:
+    """What all duals here share."""
+
+    keeps_float64 = False
+
+
+class _Linear(_ClosedForm):
     """phi(x) = x."""
 
     def moments(self, q):
@@ -107,7 +115,7 @@ class _Linear:
         return gap, tf.ones_like(gap * side1[0] * side2[0])
 
 
-class _PiecewiseLinear:
+class _PiecewiseLinear(_ClosedForm):
     """phi(x) = a x + b |x|: relu, leaky relu, abs.
 
     The cross terms vanish by symmetry: T = a^2 q12 + b^2 E|uv|, with Cho and Saul's
@@ -139,7 +147,7 @@ class _PiecewiseLinear:
         return output_gap, self._odd + self._even * (1 - (2 / math.pi) * angle)
 
 
-class _Erf:
+class _Erf(_ClosedForm):
     """phi(x) = erf(x): T = (2/pi) arcsin(2 q12 / sqrt((1 + 2 q1) (1 + 2 q2)))."""
 
     def moments(self, q):
@@ -167,7 +175,7 @@ class _Erf:
         return output_gap, (4 / math.pi) * (root1 * root2) / cosine
 
 
-class _Exponential:
+class _Exponential(_ClosedForm):
     """phi(x) = exp(x): T = exp((q1 + q2) / 2 + q12)."""
 
     def moments(self, q):
@@ -184,7 +192,7 @@ class _Exponential:
         return output_gap, a1 * a2 * (1 - output_gap)
 
 
-class _Sinusoid:
+class _Sinusoid(_ClosedForm):
     """phi = sin or cos: E[sin sin] and E[cos cos] = (exp(-d / 2) -+ exp(-m / 2)) / 2.
 
     d and m are the variances of u - v and u + v; the derivative of one is the other.
@@ -217,7 +225,7 @@ class _Sinusoid:
         return 1 - value * (inverse1 * inverse2), derivative
 
 
-class _Gaussian:
+class _Gaussian(_ClosedForm):
     """phi(x) = exp(-a x^2): T = D^(-1/2), D = (1 + 2 a q1) (1 + 2 a q2) - (2 a q12)^2.
 
     Completing the square leaves a Gaussian with covariance q12 / D between u and v, so
@@ -247,7 +255,7 @@ class _Gaussian:
         return 1 - value * (inverse1 * inverse2), derivative
 
 
-class _Gelu:
+class _Gelu(_ClosedForm):
     """phi(x) = x Phi(x), Phi the normal distribution function.
 
     Stein's lemma on E[u v Phi(u) Phi(v)], with D = (1 + q1) (1 + q2) - q12^2, gives

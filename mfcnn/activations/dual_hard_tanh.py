@@ -33,6 +33,9 @@ def _rule(count=128, power=4):
 class HardTanh:
     """A dual (see `dual`) of hard_tanh."""
 
+    # E[phi' phi'] falls like the root of the gap: no rounding of variances may enter that.
+    keeps_float64 = True
+
     def moments(self, q):
         """E[phi(u)^2] and E[phi'(u)^2]."""
         _, root, inside, outside, density, _ = self.side(q)
@@ -54,7 +57,7 @@ class HardTanh:
         return smaller * larger * inside - 2 * smaller * density + outside
 
     def pair(self, side1, side2, gap):
-        """The output gap and E[phi'(u) phi'(v)]."""
+        """The output gap and E[phi'(u) phi'(v)], in the dtype of the gap."""
         (x, root1, inside1, outside1, density1, inverse1) = side1
         (y, root2, inside2, outside2, density2, inverse2) = side2
         below = root1 < root2
@@ -65,11 +68,12 @@ class HardTanh:
         inverse = inverse1 * inverse2
         equal = self._equal(smaller, larger, inside, outside, density) * inverse
         offset = tf.where(tf.equal(root1, root2), tf.zeros_like(equal), 1 - equal)
-        gap = gap + tf.zeros_like(equal)
+        dtype, gap = gap.dtype, tf.cast(gap, equal.dtype) + tf.zeros_like(equal)
         nearer = tf.minimum(gap, 2 - gap)
         slope_drop, value_drop = self._drops(x - y, x * y, nearer)
         output_gap = offset + root1 * root2 * inverse * (nearer * inside - value_drop)
-        return tf.where(gap <= 1, output_gap, 2 - output_gap), inside - slope_drop
+        output_gap = tf.where(gap <= 1, output_gap, 2 - output_gap)
+        return tf.cast(output_gap, dtype), tf.cast(inside - slope_drop, dtype)
 
     @staticmethod
     def _drops(difference, product, gap):

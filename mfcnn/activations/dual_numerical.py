@@ -282,6 +282,8 @@ def settled_variance(activation, low, high, depth, weight_variance, bias_varianc
 class TabulatedDual:
     """A dual (see `dual`) that evaluates a table."""
 
+    keeps_float64 = False
+
     def __init__(self, table, dtype, variance=None):
         """Takes a `Table` of arrays or tensors, of static shapes.
 

@@ -152,7 +152,10 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
         q = parameters[0] * geometry.mix_signal(second) + parameters[1]
         normal = _normalise(q, geometry, parameters[1])
         weights = safe_sqrt(parameters[0]) * safe_sqrt(second) * normal["inverse_norm"]
-        return signal | narrow(normal | {"weights": weights, "side": dual.side(q)}) | {"q": q}
+        return signal | narrow(normal | {"weights": weights}) | {"q": q, "side": sides(dual, q)}
+
+    def sides(dual, q):
+        return dual.side(q) if dual.keeps_float64 else narrow(dual.side(q))
 
     def activate(dual, q1, q2, side1, side2, gap, theta):
         """The signals behind the activation, the output gap, and T' Theta."""
@@ -238,10 +241,10 @@ def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
 
     root1, root2 = (narrow(safe_sqrt(q)) for q in (q1, q2))
     theta = geometry.first(root1) * geometry.second(root2) * (1 - gap)
-    sides = (narrow(stages[0][0].side(q)) for q in (q1, q2))
+    first_sides = (sides(stages[0][0], q) for q in (q1, q2))
     state = (
         1 if geometry.shrinks else tf.constant(1),
-        *activate(stages[0][0], q1, q2, *sides, gap, theta),
+        *activate(stages[0][0], q1, q2, *first_sides, gap, theta),
     )
     if scaled:  # a constant in the state of several loops is an error on the way to XLA
         state += (tf.zeros([], gap.dtype),)
