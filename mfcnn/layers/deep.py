@@ -393,7 +393,7 @@ def xla_is_faster(filters, positions):
     """
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
         return True
-    return filters * positions <= _XLA_MAX_ELEMENTS
+    return filters * positions < _XLA_MAX_ELEMENTS
 
 
 def _compiled_by_xla():

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mfcnn.activations import Activation
 from mfcnn.initializers import ConvolutionDeltaOrthogonal
-from mfcnn.layers import DeepConvolution, DeepDense
+from mfcnn.layers import DeepConvolution, DeepDense, xla_is_faster
 
 
 @keras.saving.register_keras_serializable(package="mfcnn_tests")
@@ -217,3 +217,12 @@ def test_the_unrolled_network_of_stock_layers_gives_the_same_output(padding):
     dense = DeepDense(3, 4)
     np.testing.assert_allclose(dense(images()[:, 0, 0, :1] * np.ones(4)), dense.unroll()(
         images()[:, 0, 0, :1] * np.ones(4)), atol=1e-6)  # fmt: skip
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the table of CPUs")
+@pytest.mark.parametrize(
+    ("filters", "positions", "faster"),
+    [(8, 64, True), (16, 512, True), (16, 2048, False), (32, 512, False), (128, 64, True)],
+)
+def test_xla_is_taken_where_it_was_measured_to_be_faster(filters, positions, faster):
+    assert xla_is_faster(filters, positions) == faster
