@@ -21,6 +21,9 @@ __all__ = ["DeepConvolution", "DeepDense", "xla_is_faster"]
 # benchmarks/convolution_forms.py: below, what an op costs beside its arithmetic decides.
 _XLA_MAX_ELEMENTS = 2**14
 
+# Elements of a stack that Keras saves in one piece, for which it holds several copies in memory.
+_PIECE = 2**26
+
 
 class _DeepStack(ActivatedLayer):
     """`depth` times (affine map, activation); a subclass gives the affine map."""
@@ -156,6 +159,37 @@ class _DeepStack(ActivatedLayer):
             raise ValueError(f"layer must be below depth={self.depth}. Received: layer={layer}")
         for weight, value, factor in zip(self.weights, values, (1, self.bias_scale)):
             weight.value[layer % self.depth].assign(tf.cast(value, weight.dtype) / factor)
+
+    def save_own_variables(self, store):
+        """Saves the stacks, large ones layers by layers: no second copy of one is made."""
+        for index, weight in enumerate(self.weights):
+            pieces = self._pieces(weight)
+            if len(pieces) == 1:
+                store[str(index)] = weight
+                continue
+            for layers in pieces:
+                store[f"{index}_{layers[0]}"] = weight.value.sparse_read(tf.constant(layers))
+
+    def load_own_variables(self, store):
+        """Loads what `save_own_variables` saved."""
+        if all(str(index) in store.keys() for index in range(len(self.weights))):
+            super().load_own_variables(store)
+            return
+        for index, weight in enumerate(self.weights):
+            if str(index) in store.keys():
+                weight.assign(store[str(index)])
+                continue
+            for layers in self._pieces(weight):
+                values = tf.convert_to_tensor(store[f"{index}_{layers[0]}"], weight.value.dtype)
+                weight.value.scatter_update(tf.IndexedSlices(values, tf.constant(layers)))
+
+    def _pieces(self, weight):
+        """The layers of each piece in which a stack is saved: lists of indices."""
+        size = max(_PIECE // math.prod(weight.shape[1:]), 1)
+        return [
+            list(range(start, min(start + size, self.depth)))
+            for start in range(0, self.depth, size)
+        ]
 
     def get_config(self):
         """The arguments of the constructor."""

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mfcnn.activations import Activation
 from mfcnn.initializers import ConvolutionDeltaOrthogonal
-from mfcnn.layers import DeepConvolution, DeepDense, xla_is_faster
+from mfcnn.layers import DeepConvolution, DeepDense, deep, xla_is_faster
 
 
 @keras.saving.register_keras_serializable(package="mfcnn_tests")
@@ -217,6 +217,15 @@ def test_the_unrolled_network_of_stock_layers_gives_the_same_output(padding):
     dense = DeepDense(3, 4)
     np.testing.assert_allclose(dense(images()[:, 0, 0, :1] * np.ones(4)), dense.unroll()(
         images()[:, 0, 0, :1] * np.ones(4)), atol=1e-6)  # fmt: skip
+
+
+def test_a_stack_saved_in_pieces_is_the_same_stack(tmp_path, monkeypatch):
+    model = small_model()
+    monkeypatch.setattr(deep, "_PIECE", 200)  # two layers of kernels in a piece
+    model.save(tmp_path / "pieces.keras")
+    again = keras.models.load_model(tmp_path / "pieces.keras")
+    for mine, saved in zip(model.get_weights(), again.get_weights()):
+        np.testing.assert_array_equal(mine, saved)
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="the table of CPUs")
