@@ -7,11 +7,15 @@ from mfcnn import activations
 from mfcnn.layers import DeepConvolution, DeepDense, NTKDense
 
 
-@pytest.mark.parametrize("make", [lambda a: DeepDense(2, 3, a), lambda a: NTKDense(3, a, seed=0)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda a: DeepDense(2, 3, a), lambda a: NTKDense(3, a, seed=0)],
+    ids=["deep", "ntk"],
+)
 @pytest.mark.parametrize(
     "activation",
     ["erf", "swish", "relu", activations.get("abs"), activations.get("tanh"), tf.sin, None],
-    ids=str,
+    ids=["erf", "swish", "relu", "abs object", "tanh object", "callable", "none"],
 )
 def test_any_activation_survives_configuration_and_is_the_one_that_was_named(make, activation):
     layer = make(activation)
