@@ -1,6 +1,6 @@
 # make run    sets up the environment and trains the main job on the embedded data
 # make test   sets up the environment and runs the quick test suite
-# make figures  draws every figure at its quick size into experiments/results (about two hours)
+# make figures  draws every figure at its quick size into experiments/results (about an hour)
 # make lint   checks style and format
 
 PYTHON ?= python3.11
