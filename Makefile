@@ -1,7 +1,7 @@
 # make run    sets up the environment and trains the main job on the embedded data
 # make test   sets up the environment and runs the quick test suite
 # make figures  draws every figure at its quick size into experiments/results (about an hour)
-# make lint   checks style and format
+# make lint   checks style, format and types
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -45,6 +45,7 @@ figure-train_depths_%: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

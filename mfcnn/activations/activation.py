@@ -16,8 +16,9 @@ class Activation:
     dtype. Kinks are found by the moments themselves; phi must be piecewise smooth.
 
     Example:
-      >>> cubic = Activation(lambda x: x - x**3 / 6, lambda x: 1 - x**2 / 2, name="cubic")
-      >>> float(cubic.second_moment(0.5))
+      >>> cubic = mfcnn.activations.Activation(lambda x: x - x**3, lambda x: 1 - 3 * x**2)
+      >>> float(cubic.second_moment(0.01))  # q - 6 q^2 + 15 q^3
+      0.009415
 
     Attributes:
       phi: the function.

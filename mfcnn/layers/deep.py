@@ -217,7 +217,8 @@ class DeepConvolution(_DeepStack):
     from checkpoints, see `mfcnn.layers.deep_loop`.
 
     Example:
-        >>> deep = DeepConvolution(10_000, 16, kernel_initializer=ConvolutionDeltaOrthogonal())
+        >>> start = mfcnn.initializers.ConvolutionDeltaOrthogonal()
+        >>> deep = mfcnn.layers.DeepConvolution(100, 16, kernel_initializer=start)
         >>> deep(tf.zeros([32, 8, 8, 16])).shape
         TensorShape([32, 8, 8, 16])
 

@@ -95,9 +95,10 @@ def linearize(model, name=None):
     gradient is a third derivative of the loop: give `compile` jit_compile=False there.
 
     Example:
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, "tanh")])
         >>> linear = mfcnn.models.linearize(model)
         >>> linear.compile("sgd", "mse")
-        >>> linear.fit(images, targets)
+        >>> history = linear.fit(np.ones([4, 3]), np.zeros([4, 1]), verbose=0)
 
     Args:
         model: a built Keras model with one output that can be cloned (a Sequential, functional or
