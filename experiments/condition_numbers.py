@@ -11,10 +11,10 @@ import numpy as np
 from absl import app, flags
 
 from experiments import common
+from experiments.architectures import ARCHITECTURES, inputs, make_kernel
 from mfcnn import kernels, meanfield
 
 FLAGS = flags.FLAGS
-ARCHITECTURES = ("fcn", "cnn_f", "cnn_p")
 _FACTORS = {"ordered": 0.8, "critical": 1.0, "chaotic": 1.3}
 
 
@@ -22,23 +22,6 @@ def variances(phase, activation, q_star):
     """(weight_variance, bias_variance) of a phase, all with the bias of the critical point."""
     weight_variance, bias_variance = meanfield.critical_point(activation, q_star)
     return _FACTORS[phase] * weight_variance, bias_variance
-
-
-def inputs(rng, m, size, limit, weight_variance, bias_variance):
-    """Images [m, size, size, 3] whose pixels all have pre-activations of variance q*."""
-    x = rng.normal(size=(m, size, size, 3))
-    power = (limit.q_star - bias_variance) / weight_variance
-    return x * np.sqrt(power / np.mean(x**2, axis=-1, keepdims=True))
-
-
-def make_kernel(architecture, depths, activation, weight_variance, bias_variance):
-    """The kernel of an architecture at several depths, of images."""
-    arguments = (depths, activation, weight_variance, bias_variance)
-    if architecture == "fcn":
-        kernel = kernels.fully_connected(*arguments)
-        return lambda x, **kwargs: kernel(x.reshape(len(x), -1), **kwargs)
-    readout = "flatten" if architecture == "cnn_f" else "pool"
-    return kernels.convolutional(*arguments, readout=readout)
 
 
 def measure(activation, phase, architecture, m, size, depths, q_star, seed):

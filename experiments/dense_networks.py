@@ -26,8 +26,9 @@ def eta_theory(x, activation, depth, weight_variance, bias_variance):
     return 2 * len(x) / np.linalg.eigvalsh(theta.numpy())[-1]
 
 
-def ntk_network(input_shape, classes, depth, width, activation, weight_variance, bias_variance,
-                seed):  # fmt: skip
+def ntk_network(
+    input_shape, classes, depth, width, activation, weight_variance, bias_variance, seed
+):
     """`depth` hidden layers of `width` units on the normalized input, and a linear readout.
 
     Returns:
@@ -91,10 +92,15 @@ class DenseNetworks:
 
         def make_model():
             return ntk_network(
-                self.dataset.image_shape, self.dataset.classes, depth, settings["width"],
-                settings["activation"], weight_variance, settings["bias_variance"],
+                self.dataset.image_shape,
+                self.dataset.classes,
+                depth,
+                settings["width"],
+                settings["activation"],
+                weight_variance,
+                settings["bias_variance"],
                 settings["seed"],
-            )  # fmt: skip
+            )
 
         make = make_model, lambda _: keras.optimizers.SGD(rate)
         # The parameterization has the variances in its forward pass: they are constants there.
@@ -103,9 +109,15 @@ class DenseNetworks:
             self._trainer.restart(*make, folder)
         else:
             self._trainer = training.Trainer(
-                *make, self.dataset, folder, loss="squared_error", verbose=False, artifacts=False,
-                eval_every=settings["eval_every"], checkpoint_every=settings["checkpoint_every"],
+                *make,
+                self.dataset,
+                folder,
+                loss="squared_error",
+                verbose=False,
+                artifacts=False,
+                eval_every=settings["eval_every"],
+                checkpoint_every=settings["checkpoint_every"],
                 eval_batch_size=sweep.EVAL_BATCH_SIZE,
-            )  # fmt: skip
+            )
             self._program = program
         return sweep.finite_part(self._trainer, settings["steps"])

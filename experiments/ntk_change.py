@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import app, flags
 from matplotlib.colors import LogNorm
 
-from experiments import common, sweep
+from experiments import common, maps, sweep
 from mfcnn import activations, data, empirical, meanfield
 
 FLAGS = flags.FLAGS
@@ -119,14 +119,11 @@ def draw(rows, critical):
         norms[quantity] = LogNorm(max(values.min(initial=1), 1e-4), values.max(initial=1))
     for line, width in zip(axes, widths):
         for axis, (title, (checkpoint, quantity)) in zip(line, panels.items()):
-            table = np.full([len(depths), len(variances)], np.nan)
-            for r in rows:  # in the order of training
-                if r["width"] == width and r["checkpoint"] <= checkpoint:
-                    table[depths.index(r["depth"]), variances.index(r["weight_variance"])] = max(
-                        r[quantity], norms[quantity].vmin
-                    )
+            mine = [r for r in rows if r["width"] == width and r["checkpoint"] <= checkpoint]
+            _, _, values = maps.table(mine, quantity, xs=variances, ys=depths)
+            values = np.maximum(values, norms[quantity].vmin)
             shown = axis.pcolormesh(
-                variances, range(len(depths)), table, norm=norms[quantity], cmap="viridis"
+                variances, range(len(depths)), values, norm=norms[quantity], cmap="viridis"
             )
             axis.axvline(critical, color="w", ls="--")
             axis.set_yticks(range(len(depths)), [f"{d:.0f}" for d in depths])

@@ -21,7 +21,7 @@ import warnings
 import numpy as np
 from absl import app, flags, logging
 
-from experiments import common
+from experiments import common, maps
 from mfcnn import data, kernels
 
 FLAGS = flags.FLAGS
@@ -90,30 +90,25 @@ def measure(weight_variance, depths, settings, arrays, classes):
 
 def plot(rows, path):
     """Accuracy of CNN-P, CNN-F, their difference; under it the variation, with both scales."""
-    depths, weights = (sorted({r[k] for r in rows}) for k in ("depth", "weight_variance"))
-
-    def grid(key):
-        return np.array(
-            [[next(r[key] for r in rows if (r["depth"], r["weight_variance"]) == (d, w))
-              for w in weights] for d in depths]
-        )  # fmt: skip
-
+    weights, depths, _ = maps.table(rows, "depth")
     figure, axes = common.subplots(2, 3, figsize=(12, 7), sharey=True, sharex=True)
     for line, (quantity, name) in enumerate(
         (("accuracy", "test accuracy"), ("variation", "log10 variation"))
     ):
-        maps = [grid(f"{quantity}_{readout}") for readout in READOUTS]
+        panels = [maps.table(rows, f"{quantity}_{readout}")[2] for readout in READOUTS]
         if line:
-            maps = [np.log10(np.maximum(m, 1e-12)) for m in maps]
-        bound = max(float(np.nanmax(np.abs(maps[0] - maps[1]))), 1e-3)
+            panels = [np.log10(np.maximum(m, 1e-12)) for m in panels]
+        bound = max(float(np.nanmax(np.abs(panels[0] - panels[1]))), 1e-3)
         for axis, values, title, low, high, colors in (
-            (axes[line, 0], maps[0], "CNN-P", None, None, "viridis"),
-            (axes[line, 1], maps[1], "CNN-F", None, None, "viridis"),
-            (axes[line, 2], maps[0] - maps[1], "CNN-P minus CNN-F", -bound, bound, "coolwarm"),
+            (axes[line, 0], panels[0], "CNN-P", None, None, "viridis"),
+            (axes[line, 1], panels[1], "CNN-F", None, None, "viridis"),
+            (axes[line, 2], panels[0] - panels[1], "CNN-P minus CNN-F", -bound, bound, "coolwarm"),
         ):
             if colors == "viridis":
                 low, high = (
-                    (0, 1) if not line else (min(map(np.nanmin, maps)), max(map(np.nanmax, maps)))
+                    (0, 1)
+                    if not line
+                    else (min(map(np.nanmin, panels)), max(map(np.nanmax, panels)))
                 )
             image = axis.pcolormesh(weights, depths, values, cmap=colors, vmin=low, vmax=high)
             figure.colorbar(image, ax=axis)

@@ -10,7 +10,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments import common
-from experiments.condition_numbers import ARCHITECTURES, inputs, make_kernel
+from experiments.architectures import ARCHITECTURES, inputs, make_kernel
 from mfcnn import kernels, meanfield
 
 FLAGS = flags.FLAGS

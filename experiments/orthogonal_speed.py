@@ -11,16 +11,11 @@ import math
 
 from absl import app, flags
 
-from experiments import common, sweep
+from experiments import common, sweep, vanilla_sweep
 from mfcnn import models
 
 FLAGS = flags.FLAGS
 COLORS = {"orthogonal": "tab:red", "delta_orthogonal": "tab:orange", "gaussian": "tab:blue"}
-
-
-def steps_to(curve, target):
-    """The first step with that training accuracy since the row before, or infinity."""
-    return min((r["step"] for r in curve if r["train_accuracy"] >= target), default=math.inf)
 
 
 def best_curves(rows, target):
@@ -39,7 +34,7 @@ def best_curves(rows, target):
         curves.setdefault((row["initialization"], row["learning_rate"]), []).append(row)
     best = {}
     for (initialization, _), curve in curves.items():
-        rank = (-steps_to(curve, target), max(r["train_accuracy"] for r in curve))
+        rank = (-vanilla_sweep.steps_to(curve, target), max(r["train_accuracy"] for r in curve))
         if initialization not in best or rank > best[initialization][0]:
             best[initialization] = rank, curve
     return {initialization: curve for initialization, (_, curve) in best.items()}
@@ -48,9 +43,9 @@ def best_curves(rows, target):
 def verdict(curves, target):
     """In words: who gets to the target, when, and how many times sooner than the Gaussian start."""
     lines = []
-    reference = steps_to(curves["gaussian"], target) if "gaussian" in curves else None
+    reference = vanilla_sweep.steps_to(curves["gaussian"], target) if "gaussian" in curves else None
     for initialization, curve in curves.items():
-        steps, last = steps_to(curve, target), max(r["step"] for r in curve)
+        steps, last = vanilla_sweep.steps_to(curve, target), max(r["step"] for r in curve)
         highest = max(r["train_accuracy"] for r in curve)
         words = f"{initialization} (learning rate {curve[0]['learning_rate']:.3g}): "
         if steps < math.inf:
@@ -84,7 +79,7 @@ def draw(curves, target, depth):
 def define_flags():
     """Defines the flags of this binary."""
     sweep.define_flags("orthogonal_speed")
-    sweep.define_network_flags()
+    vanilla_sweep.define_network_flags()
     common.define_override("depth", "Layers of the deep block.", lower_bound=1)
     common.define_override(
         "initializations", f"Some of {', '.join(models.INITIALIZATIONS)}.", flags.DEFINE_list
@@ -99,7 +94,7 @@ def define_flags():
 def main(_):
     """Trains all networks, writes the table, draws the figure, prints who is first."""
     settings = common.settings(
-        quick=sweep.network_settings(
+        quick=vanilla_sweep.network_settings(
             depth=300, initializations=["orthogonal", "gaussian"],
             learning_rates=["0.003", "0.01", "0.03"], target=0.9, readout="flatten",
             resize=14, subset=1000, test_subset=250, steps=700, eval_every=20,
@@ -112,7 +107,7 @@ def main(_):
         },
     )  # fmt: skip
     directory = sweep.open_sweep(settings)
-    networks = sweep.Networks(settings)
+    networks = vanilla_sweep.Networks(settings)
     points = [
         {"initialization": initialization, "learning_rate": float(rate) / settings["depth"]}
         for initialization in settings["initializations"]

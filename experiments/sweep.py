@@ -7,8 +7,7 @@ is done; a killed sweep goes on with the first point that is not, and there from
 checkpoint, and ends with the same file, byte for byte. With --shard_count hosts each takes every
 shard_count-th point into a file of its own; the one that ends last puts all together.
 
-`Networks` trains the points of a sweep of vanilla CNNs by the parts of `experiments.train`, with
-one compiled program for all points that differ in the values of variables only.
+What a point is, the sweep does not know; `vanilla_sweep` and `dense_networks` train networks.
 """
 
 import contextlib
@@ -18,20 +17,10 @@ import time
 
 from absl import flags, logging
 
-from experiments import common, train
-from mfcnn import data, layers, models, training
-from mfcnn.activations import NAMES as ACTIVATIONS
+from experiments import common
+from mfcnn import training
 
-__all__ = [
-    "EVAL_BATCH_SIZE",
-    "Networks",
-    "define_flags",
-    "define_network_flags",
-    "finite_part",
-    "network_settings",
-    "open_sweep",
-    "run",
-]
+__all__ = ["EVAL_BATCH_SIZE", "define_flags", "finite_part", "open_sweep", "run", "short"]
 
 FLAGS = flags.FLAGS
 EVAL_BATCH_SIZE = 256
@@ -108,11 +97,12 @@ def _clear(folder):
 
 
 def _say(position, count, point, result, left):
-    words = [f"{k}={_short(v)}" for k, v in {**point, **result}.items()]
+    words = [f"{k}={short(v)}" for k, v in {**point, **result}.items()]
     print(f"[{position}/{count}] {' '.join(words)}; about {_duration(left)} left", flush=True)
 
 
-def _short(value):
+def short(value):
+    """A setting's value for a line of text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -156,115 +146,6 @@ def _number(text):
         return float(text)
     except ValueError:
         return text
-
-
-# Sweeps of vanilla CNNs.
-
-_FLAGS = {
-    "dataset": (flags.DEFINE_enum, "Data set.", {"enum_values": data.NAMES}),
-    "subset": (flags.DEFINE_integer, "Training examples to use.", {"lower_bound": 1}),
-    "test_subset": (flags.DEFINE_integer, "Test examples to use.", {"lower_bound": 1}),
-    "resize": (flags.DEFINE_integer, "Side of the images in pixels.", {"lower_bound": 1}),
-    "filters": (flags.DEFINE_integer, "Channels of the deep block.", {"lower_bound": 1}),
-    "activation": (flags.DEFINE_enum, "Activation.", {"enum_values": ACTIVATIONS}),
-    "padding": (flags.DEFINE_enum, "same (zeros) or circular.", {"enum_values": layers.PADDINGS}),
-    "strides": (flags.DEFINE_list, "Strides of the stem's convolutions.", {}),
-    "readout": (flags.DEFINE_enum, "pool or flatten.", {"enum_values": models.READOUTS}),
-    "optimizer": (flags.DEFINE_enum, "Optimizer.", {"enum_values": train.OPTIMIZERS}),
-    "learning_rate": (flags.DEFINE_string, "A number or auto, see experiments.train.", {}),
-    "batch_size": (flags.DEFINE_integer, "Examples in a step.", {"lower_bound": 1}),
-    "steps": (flags.DEFINE_integer, "Training steps of each network.", {"lower_bound": 1}),
-    "eval_every": (flags.DEFINE_integer, "Steps between two rows.", {"lower_bound": 1}),
-    "checkpoint_every": (flags.DEFINE_integer, "Steps between two checkpoints.",
-                         {"lower_bound": 1}),
-    "steps_per_execution": (flags.DEFINE_integer, "Steps in one call.", {"lower_bound": 1}),
-    "jit_compile": (flags.DEFINE_boolean, "XLA for the step; None: where it is faster.", {}),
-    "strategy": (flags.DEFINE_enum, "Where to run; several hosts share a sweep by shards.",
-                 {"enum_values": [s for s in training.STRATEGIES if s != "multiworker"]}),
-    "tpu": (flags.DEFINE_string, "TPU name or address, for strategy=tpu.", {}),
-}  # fmt: skip
-
-
-def define_network_flags():
-    """Defines a flag for each of `network_settings`; its default is the preset's value."""
-    for name, (kind, text, options) in _FLAGS.items():
-        common.define_override(name, text, kind, **options)
-
-
-def network_settings(**values):
-    """The settings of a sweep of vanilla CNNs: those given, and for the rest of `_FLAGS` these."""
-    return {
-        "dataset": "mnist", "subset": None, "test_subset": None, "resize": None, "filters": 16,
-        "activation": "tanh", "strides": ["1", "2", "2"], "padding": "circular",
-        "readout": "pool", "optimizer": "adam",
-        "learning_rate": "auto", "batch_size": 32, "steps": 200, "eval_every": 100,
-        "checkpoint_every": None, "steps_per_execution": 10, "jit_compile": None,
-        "strategy": "default", "tpu": "local",
-    } | values  # fmt: skip
-
-
-# What is compiled into a program; all else is values of variables. The start gives the scales of
-# readout and biases where they are not set.
-_PROGRAM = (
-    "depth", "filters", "activation", "strides", "padding", "readout", "readout_scale", "optimizer"
-)  # fmt: skip
-_START = ("q_star", "weight_variance", "bias_variance")
-
-
-class Networks:
-    """Trains the networks of a sweep, each from its own start, with as few programs as there are.
-
-    Args:
-      settings: dict as from `network_settings`, and a seed.
-    """
-
-    def __init__(self, settings):
-        # What `experiments.train` knows and a sweep does not set has its default.
-        self.settings = train.configuration(default=True) | settings
-        self.strategy = training.make_strategy(settings["strategy"], settings["tpu"])
-        names = ("seed", "subset", "test_subset", "resize")
-        self.dataset = data.load(
-            settings["dataset"], settings["batch_size"], **{name: settings[name] for name in names}
-        )
-        self._program = self._trainer = None
-
-    def curve(self, point, folder, **settings):
-        """Trains the network of a point.
-
-        Args:
-          point: dict of settings, among them depth.
-          folder: pathlib.Path of the run; a run that was killed goes on from there.
-          **settings: of this network, that are not among the columns.
-
-        Returns:
-          The rows of the run's metrics.csv, to the last one before the loss overflowed if it did.
-        """
-        config = self.settings | point | settings
-        names = _PROGRAM
-        if config.get("readout_scale"):
-            config["bias_scale"] = 1 / config["readout_scale"]
-        else:
-            names += _START
-        program = [config.get(name) for name in names]
-        make = (
-            lambda: train.make_model(config, self.dataset.image_shape, self.dataset.classes),
-            lambda model: train.make_optimizer(config, model, self.dataset, verbose=False),
-        )
-        title = " ".join(f"{k}={_short(v)}" for k, v in point.items())
-        if program == self._program:
-            self._trainer.restart(*make, folder, title)
-        else:
-            self._trainer = training.Trainer(
-                *make, self.dataset, folder, strategy=self.strategy,
-                jit_compile=train.jit_compile(config, self.dataset.image_shape),
-                eval_every=config["eval_every"],
-                checkpoint_every=config["checkpoint_every"],
-                steps_per_execution=config["steps_per_execution"],
-                eval_batch_size=EVAL_BATCH_SIZE, title=title,
-                verbose=config["preset"] == "paper", artifacts=FLAGS.keep_runs,
-            )  # fmt: skip
-            self._program = program
-        return finite_part(self._trainer, config["steps"])
 
 
 def finite_part(trainer, steps):

@@ -13,8 +13,7 @@ import math
 from absl import app, flags
 from matplotlib import colormaps
 
-from experiments import common, sweep
-from experiments.orthogonal_speed import steps_to
+from experiments import common, sweep, vanilla_sweep
 from mfcnn import models
 
 FLAGS = flags.FLAGS
@@ -34,7 +33,7 @@ def report(curves, target, target_loss):
         below = (row["step"] for row in curve if row["train_loss"] <= target_loss)
         print(
             f"{initialization}, {depth} layers: {target:.0%} training accuracy at step "
-            f"{steps_to(curve, target):.0f}, training loss {target_loss:g} at step "
+            f"{vanilla_sweep.steps_to(curve, target):.0f}, training loss {target_loss:g} at step "
             f"{min(below, default=math.inf):.0f}; test accuracy {curve[-1]['test_accuracy']:.1%} "
             f"after {curve[-1]['step']:.0f} steps."
         )
@@ -63,7 +62,7 @@ def draw(curves):
 def define_flags():
     """Defines the flags of this binary."""
     sweep.define_flags("train_depths")
-    sweep.define_network_flags()
+    vanilla_sweep.define_network_flags()
     common.define_override("depths", "Depths.", flags.DEFINE_list)
     common.define_override(
         "initializations", f"Some of {', '.join(models.INITIALIZATIONS)}.", flags.DEFINE_list
@@ -76,7 +75,7 @@ def define_flags():
 def main(_):
     """Trains all networks, writes the table, draws the figure, prints the learning times."""
     settings = common.settings(
-        quick=sweep.network_settings(
+        quick=vanilla_sweep.network_settings(
             depths=["50", "200", "1000"], initializations=["delta_orthogonal", "orthogonal"],
             target=0.75, filters=8, resize=14, readout="flatten", optimizer="momentum",
             test_subset=500, steps=300, eval_every=20,
@@ -89,7 +88,7 @@ def main(_):
         },
     )  # fmt: skip
     directory = sweep.open_sweep(settings)
-    networks = sweep.Networks(settings)
+    networks = vanilla_sweep.Networks(settings)
     # Depth outermost: both starts of one depth share a program.
     points = [
         {"depth": int(depth), "initialization": initialization}

@@ -11,7 +11,7 @@ import numpy as np
 from absl import app, flags
 from scipy import stats
 
-from experiments import common, sweep
+from experiments import common, maps, sweep, vanilla_sweep
 from mfcnn import meanfield, models
 
 FLAGS = flags.FLAGS
@@ -70,11 +70,8 @@ def draw(rows, activation, bias_variance):
     fine = np.linspace(variances[0], variances[-1], 200)
     limits = depth_limits(activation, fine, bias_variance)
     for axis, step in zip(axes[0], steps):
-        values = np.full([len(depths), len(variances)], np.nan)
-        for row in rows:
-            if row["step"] == step:
-                place = depths.index(row["depth"]), variances.index(row["weight_variance"])
-                values[place] = row["train_accuracy"]
+        now = [row for row in rows if row["step"] == step]
+        _, _, values = maps.table(now, "train_accuracy", xs=variances, ys=depths)
         axis.grid(False)
         image = axis.pcolormesh(variances, depths, values, vmin=0, vmax=1, cmap="inferno")
         axis.plot(fine, limits, "w--", label=r"$6\,\xi_c$")
@@ -91,7 +88,7 @@ def draw(rows, activation, bias_variance):
 def define_flags():
     """Defines the flags of this binary."""
     sweep.define_flags("trainability")
-    sweep.define_network_flags()
+    vanilla_sweep.define_network_flags()
     common.define_override("depths", "Depths.", flags.DEFINE_list)
     common.define_override("weight_variances", "Values of sigma_w^2.", flags.DEFINE_list)
     common.define_override("bias_variance", "sigma_b^2.", flags.DEFINE_float, lower_bound=0)
@@ -105,7 +102,7 @@ def define_flags():
 def main(_):
     """Trains all networks, writes the table, draws the figure, prints the agreement."""
     settings = common.settings(
-        quick=sweep.network_settings(
+        quick=vanilla_sweep.network_settings(
             depths=["10", "17", "30", "50", "85", "150", "250"],
             weight_variances=[f"{v:.2f}" for v in np.linspace(0.25, 4, 16)],
             bias_variance=2e-5, initialization="delta_orthogonal", readout_scale=5.0,
@@ -122,7 +119,7 @@ def main(_):
         },
     )  # fmt: skip
     directory = sweep.open_sweep(settings)
-    networks = sweep.Networks(settings)
+    networks = vanilla_sweep.Networks(settings)
     bias_variance = settings["bias_variance"]
     points = [
         {"depth": int(depth), "weight_variance": float(variance)}

@@ -12,7 +12,7 @@ import numpy as np
 from absl import app, flags
 from scipy import stats
 
-from experiments import common, dense_networks, sweep
+from experiments import common, dense_networks, maps, sweep
 from mfcnn import data, kernels
 
 FLAGS = flags.FLAGS
@@ -41,13 +41,9 @@ def report(rows):
 
 def draw(rows):
     """Maps of training and test accuracy with both depth scales."""
-    depths, variances = (sorted({r[name] for r in rows}) for name in ("depth", "weight_variance"))
     figure, axes = common.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for axis, split, title in zip(axes, ("train", "test"), ("training", "test")):
-        values = np.full([len(depths), len(variances)], np.nan)
-        for row in rows:
-            place = depths.index(row["depth"]), variances.index(row["weight_variance"])
-            values[place] = row[f"{split}_accuracy"]
+        variances, depths, values = maps.table(rows, f"{split}_accuracy")
         axis.grid(False)
         image = axis.pcolormesh(variances, depths, values, vmin=0, vmax=1, cmap="viridis")
         for scale, phase, style in (("xi_1", "ordered", "w--"), ("xi_star", "chaotic", "r--")):

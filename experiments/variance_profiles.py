@@ -13,7 +13,7 @@ import numpy as np
 from absl import app, flags
 from matplotlib import colormaps
 
-from experiments import common, sweep
+from experiments import common, sweep, vanilla_sweep
 from mfcnn import meanfield
 from mfcnn.meanfield.modes import PROFILES
 
@@ -59,7 +59,7 @@ def draw(curves, size):
 def define_flags():
     """Defines the flags of this binary."""
     sweep.define_flags("variance_profiles")
-    sweep.define_network_flags()
+    vanilla_sweep.define_network_flags()
     common.define_override("depths", "Depths.", flags.DEFINE_list)
     common.define_override("profiles", f"Some of {', '.join(PROFILES)}.", flags.DEFINE_list)
     common.define_override("seeds", "Networks at each point.", lower_bound=1)
@@ -68,7 +68,7 @@ def define_flags():
 def main(_):
     """Trains all networks, writes the table, draws the figure, prints the loss with depth."""
     settings = common.settings(
-        quick=sweep.network_settings(
+        quick=vanilla_sweep.network_settings(
             # With fewer filters the one-hot profile suffers too: its fan-in is the filters alone.
             depths=["4", "8", "16", "32", "64", "128"], profiles=list(PROFILES), seeds=1,
             filters=32, resize=14, subset=2000, test_subset=1000, steps=300, eval_every=300,
@@ -82,7 +82,7 @@ def main(_):
         },
     )  # fmt: skip
     directory = sweep.open_sweep(settings)
-    networks = sweep.Networks(settings)
+    networks = vanilla_sweep.Networks(settings)
     points = [
         {"depth": int(depth), "profile": profile, "seed": settings["seed"] + seed}
         for depth in settings["depths"]

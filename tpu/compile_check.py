@@ -31,7 +31,7 @@ import tensorflow as tf  # noqa: E402
 from absl import app, flags  # noqa: E402
 from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_all_reduce  # noqa: E402
 
-from experiments import train  # noqa: E402
+from experiments import vanilla  # noqa: E402
 from mfcnn import training  # noqa: E402
 from mfcnn.training import reduction  # noqa: E402
 
@@ -112,16 +112,22 @@ class Report:
 
 def define_flags():
     """Defines the flags of the check beside those of the main job."""
-    train.define_flags()
+    vanilla.define_flags()
     for name, default in DEFAULTS.items():
         FLAGS.set_default(name, default)
-    flags.DEFINE_string("topology", "v5e:2x2", "Kind and shape of the slice, like v5e:4x4, "
-                        "v6e:2x2 or v5p:2x2x1; v5e:1x1 is one chip.")  # fmt: skip
+    flags.DEFINE_string(
+        "topology",
+        "v5e:2x2",
+        "Kind and shape of the slice, like v5e:4x4, v6e:2x2 or v5p:2x2x1; v5e:1x1 is one chip.",
+    )
     flags.DEFINE_string("python", sys.executable, "Python that has jax and libtpu.")
     flags.DEFINE_boolean("largest", False, "Find the largest depth that fits instead.")
     flags.DEFINE_float("compile_timeout", 1800.0, "Seconds for one compilation.", lower_bound=1.0)
-    flags.register_validator("topology", lambda name: device_count(name) > 0,
-                             "topology must be like v5e:2x2 or v5p:2x2x1")  # fmt: skip
+    flags.register_validator(
+        "topology",
+        lambda name: device_count(name) > 0,
+        "topology must be like v5e:2x2 or v5p:2x2x1",
+    )
 
 
 def device_count(topology):
@@ -151,12 +157,12 @@ def lower(config, replicas):
     shape = IMAGES[config["dataset"]]
     if config["resize"]:
         shape = (config["resize"], config["resize"], shape[2])
-    train.set_precision(config)
+    vanilla.set_precision(config)
     with tempfile.TemporaryFile() as file:
         with tf.variable_creator_scope(_without_memory(file)):
-            model = train.make_model(config, shape, CLASSES)
+            model = vanilla.make_model(config, shape, CLASSES)
             fixed_rate = {**config, "learning_rate": "0.001"}
-            optimizer = train.make_optimizer(fixed_rate, model, None, verbose=False)
+            optimizer = vanilla.make_optimizer(fixed_rate, model, None, verbose=False)
             optimizer.build(model.trainable_variables)
         model.get_layer("deep").form = "library"  # what it takes where there is a TPU
         step = training.TrainingStep(model, optimizer, batch, fused=config["fused"])
@@ -301,7 +307,7 @@ def main(argv):
     """Checks the flags' configuration."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments: {argv[1:]}")
-    config = train.configuration()
+    config = vanilla.configuration()
     options = {"python": FLAGS.python, "timeout": FLAGS.compile_timeout}
     print(
         f"{config['dataset']}, {config['filters']} filters, {config['batch_size']} images in all, "

@@ -34,8 +34,12 @@ def define_flags():
     """Defines the flags of the launcher."""
     flags.DEFINE_integer("processes", None, "Processes on this machine.", lower_bound=1)
     flags.DEFINE_list("hosts", None, "host:port of each process, the first is the chief.")
-    flags.DEFINE_integer("index", None, "This machine's place in --hosts; by default found by "
-                         "its name.", lower_bound=0)  # fmt: skip
+    flags.DEFINE_integer(
+        "index",
+        None,
+        "This machine's place in --hosts; by default found by its name.",
+        lower_bound=0,
+    )
     flags.DEFINE_integer("max_restarts", 10, "Restarts of each process.", lower_bound=0)
     flags.DEFINE_float("restart_delay", 2.0, "Seconds before a restart.", lower_bound=0.0)
     flags.DEFINE_string("worker_logs", None, "Folder of worker_N.log; stdout if not given.")
@@ -66,8 +70,9 @@ def own_index(hosts):
         pass
     found = [i for i, host in enumerate(hosts) if host.rpartition(":")[0] in names]
     if len(found) != 1:
-        raise ValueError(f"--hosts={','.join(hosts)} names {sorted(names)} {len(found)} times; "
-                         "give --index")  # fmt: skip
+        raise ValueError(
+            f"--hosts={','.join(hosts)} names {sorted(names)} {len(found)} times; give --index"
+        )
     return found[0]
 
 

@@ -199,9 +199,10 @@ class Trainer:
         # Compilation, in the first call, is not counted in images/s.
         step, clock, timed_from = start, None, start
         while step < steps:
-            stop = min(_next_multiple(step, e) for e in (
-                self.steps_per_execution, self.eval_every, self.checkpoint_every
-            ))  # fmt: skip
+            stop = min(
+                _next_multiple(step, e)
+                for e in (self.steps_per_execution, self.eval_every, self.checkpoint_every)
+            )
             stop = min(stop, steps)
             self.window.assign_add(self._train_steps(batches, tf.constant(stop - step)))
             step = stop

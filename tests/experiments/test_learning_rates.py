@@ -1,9 +1,11 @@
 """The theoretical rate is where training breaks."""
 
+import runpy
+
 import numpy as np
 import pytest
 
-from experiments import learning_rates, max_learning_rate
+from experiments import learning_rates
 from experiments.dense_networks import DenseNetworks
 from tests.experiments.sweeping import assert_figure, assert_two_kills_change_nothing
 
@@ -38,5 +40,8 @@ def test_two_kills_change_nothing(tmp_path, capsys):
     assert "theory: 1" in capsys.readouterr().out
 
 
-def test_max_learning_rate_is_another_name_of_it():
-    assert max_learning_rate.main is learning_rates.main
+def test_max_learning_rate_is_another_name_of_it(monkeypatch):
+    started, original = [], runpy.run_module
+    monkeypatch.setattr(runpy, "run_module", lambda name, **options: started.append(name))
+    original("experiments.max_learning_rate", run_name="__main__")
+    assert started == ["experiments.learning_rates"]

@@ -2,7 +2,7 @@
 
 import math
 
-from experiments import orthogonal_speed
+from experiments import orthogonal_speed, vanilla_sweep
 from tests.experiments.sweeping import assert_figure, assert_two_kills_change_nothing
 
 ARGUMENTS = [
@@ -41,6 +41,6 @@ def test_each_start_is_taken_at_its_best_rate():
     assert {name: rows[0]["learning_rate"] for name, rows in best.items()} == {
         "orthogonal": 0.2, "gaussian": 0.1
     }  # fmt: skip
-    assert orthogonal_speed.steps_to(best["orthogonal"], 0.9) == 10
-    assert orthogonal_speed.steps_to(best["gaussian"], 0.9) == math.inf
+    assert vanilla_sweep.steps_to(best["orthogonal"], 0.9) == 10
+    assert vanilla_sweep.steps_to(best["gaussian"], 0.9) == math.inf
     assert "more than 2.0 times sooner" in orthogonal_speed.verdict(best, 0.9)

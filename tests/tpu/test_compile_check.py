@@ -10,7 +10,7 @@ import sys
 import pytest
 from absl import flags
 
-from experiments import train
+from experiments import vanilla
 from mfcnn import data
 from tpu import compile_check
 
@@ -34,7 +34,7 @@ needs_libtpu = pytest.mark.skipif(
 def configuration(*arguments):
     """The main job's flags from a command line, flagfiles included, as the check sees them."""
     values = flags.FlagValues()
-    train.define_flags(values)
+    vanilla.define_flags(values)
     for name, default in compile_check.DEFAULTS.items():
         values.set_default(name, default)
     values(["check", *arguments])

@@ -1,0 +1,26 @@
+"""FCN, CNN-F and CNN-P, the architectures of the NTK paper, and inputs at their fixed point."""
+
+import numpy as np
+
+from mfcnn import kernels
+
+__all__ = ["ARCHITECTURES", "inputs", "make_kernel"]
+
+ARCHITECTURES = ("fcn", "cnn_f", "cnn_p")
+
+
+def inputs(rng, m, size, limit, weight_variance, bias_variance):
+    """Images [m, size, size, 3] whose pixels all have pre-activations of variance q*."""
+    x = rng.normal(size=(m, size, size, 3))
+    power = (limit.q_star - bias_variance) / weight_variance
+    return x * np.sqrt(power / np.mean(x**2, axis=-1, keepdims=True))
+
+
+def make_kernel(architecture, depths, activation, weight_variance, bias_variance):
+    """The kernel of an architecture at several depths, of images."""
+    arguments = (depths, activation, weight_variance, bias_variance)
+    if architecture == "fcn":
+        kernel = kernels.fully_connected(*arguments)
+        return lambda x, **kwargs: kernel(x.reshape(len(x), -1), **kwargs)
+    readout = "flatten" if architecture == "cnn_f" else "pool"
+    return kernels.convolutional(*arguments, readout=readout)

@@ -1,0 +1,155 @@
+"""Sweeps of vanilla CNNs, with one compiled program for all points that differ in values only."""
+
+import math
+
+from absl import flags
+
+from experiments import common, sweep, vanilla
+from mfcnn import data, layers, models, training
+from mfcnn.activations import NAMES as ACTIVATIONS
+
+__all__ = ["Networks", "define_network_flags", "network_settings", "steps_to"]
+
+FLAGS = flags.FLAGS
+
+_FLAGS = {
+    "dataset": (flags.DEFINE_enum, "Data set.", {"enum_values": data.NAMES}),
+    "subset": (flags.DEFINE_integer, "Training examples to use.", {"lower_bound": 1}),
+    "test_subset": (flags.DEFINE_integer, "Test examples to use.", {"lower_bound": 1}),
+    "resize": (flags.DEFINE_integer, "Side of the images in pixels.", {"lower_bound": 1}),
+    "filters": (flags.DEFINE_integer, "Channels of the deep block.", {"lower_bound": 1}),
+    "activation": (flags.DEFINE_enum, "Activation.", {"enum_values": ACTIVATIONS}),
+    "padding": (flags.DEFINE_enum, "same (zeros) or circular.", {"enum_values": layers.PADDINGS}),
+    "strides": (flags.DEFINE_list, "Strides of the stem's convolutions.", {}),
+    "readout": (flags.DEFINE_enum, "pool or flatten.", {"enum_values": models.READOUTS}),
+    "optimizer": (flags.DEFINE_enum, "Optimizer.", {"enum_values": vanilla.OPTIMIZERS}),
+    "learning_rate": (flags.DEFINE_string, "A number or auto, see experiments.train.", {}),
+    "batch_size": (flags.DEFINE_integer, "Examples in a step.", {"lower_bound": 1}),
+    "steps": (flags.DEFINE_integer, "Training steps of each network.", {"lower_bound": 1}),
+    "eval_every": (flags.DEFINE_integer, "Steps between two rows.", {"lower_bound": 1}),
+    "checkpoint_every": (
+        flags.DEFINE_integer,
+        "Steps between two checkpoints.",
+        {"lower_bound": 1},
+    ),
+    "steps_per_execution": (flags.DEFINE_integer, "Steps in one call.", {"lower_bound": 1}),
+    "jit_compile": (flags.DEFINE_boolean, "XLA for the step; None: where it is faster.", {}),
+    "strategy": (
+        flags.DEFINE_enum,
+        "Where to run; several hosts share a sweep by shards.",
+        {"enum_values": [s for s in training.STRATEGIES if s != "multiworker"]},
+    ),
+    "tpu": (flags.DEFINE_string, "TPU name or address, for strategy=tpu.", {}),
+}
+
+
+def define_network_flags():
+    """Defines a flag for each of `network_settings`; its default is the preset's value."""
+    for name, (kind, text, options) in _FLAGS.items():
+        common.define_override(name, text, kind, **options)
+
+
+def network_settings(**values):
+    """The settings of a sweep of vanilla CNNs: those given, and for the rest of `_FLAGS` these."""
+    return {
+        "dataset": "mnist",
+        "subset": None,
+        "test_subset": None,
+        "resize": None,
+        "filters": 16,
+        "activation": "tanh",
+        "strides": ["1", "2", "2"],
+        "padding": "circular",
+        "readout": "pool",
+        "optimizer": "adam",
+        "learning_rate": "auto",
+        "batch_size": 32,
+        "steps": 200,
+        "eval_every": 100,
+        "checkpoint_every": None,
+        "steps_per_execution": 10,
+        "jit_compile": None,
+        "strategy": "default",
+        "tpu": "local",
+    } | values
+
+
+# What is compiled into a program; all else is values of variables. The start gives the scales of
+# readout and biases where they are not set.
+_PROGRAM = (
+    "depth",
+    "filters",
+    "activation",
+    "strides",
+    "padding",
+    "readout",
+    "readout_scale",
+    "optimizer",
+)
+_START = ("q_star", "weight_variance", "bias_variance")
+
+
+class Networks:
+    """Trains the networks of a sweep, each from its own start, with as few programs as there are.
+
+    Args:
+      settings: dict as from `network_settings`, and a seed.
+    """
+
+    def __init__(self, settings):
+        # What the main job knows and a sweep does not set has its default.
+        self.settings = vanilla.configuration(default=True) | settings
+        self.strategy = training.make_strategy(settings["strategy"], settings["tpu"])
+        names = ("seed", "subset", "test_subset", "resize")
+        self.dataset = data.load(
+            settings["dataset"], settings["batch_size"], **{name: settings[name] for name in names}
+        )
+        self._program = self._trainer = None
+
+    def curve(self, point, folder, **settings):
+        """Trains the network of a point.
+
+        Args:
+          point: dict of settings, among them depth.
+          folder: pathlib.Path of the run; a run that was killed goes on from there.
+          **settings: of this network, that are not among the columns.
+
+        Returns:
+          The rows of the run's metrics.csv, to the last one before the loss overflowed if it did.
+        """
+        config = self.settings | point | settings
+        names = _PROGRAM
+        if config.get("readout_scale"):
+            config["bias_scale"] = 1 / config["readout_scale"]
+        else:
+            names += _START
+        program = [config.get(name) for name in names]
+        make = (
+            lambda: vanilla.make_model(config, self.dataset.image_shape, self.dataset.classes),
+            lambda model: vanilla.make_optimizer(config, model, self.dataset, verbose=False),
+        )
+        title = " ".join(f"{k}={sweep.short(v)}" for k, v in point.items())
+        if program == self._program:
+            self._trainer.restart(*make, folder, title)
+        else:
+            self._trainer = training.Trainer(
+                *make,
+                self.dataset,
+                folder,
+                strategy=self.strategy,
+                jit_compile=vanilla.jit_compile(config, self.dataset.image_shape),
+                eval_every=config["eval_every"],
+                checkpoint_every=config["checkpoint_every"],
+                steps_per_execution=config["steps_per_execution"],
+                eval_batch_size=sweep.EVAL_BATCH_SIZE,
+                title=title,
+                verbose=config["preset"] == "paper",
+                artifacts=FLAGS.keep_runs,
+            )
+            self._program = program
+        return sweep.finite_part(self._trainer, config["steps"])
+
+
+def steps_to(curve, target):
+    """The first step with that training accuracy since the row before, or infinity."""
+    return min((r["step"] for r in curve if r["train_accuracy"] >= target), default=math.inf)
