@@ -70,7 +70,7 @@ def _is_binary(path: pathlib.Path) -> bool:
 
 
 # Figures that still import another one, or another's name. The list only shrinks.
-_TANGLED = {"ntk_spectrum", "max_learning_rate", "train_depths"}
+_TANGLED = {"ntk_spectrum", "train_depths"}
 
 
 @pytest.mark.parametrize("path", _modules("experiments"), ids=lambda p: p.name)
