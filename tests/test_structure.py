@@ -64,22 +64,6 @@ def test_experiments_know_nothing_of_pods(path):
     assert not any(name.split(".")[0] in ("tpu", "tests", "benchmarks") for name in _imports(path))
 
 
-def _is_binary(path: pathlib.Path) -> bool:
-    """Whether it starts by itself: `if __name__ == "__main__"` outside its text."""
-    return any(isinstance(node, ast.If) for node in ast.parse(path.read_text()).body)
-
-
-# Figures that still import another one, or another's name. The list only shrinks.
-_TANGLED = {"ntk_spectrum", "train_depths"}
-
-
-@pytest.mark.parametrize("path", _modules("experiments"), ids=lambda p: p.name)
-def test_a_figure_imports_no_other_figure(path):
-    binaries = {other.stem for other in _modules("experiments") if _is_binary(other)} - {"train"}
-    taken = {name.split(".")[1] for name in _imports(path) if name.startswith("experiments.")}
-    assert bool(taken & binaries) == (path.stem in _TANGLED), taken & binaries
-
-
 def test_no_text_names_a_machine_of_ours():
     """Paths of one machine and registries' addresses have no place in the project."""
     forbidden = ["/wo" + "rk/", "/tm" + "p/", "python" + "hosted.org"]
