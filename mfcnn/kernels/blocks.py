@@ -8,14 +8,17 @@ the processes of a multi-worker strategy share them out, and each of them gets t
 """
 
 import concurrent.futures
-import hashlib
 import json
-import math
 import os
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from mfcnn.kernels import identity
+from mfcnn.numerics import equal_parts
 
 __all__ = ["Run", "extremes"]
 
@@ -31,17 +34,23 @@ def extremes(*tensors):
 class Run:
     """Evaluates block functions over a grid or a list of pairs, and puts the results together."""
 
-    def __init__(self, fingerprint, progress=False, output_dir=None):
+    def __init__(
+        self,
+        problem: Callable[[], dict[str, Any]],
+        progress: bool = False,
+        output_dir: Any = None,
+    ):
         """Describes one evaluation.
 
         Args:
-            fingerprint: what decides the values, beside the inputs; guards resumption.
+            problem: function to all that decides the values, as plain data: it guards resumption,
+                and is called only for that.
             progress: whether to write a progress bar.
             output_dir: where finished blocks are kept, or None.
         """
-        self._fingerprint, self._progress, self._output_dir = fingerprint, progress, output_dir
+        self._problem, self._progress, self._output_dir = problem, progress, output_dir
 
-    def grid(self, block, n1, n2, size, inputs):
+    def grid(self, block, n1, n2, size, route="grid"):
         """Kernels on all pairs of two lists of inputs, by rectangular blocks.
 
         Args:
@@ -49,19 +58,19 @@ class Run:
             n1: number of first inputs.
             n2: number of second inputs; None for the first again, where half the blocks suffice.
             size: the largest number of rows and columns of a block.
-            inputs: tensors that identify the problem to a resumed run.
+            route: how blocks come about, where there are several ways; kept with stored blocks.
 
         Returns:
             (nngp [n1, n2], ntk [n1, n2], log_scale); axes in front of a block's two are kept.
         """
-        rows, columns = _split(n1, size), _split(n2 or n1, size)
+        rows, columns = equal_parts(n1, size), equal_parts(n2 or n1, size)
         jobs = [
             (i, j)
             for i in range(len(rows))
             for j in range(len(columns))
             if n2 is not None or j >= i
         ]
-        results = self._map(lambda i, j: block(rows[i][0], columns[j][0]), jobs, inputs)
+        results = self._map(lambda i, j: block(rows[i][0], columns[j][0]), jobs, (route, size))
         results, log_scale = _common_scale(results)
         parts = dict(zip(jobs, results))
 
@@ -88,21 +97,21 @@ class Run:
 
     def visit(self, function, n1, n2, size):
         """Calls a function on the index vectors of every block of `grid`."""
-        rows, columns = _split(n1, size), _split(n2 or n1, size)
+        rows, columns = equal_parts(n1, size), equal_parts(n2 or n1, size)
         for i, (first, _) in enumerate(rows):
             for j, (second, _) in enumerate(columns):
                 if n2 is not None or j >= i:
                     function(first, second)
 
-    def pairs(self, block, n1, n2, size, inputs):
+    def pairs(self, block, n1, n2, size):
         """As `grid`, with blocks that are lists of pairs: (first, second) indices to vectors."""
         symmetric = n2 is None
         first, second = np.triu_indices(n1) if symmetric else np.indices([n1, n2]).reshape(2, -1)
-        parts = _split(first.size, size)
+        parts = equal_parts(first.size, size)
         results = self._map(
             lambda k: block(first[parts[k][0]], second[parts[k][0]]),
             [(k,) for k in range(len(parts))],
-            inputs,
+            ("pairs", size),
         )
         results, log_scale = _common_scale(results)
         position = np.empty([n1, n2 or n1], np.int64)
@@ -115,7 +124,7 @@ class Run:
         ]
         return *(tf.gather(vector, position, axis=-1) for vector in vectors), log_scale
 
-    def _map(self, function, jobs, inputs):
+    def _map(self, function, jobs, division):
         if not jobs:
             return []
         strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
@@ -124,7 +133,7 @@ class Run:
         mine = range(worker, len(jobs), workers)
         show = self._progress and worker == 0
         bar = keras.utils.Progbar(len(mine), unit_name="block") if show else None
-        store = _Store(self._output_dir, self._fingerprint, inputs)
+        store = _Store(self._output_dir, self._problem, division)
         devices = _devices(strategy)[: len(mine)]
         results = [None] * len(jobs)
 
@@ -187,15 +196,6 @@ def _exchange(strategy, results):
     return list(zip(*(tf.unstack(t) for t in total(*filled))))
 
 
-def _split(count, size):
-    """Index vectors of equal length that cover range(count), with the number of valid entries."""
-    length = math.ceil(count / math.ceil(count / size))
-    return [
-        (np.minimum(np.arange(k, k + length), count - 1), min(length, count - k))
-        for k in range(0, count, length)
-    ]
-
-
 def _common_scale(results):
     """Brings blocks with scales of their own to the largest of them."""
     largest = tf.reduce_max(tf.stack([scale for _, _, scale in results]), 0)
@@ -211,42 +211,45 @@ def _common_scale(results):
 class _Store:
     """Finished blocks on disk; a directory belongs to one problem."""
 
-    def __init__(self, directory, fingerprint, inputs):
+    def __init__(self, directory: Any, problem: Callable[[], dict[str, Any]], division: tuple):
         self._directory = directory
         if directory is None:
             return
         os.makedirs(directory, exist_ok=True)
-        digest = hashlib.sha256(repr(fingerprint).encode())
-        for tensor in inputs:
-            digest.update(np.ascontiguousarray(tensor).tobytes())
-        problem = {"problem": digest.hexdigest()}
+        # As it comes back from the file: lists for tuples.
+        mine = json.loads(json.dumps(problem() | dict(zip(("route", "block_size"), division))))
         path = os.path.join(directory, "kernel.json")
         if os.path.exists(path):
             with open(path, encoding="utf-8") as file:
-                if json.load(file) != problem:
-                    raise ValueError(
-                        f"output_dir={directory!r} holds blocks of another kernel or other inputs; "
-                        "give another directory"
-                    )
+                differences = identity.difference(json.load(file), mine)
+            if differences:
+                raise ValueError(
+                    f"output_dir={str(directory)!r} holds blocks of another kernel or other "
+                    f"inputs: in it {'; '.join(differences)}. Give another directory."
+                )
         else:
-            partial = f"{path}.{os.getpid()}.partial"
-            with open(partial, "w", encoding="utf-8") as file:
-                json.dump(problem, file)
-            os.replace(partial, path)
+            self._write(path, lambda file: file.write(json.dumps(mine, indent=1).encode()))
 
-    def _path(self, job):
+    @staticmethod
+    def _write(path: str, write: Callable[[Any], Any]) -> None:
+        # Renamed when complete: an interrupted write never counts; two processes share no file.
+        partial = f"{path}.{os.getpid()}.partial"
+        with open(partial, "wb") as file:
+            write(file)
+        os.replace(partial, path)
+
+    def _path(self, job: tuple[int, ...]) -> str:
         return os.path.join(self._directory, f"block_{'_'.join(map(str, job))}.npz")
 
-    def load(self, job):
+    def load(self, job: tuple[int, ...]) -> tuple[tf.Tensor, ...] | None:
+        """A finished block, or None."""
         if self._directory is None or not os.path.exists(self._path(job)):
             return None
         with np.load(self._path(job)) as saved:
             return tuple(tf.constant(saved[name]) for name in ("nngp", "ntk", "log_scale"))
 
-    def save(self, job, result):
-        if self._directory is None:
-            return
-        # Renamed when complete, so that an interrupted write never counts as a block.
-        partial = self._path(job) + ".partial.npz"
-        np.savez(partial, **{k: v.numpy() for k, v in zip(("nngp", "ntk", "log_scale"), result)})
-        os.replace(partial, self._path(job))
+    def save(self, job: tuple[int, ...], result: tuple[tf.Tensor, ...]) -> None:
+        """Keeps a finished block."""
+        if self._directory is not None:
+            arrays = {k: v.numpy() for k, v in zip(("nngp", "ntk", "log_scale"), result)}
+            self._write(self._path(job), lambda file: np.savez(file, **arrays))

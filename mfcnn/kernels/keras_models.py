@@ -5,7 +5,6 @@ it is a `signals.Signal`: the covariances of its channels, over pairs of positio
 """
 
 import os
-from collections import namedtuple
 from typing import Any, NamedTuple
 
 import keras
@@ -15,8 +14,7 @@ import tensorflow as tf
 from mfcnn import activations
 from mfcnn.activations import dual as dual_lib
 from mfcnn.activations import dual_numerical
-from mfcnn.kernels import arguments, blocks, geometry, initialization, signals
-from mfcnn.kernels.kernel import identities
+from mfcnn.kernels import geometry, initialization, kernel, signals
 
 __all__ = ["from_keras"]
 
@@ -59,9 +57,9 @@ def from_keras(model):
             f"model must have one input and one output. Received: {len(model.inputs)} and "
             f"{len(model.outputs)}"
         )
-    kernel = _ModelKernel(model)
-    kernel.check()
-    return kernel
+    result = _ModelKernel(model)
+    result.check()
+    return result
 
 
 _NO_KERNEL = {
@@ -100,45 +98,43 @@ def _all_layers(model):
             yield layer
 
 
-class _ModelKernel:
+class _ModelKernel(kernel.Kernel):
     """The kernel of a model; see `from_keras`."""
 
+    _name = "from_keras"
+
     def __init__(self, model):
-        self._model = model
+        self.model = model
         self._loops = {}
         # Pooling mixes positions, and so asks for the covariance of all pairs of them.
         self._pairs = any(type(layer).__name__ in _POOLING for layer in _all_layers(model))
 
     def check(self):
         """Runs the layers once on one small input, so that bad ones are named early."""
-        shape = [16 if size is None else size for size in self._model.inputs[0].shape[1:]]
+        shape = [16 if size is None else size for size in self.model.inputs[0].shape[1:]]
         x = np.random.default_rng(0).normal(size=[1, *shape])
         x, ids = tf.constant(x), tf.zeros([1], tf.int32)
         self._block(x, x, ids, ids, loops=None)
 
-    def __call__(self, x1, x2=None, get=("nngp", "ntk"), *, progress=False, output_dir=None):
-        """Evaluates the kernel; see `from_keras`."""
-        fields = arguments.fields(get)
-        expected = self._model.inputs[0].shape[1:]
-        arrays = []
-        for name, x in (("x1", x1), ("x2", x1 if x2 is None else x2)):
-            x = arguments.inputs(name, x)
-            if (
-                0 in x.shape
-                or x.shape.rank != len(expected) + 1
-                or any(size is not None and size != n for size, n in zip(expected, x.shape[1:]))
-            ):
-                raise ValueError(
-                    f"{name} must be inputs of the model, each of shape {tuple(expected)}, and not "
-                    f"empty. Received: {name}.shape={x.shape}"
-                )
-            arrays.append(x)
-        first, second = arrays
-        ids1, ids2 = identities(first, None if x2 is None else second)
+    def _check(self, name, x):
+        expected = self.model.inputs[0].shape[1:]
+        if (
+            0 in x.shape
+            or x.shape.rank != len(expected) + 1
+            or any(size is not None and size != n for size, n in zip(expected, x.shape[1:]))
+        ):
+            raise ValueError(
+                f"{name} must be inputs of the model, each of shape {tuple(expected)}, and not "
+                f"empty. Received: {name}.shape={x.shape}"
+            )
+
+    def _evaluate(self, x1, x2, scaled, run):
+        second = x1 if x2 is None else x2
+        ids1, ids2 = kernel.identities(x1, x2)
 
         def block(rows, columns):
             nngp, ntk = self._block(
-                tf.gather(first, rows),
+                tf.gather(x1, rows),
                 tf.gather(second, columns),
                 tf.gather(ids1, rows),
                 tf.gather(ids2, columns),
@@ -146,24 +142,14 @@ class _ModelKernel:
             )
             return nngp, ntk, tf.zeros([], tf.float64)
 
-        positions = int(np.prod(first.shape[1:-1]))
+        positions = int(np.prod(x1.shape[1:-1]))
         size = max(1, int(np.sqrt(2**18 / positions ** (2 if self._pairs else 1))))
-        config = (self._model.to_json(), "from_keras")
-        run = blocks.Run(config, progress, output_dir)
-        n2 = None if x2 is None else second.shape[0]
-        nngp, ntk, _ = run.grid(block, first.shape[0], n2, size, arrays)
-        values = {"nngp": nngp, "ntk": ntk}
-        for field in fields:
-            if not np.all(np.isfinite(values[field])):
-                raise OverflowError(f"the {field} of the model is not finite in float64")
-        if isinstance(get, str):
-            return values[get]
-        return namedtuple("Kernels", fields)(*(values[field] for field in fields))
+        return run.grid(block, x1.shape[0], None if x2 is None else x2.shape[0], size)
 
     def _block(self, x1, x2, ids1, ids2, loops):
         same = tf.equal(ids1[:, None], ids2[None, :])
         context = _Context(same, self._pairs, loops)
-        result = _evaluate(self._model, (x1, x2), context)
+        result = _evaluate(self.model, (x1, x2), context)
         if not isinstance(result, signals.Signal):
             raise ValueError("model must have a layer with weights.")
         if result.rank:

@@ -1,53 +1,51 @@
-"""What the kernels of all architectures share: arguments, duals by layer, the answer's form."""
+"""What the kernels of all architectures share: identity, arguments, the form of the answer."""
 
 import functools
+import inspect
 from collections import namedtuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mfcnn import activations
-from mfcnn.activations import dual as dual_lib
-from mfcnn.activations import dual_numerical
-from mfcnn.kernels import arguments, blocks, equal_norm
+from mfcnn.kernels import blocks, identity
 
 __all__ = ["Kernel", "identities"]
 
-_DTYPES = (tf.float32, tf.float64)
-
 
 class Kernel:
-    """A kernel of equal layers, whose subclasses know an architecture."""
+    """The NNGP and NTK of one architecture, as a function of two batches of inputs.
 
-    def __init__(self, depth, activation, weight_variance, bias_variance, dtype):
-        depths = list(depth) if np.iterable(depth) and not isinstance(depth, str) else [depth]
-        whole = (isinstance(d, (int, np.integer)) and not isinstance(d, bool) for d in depths)
-        if not depths or not all(whole) or min(depths) < 0:
-            raise ValueError(
-                "depth must be an integer of at least 0, or a sequence of them. Received: "
-                f"depth={depth!r}"
-            )
-        self.depth = tuple(map(int, depths)) if np.iterable(depth) else int(depth)
-        self._depths = sorted({int(d) for d in depths})
-        self._places = None if self._depths == depths else np.searchsorted(self._depths, depths)
-        self.activation = activations.get(activation)
-        if dtype not in ("float32", "float64", *_DTYPES, np.float32, np.float64):
-            raise ValueError(f"dtype must be float32 or float64. Received: dtype={dtype!r}")
-        self.dtype = tf.as_dtype(dtype)
-        self.weight_variance = _variance("weight_variance", weight_variance)
-        self.bias_variance = _variance("bias_variance", bias_variance)
-        self._closed_form = dual_lib.closed_form_dual(self.activation)
+    A subclass keeps every argument of its constructor in an attribute of the same name, and writes
+    `_check` and `_evaluate`. From the constructor's signature come `config`, the repr, the keys of
+    compiled programs and the identity of stored blocks: none of them can forget an argument.
+    """
+
+    dtype = tf.float64
+    _name = "kernel"  # of the public function that makes it
+    _takes_log_scale = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All arguments of the constructor by name: what identifies this kernel."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def __repr__(self) -> str:
+        """The call that makes it, on one line."""
+        parts = (f"{name}={identity.short(value)}" for name, value in self.config.items())
+        return f"{self._name}({', '.join(parts)})"
 
     def __call__(
         self,
-        x1,
-        x2=None,
-        get=("nngp", "ntk"),
+        x1: Any,
+        x2: Any = None,
+        get: str | Sequence[str] = ("nngp", "ntk"),
         *,
-        log_scale=False,
-        progress=False,
-        output_dir=None,
-    ):
+        log_scale: bool = False,
+        progress: bool = False,
+        output_dir: Any = None,
+    ) -> Any:
         """Evaluates the kernel on all pairs of inputs.
 
         Args:
@@ -65,128 +63,110 @@ class Kernel:
             kernel of several depths puts them in front: [depths, n1, n2], log_scale [depths].
 
         Raises:
-            ValueError: for inputs of a wrong shape, an unknown field, or non-finite inputs.
+            ValueError: for inputs of a wrong shape, an unknown field, non-finite inputs, or an
+                output_dir that holds the blocks of anything else.
             OverflowError: if the result is not finite in this dtype.
         """
-        fields = arguments.fields(get)
+        fields = _fields(get)
+        if log_scale and not self._takes_log_scale:
+            raise ValueError(f"log_scale must be False for {self._name}. Received: log_scale=True")
         x1 = self._inputs("x1", x1)
         x2 = None if x2 is None else self._inputs("x2", x2)
         if x2 is not None and x1.shape[1:] != x2.shape[1:]:
             raise ValueError(
                 f"x1 and x2 must have inputs of one shape. Received: {x1.shape} and {x2.shape}"
             )
-        run = blocks.Run(self._fingerprint(log_scale), progress, output_dir)
-        values = self._evaluate(x1, x2, bool(log_scale), run)
-        if not isinstance(self.depth, tuple):
-            values = [value[0] for value in values]
-        elif self._places is not None:
-            values = [tf.gather(value, self._places) for value in values]
-        nngp, ntk, scale = values
-        values = {"nngp": nngp, "ntk": ntk}
-        for field in fields:
-            if tf.executing_eagerly() and not np.all(
-                np.isfinite([np.min(values[field]), np.max(values[field])])
-            ):
-                growth = {
-                    "ntk": "it grows exponentially with depth in the chaotic phase. Ask for "
-                    "log_scale=True, or for float64, or for fewer layers.",
-                    "nngp": "the variance of the signal has no fixed point at this "
-                    "weight_variance. Ask for float64, for fewer layers, or a smaller variance.",
-                }
-                raise OverflowError(
-                    f"the {field} at depth {self.depth} is not finite in {self.dtype.name}: "
-                    + growth[field]
-                )
+        problem = functools.partial(self._problem, x1, x2, bool(log_scale))
+        run = blocks.Run(problem, progress, output_dir)
+        nngp, ntk, scale = self._evaluate(x1, x2, bool(log_scale), run)
+        values = {"nngp": nngp, "ntk": ntk, "log_scale": scale}
+        self._check_finite({field: values[field] for field in fields})
         if isinstance(get, str) and not log_scale:
             return values[get]
-        names = [*fields, "log_scale"] if log_scale else fields
-        result = namedtuple("Kernels", names)
-        return result(*(values[field] for field in fields), *([scale] if log_scale else []))
+        fields = (*fields, "log_scale") if log_scale else fields
+        return _restored(fields, [values[field] for field in fields])
 
-    def _inputs(self, name, x):
+    def _check(self, name: str, x: tf.Tensor) -> None:
+        """Raises a ValueError unless x [n, ...] are inputs of this architecture."""
+        raise NotImplementedError
+
+    def _evaluate(
+        self, x1: tf.Tensor, x2: tf.Tensor | None, scaled: bool, run: blocks.Run
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """(nngp, ntk, log_scale) in the form in which they are returned."""
+        raise NotImplementedError
+
+    def _inputs(self, name: str, x: Any) -> tf.Tensor:
         # The first layer is always computed in float64: it costs one matrix product, and close
         # inputs keep their distance in float32 as well.
-        x = arguments.inputs(name, x)
-        if not self._check(x) or 0 in x.shape:
-            raise ValueError(
-                f"{name} must be {self._layout} and not empty. Received: {name}.shape={x.shape}"
-            )
+        x = _real(name, x)
+        self._check(name, x)
         return x
 
-    def _parameters(self, dtype=None):
-        dtype = dtype or self.dtype
-        return tf.cast(self.weight_variance, dtype), tf.cast(self.bias_variance, dtype)
+    def _problem(self, x1: tf.Tensor, x2: tf.Tensor | None, scaled: bool) -> dict[str, Any]:
+        """All that decides the values, as plain data; `blocks` adds how it divides the work."""
+        return {
+            "kernel": self._name,
+            **{name: identity.describe(value) for name, value in self.config.items()},
+            "log_scale": scaled,
+            "x1": identity.describe_array(x1),
+            "x2": None if x2 is None else identity.describe_array(x2),
+        }
 
-    def _evaluate(self, x1, x2, scaled, run):
-        """(nngp [depths, n1, n2], ntk, log_scale [depths]) at depths in ascending order."""
-        parts = []
-        if self._depths[0] == 0:
-            linear = tf.cast(self._linear(x1, x1 if x2 is None else x2), self.dtype)[None]
-            parts.append((linear, linear, tf.zeros([1], self.dtype)))
-        if self._depths[-1] > 0:
-            parts.append(self._deep(x1, x2, scaled, run))
-        return parts[0] if len(parts) == 1 else [tf.concat(p, 0) for p in zip(*parts)]
-
-    def _stages(self, extremes, share=1.0):
-        """What `recursion.propagate` needs of the activation: runs of layers of one dual.
-
-        Args:
-            extremes: function to the smallest and largest variance after the first affine map.
-            share: the smallest sum of taps at a position (below 1 with zero padding).
-
-        Returns:
-            A list of (table, variance, stop, depths): `table` is () for a closed form, `variance`
-            is None, or that of all signals.
-        """
-        depths = [d for d in self._depths if d > 0]
-        if self._closed_form is not None:
-            return [((), None, depths[-1], depths)]
-        extremes, parameters = extremes(), [float(p) for p in self._parameters(tf.float64)]
-        first, rest = dual_numerical.variance_ranges(
-            self.activation, *extremes, depths[-1], *parameters, share
-        )
-        make = functools.partial(dual_numerical.build_table, self.activation, dtype=self.dtype)
-        stages = [(make(*first), None, 1)]
-        if depths[-1] > 1:
-            stages.append((make(*rest), None, depths[-1]))
-        # At the edge of zero padding variances stay apart; and a gradient by them needs their maps.
-        if depths[-1] > 32 and share == 1 and not equal_norm.recording():
-            settled = dual_numerical.settled_variance(
-                self.activation, *extremes, depths[-1] - 16, *parameters
-            )
-            if settled:
-                layer, q = max(settled[0], 2), settled[1]
-                stages[1:] = [
-                    (stages[1][0], None, layer),
-                    (make(q, q), np.array(q), depths[-1]),
-                ]
-        below, result = 0, []
-        for table, variance, stop in stages:
-            result.append((table, variance, stop, [d for d in depths if below < d <= stop]))
-            below = stop
-        return result
-
-    def _fingerprint(self, log_scale):
-        return (
-            type(self).__name__,
-            self.depth,
-            self.activation.name,
-            *(repr(float(p)) if tf.executing_eagerly() else p.name for p in self._parameters()),
-            self.dtype.name,
-            log_scale,
-        )
+    def _check_finite(self, values: dict[str, tf.Tensor]) -> None:
+        advice = {
+            "ntk": "it grows exponentially with depth in the chaotic phase. Ask for "
+            + ("log_scale=True, or for float64, or for " if self._takes_log_scale else "")
+            + "fewer layers.",
+            "nngp": "the variance of the signal has no fixed point at this weight_variance. Ask "
+            "for float64, for fewer layers, or a smaller variance.",
+        }
+        for field, value in values.items():
+            # Extremes, not a mask: nothing as large as the kernel is made.
+            if tf.executing_eagerly() and not np.all(np.isfinite([np.min(value), np.max(value)])):
+                raise OverflowError(
+                    f"the {field} of {self!r} is not finite in {self.dtype.name}: {advice[field]}"
+                )
 
 
-def _variance(name, value):
+def _fields(get: Any) -> tuple[str, ...]:
+    """The fields asked for, as a tuple."""
+    names = (get,) if isinstance(get, str) else get
+    known = isinstance(names, (tuple, list)) and all(name in ("nngp", "ntk") for name in names)
+    if not known or not names or len(set(names)) < len(names):
+        raise ValueError(f"get must be 'nngp', 'ntk' or a tuple of them. Received: get={get!r}")
+    return tuple(names)
+
+
+def _real(name: str, x: Any) -> tf.Tensor:
+    """Inputs of a network as a float64 tensor."""
     try:
-        tensor = tf.convert_to_tensor(value, None if tf.is_tensor(value) else tf.float64)
+        tensor = tf.convert_to_tensor(x)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a number. Received: {name}={value!r}") from error
-    if tensor.shape.rank != 0:
-        raise ValueError(f"{name} must be a scalar. Received: shape={tensor.shape}")
-    if tf.executing_eagerly() and not (np.isfinite(tensor) and tensor >= 0):
-        raise ValueError(f"{name} must be finite and not negative. Received: {float(tensor)}")
+        raise TypeError(f"{name} must be an array of numbers. Received: {name}={x!r}") from error
+    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
+        raise TypeError(f"{name} must be an array of real numbers. Received: {tensor.dtype.name}")
+    tensor = tf.cast(tensor, tf.float64)
+    if tf.executing_eagerly() and not np.isfinite(np.sum(tensor)):
+        raise ValueError(f"{name} must be finite. Received NaN or infinite values.")
     return tensor
+
+
+@functools.cache
+def _answer(fields: tuple[str, ...]) -> type:
+    """The one namedtuple of these fields; pickle finds it by them."""
+
+    class Kernels(namedtuple("Kernels", fields)):  # noqa: SLOT000, plain attributes are harmless
+        __slots__ = ()
+
+        def __reduce__(self):
+            return _restored, (fields, list(self))
+
+    return Kernels
+
+
+def _restored(fields: tuple[str, ...], values: list[tf.Tensor]) -> Any:
+    return _answer(tuple(fields))(*values)
 
 
 def identities(x1, x2):

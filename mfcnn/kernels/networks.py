@@ -1,11 +1,14 @@
 """Kernels of infinitely wide fully connected and convolutional networks."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.kernels import blocks, equal_norm, geometry, kernel, programs, recursion
+from mfcnn import arguments, profiles
+from mfcnn.kernels import blocks, equal_norm, geometry, kernel, layered, programs, recursion
 
 __all__ = ["convolutional", "fully_connected"]
 
@@ -13,7 +16,13 @@ __all__ = ["convolutional", "fully_connected"]
 _INTERPOLATE_FROM = 2**14
 
 
-def fully_connected(depth, activation, weight_variance, bias_variance, dtype="float64"):
+def fully_connected(
+    depth: int | Sequence[int],
+    activation: Any,
+    weight_variance: Any,
+    bias_variance: Any,
+    dtype: Any = "float64",
+) -> kernel.Kernel:
     """The NNGP and NTK of an infinitely wide fully connected network.
 
     Args:
@@ -37,16 +46,16 @@ def fully_connected(depth, activation, weight_variance, bias_variance, dtype="fl
 
 
 def convolutional(
-    depth,
-    activation,
-    weight_variance,
-    bias_variance,
-    kernel_size=3,
-    readout="flatten",
-    padding="circular",
-    variance_profile=None,
-    dtype="float64",
-):
+    depth: int | Sequence[int],
+    activation: Any,
+    weight_variance: Any,
+    bias_variance: Any,
+    kernel_size: int | Sequence[int] = 3,
+    readout: str = "flatten",
+    padding: str = "circular",
+    variance_profile: Any = None,
+    dtype: Any = "float64",
+) -> kernel.Kernel:
     """The NNGP and NTK of a convolutional network with infinitely many channels.
 
     Args:
@@ -58,8 +67,9 @@ def convolutional(
         kernel_size: taps in each direction, an integer or one per spatial axis.
         readout: "flatten" (CNN-F) or "pool" (global average, CNN-P).
         padding: "circular", "same" (zeros) or "valid" (none).
-        variance_profile: share of the weight variance of each tap, an array [k, k] (images) or [k]
-            (sequences) with sum one, or "delta" for all at the centre; None is uniform.
+        variance_profile: share of the weight variance of each tap: None (uniform), a name such as
+            "delta" (all at the centre), or an array [k, k] (images) or [k] (sequences) of sum one;
+            see `mfcnn.profiles.parse`.
         dtype: "float64" or "float32".
 
     Returns:
@@ -98,11 +108,14 @@ def _first_gap(q1, q2, product, bias_variance):
     return tf.clip_by_value((root - product - bias_variance) * recursion.inverse(root), 0, 2)
 
 
-class _FullyConnectedKernel(kernel.Kernel):
-    _layout, _block = "[batch, features]", 256
+class _FullyConnectedKernel(layered.LayeredKernel):
+    _name, _block = "fully_connected", 256
 
-    def _check(self, x):
-        return x.shape.rank == 2
+    def _check(self, name: str, x: tf.Tensor) -> None:
+        if x.shape.rank != 2 or 0 in x.shape:
+            raise ValueError(
+                f"{name} must be [batch, features] and not empty. Received: {name}.shape={x.shape}"
+            )
 
     def _linear(self, x1, x2):
         weight_variance, bias_variance = self._parameters(tf.float64)
@@ -143,7 +156,7 @@ class _FullyConnectedKernel(kernel.Kernel):
             ids = tf.gather(ids1, rows), tf.gather(ids2, columns)
             return function(first_layer(rows, columns), ids)
 
-        return run.grid(block, n1, n2, self._block, [x1, second])
+        return run.grid(block, n1, n2, self._block)
 
     def _interpolate(self, run, n1, n2, q, first_layer, ids, stages):
         """The kernels by `equal_norm`, or None if they are not resolved."""
@@ -180,40 +193,47 @@ class _FullyConnectedKernel(kernel.Kernel):
             nngp, ntk = tf.split(kernels, 2)
             return nngp, ntk, tf.zeros(nngp.shape[:1], self.dtype)
 
-        return run.grid(block, n1, n2, size, [])
+        return run.grid(block, n1, n2, size, route="equal norms")
 
 
-class _ConvolutionalKernel(kernel.Kernel):
-    _layout = "[batch, height, width, channels] or [batch, length, channels]"
+class _ConvolutionalKernel(layered.LayeredKernel):
+    _name = "convolutional"
 
     def __init__(
         self,
-        depth,
-        activation,
-        weight_variance,
-        bias_variance,
-        kernel_size,
-        readout,
-        padding,
-        variance_profile,
-        dtype,
+        depth: Any,
+        activation: Any,
+        weight_variance: Any,
+        bias_variance: Any,
+        kernel_size: Any,
+        readout: Any,
+        padding: Any,
+        variance_profile: Any,
+        dtype: Any,
     ):
         super().__init__(depth, activation, weight_variance, bias_variance, dtype)
-        for name, value, accepted in (
-            ("readout", readout, ("flatten", "pool")),
-            ("padding", padding, ("circular", "same", "valid")),
-        ):
-            if value not in accepted:
-                raise ValueError(f"{name} must be one of {accepted}. Received: {name}={value!r}")
-        self.readout, self.padding = readout, padding
-        self.kernel_size, self.variance_profile = kernel_size, variance_profile
+        self.readout = arguments.choice("readout", readout, ("flatten", "pool"))
+        self.padding = arguments.choice("padding", padding, ("circular", "same", "valid"))
+        # Copies: what the caller changes later does not change this kernel.
+        self.kernel_size, self.variance_profile = _own(kernel_size), _own(variance_profile)
+        try:
+            self._profile(1)  # of sequences
+        except ValueError:
+            self._profile(2)  # of images: one of the two must be right
 
-    def _check(self, x):
-        return x.shape.rank in (3, 4)
+    def _profile(self, rank: int) -> np.ndarray:
+        return profiles.parse(self.variance_profile, self.kernel_size, rank)
+
+    def _check(self, name: str, x: tf.Tensor) -> None:
+        if x.shape.rank not in (3, 4) or 0 in x.shape:
+            raise ValueError(
+                f"{name} must be [batch, height, width, channels] or [batch, length, channels] and "
+                f"not empty. Received: {name}.shape={x.shape}"
+            )
 
     def _deep(self, x1, x2, scaled, run):
         rank = x1.shape.rank - 2
-        profile = variance_profile(self.variance_profile, self.kernel_size, rank)
+        profile = self._profile(rank)
         convolution = geometry.Convolution(profile, self.padding, (1,) * rank)
         kind = geometry.Flatten if self.readout == "flatten" else geometry.Pool
         architecture = kind(convolution)
@@ -245,9 +265,9 @@ class _ConvolutionalKernel(kernel.Kernel):
         positions = int(np.prod(shape))
         if self.readout == "flatten":
             size = max(1, math.isqrt(65536 // positions))
-            return run.grid(block, n1, n2, size, [x1, second])
+            return run.grid(block, n1, n2, size)
         size = max(1, 65536 // positions**2)
-        return run.pairs(block, n1, n2, size, [x1, second])
+        return run.pairs(block, n1, n2, size)
 
     def _linear(self, x1, x2):
         weight_variance, bias_variance = self._parameters(tf.float64)
@@ -279,35 +299,5 @@ class _ConvolutionalKernel(kernel.Kernel):
         return float(tf.reduce_min(architecture.mix_signal(tf.ones([*shape, 1], tf.float64))))
 
 
-def variance_profile(profile, kernel_size, rank):
-    """The variance profile as an array with `rank` axes and sum one."""
-    sizes = np.asarray(kernel_size)
-    whole = sizes.dtype.kind in "iu" and sizes.shape in ((), (rank,)) and np.all(sizes >= 1)
-    if not whole:
-        raise ValueError(
-            f"kernel_size must be a positive integer, or {rank} of them, one for each spatial "
-            f"axis. Received: kernel_size={kernel_size!r}"
-        )
-    sizes = np.broadcast_to(sizes, [rank])
-    sizes = tuple(int(s) for s in sizes)
-    if profile is None:
-        return np.full(sizes, 1 / np.prod(sizes))
-    if isinstance(profile, str):
-        if profile != "delta":
-            raise ValueError(
-                "variance_profile must be 'delta', an array or None. Received: "
-                f"variance_profile={profile!r}"
-            )
-        delta = np.zeros(sizes)
-        delta[tuple((s - 1) // 2 for s in sizes)] = 1.0
-        return delta
-    profile = np.asarray(profile, np.float64)
-    if profile.ndim == 1 and rank == 2:
-        profile = np.outer(profile, profile)
-    fits = profile.shape == sizes and np.all(profile >= 0) and abs(profile.sum() - 1) <= 1e-6
-    if not fits:
-        raise ValueError(
-            f"variance_profile must have shape {sizes}, no negative entry and sum one. Received: "
-            f"shape {profile.shape}, sum {profile.sum()}"
-        )
-    return profile / profile.sum()
+def _own(value: Any) -> Any:
+    return value if value is None or isinstance(value, str) else np.array(value).tolist()

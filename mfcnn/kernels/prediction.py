@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mfcnn.kernels import arguments
+from mfcnn import arguments
 from mfcnn.kernels.spectrum import check_matrix, rounding
 
 __all__ = [
@@ -37,14 +37,10 @@ class _Eigenbasis:
 
     def __init__(self, kernel, time, learning_rate, ridge):
         matrix = check_matrix("kernel_train_train", kernel, square=True)
-        learning_rate = arguments.number(
-            "learning_rate", learning_rate, "finite and positive", lambda v: 0 < v < np.inf
-        )
-        ridge = arguments.number(
-            "ridge", ridge, "finite and not negative", lambda v: 0 <= v < np.inf
-        )
+        learning_rate = arguments.number("learning_rate", learning_rate, above=0)
+        ridge = arguments.number("ridge", ridge, 0)
         if time is not None:
-            time = arguments.number("time", time, "None or not negative", lambda v: v >= 0)
+            time = arguments.number("time", time, 0, infinite=True)
         values, self.vectors = np.linalg.eigh((matrix + matrix.T) / 2)
         noise = rounding(kernel, values)
         if values[0] < -10 * noise:
@@ -87,7 +83,7 @@ class _Eigenbasis:
 
 
 def _targets(y_train, count):
-    y = arguments.matrix("y_train", y_train)
+    y = arguments.array("y_train", y_train)
     y = y[:, None] if y.ndim == 1 else y
     if y.ndim != 2 or y.shape[0] != count:
         raise ValueError(f"y_train must be [{count}, k] or [{count}]. Received: shape={y.shape}")

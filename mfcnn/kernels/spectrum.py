@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mfcnn.kernels import arguments
+from mfcnn import arguments
 
 __all__ = ["Spectrum", "max_learning_rate", "spectrum"]
 
@@ -30,10 +30,7 @@ class Spectrum(NamedTuple):
 
 def check_matrix(name, matrix, square=False):
     """The matrix as a float64 array, after checks that name the argument."""
-    matrix = arguments.matrix(name, matrix)
-    if matrix.ndim != 2 or 0 in matrix.shape or (square and matrix.shape[0] != matrix.shape[1]):
-        kind = "a square matrix" if square else "a matrix"
-        raise ValueError(f"{name} must be {kind}. Received: {name}.shape={matrix.shape}")
+    matrix = arguments.matrix(name, matrix, square)
     if square and np.max(np.abs(matrix - matrix.T)) > 1e-5 * np.max(np.abs(matrix)):
         raise ValueError(f"{name} must be symmetric.")
     return matrix

@@ -378,7 +378,7 @@ def test_fields_and_errors():
             lambda: kernels.convolutional(1, "erf", 1.0, 0.0, variance_profile=[0.5, 0.2, 0.2])(
                 inputs(2, 5, 5, 1)
             ),
-            "variance_profile must have",
+            "variance_profile must sum to one",
         ),
     ):
         with pytest.raises(ValueError, match=message):
