@@ -158,9 +158,9 @@ class Rival:
 
 def compile_anew():
     """Drops our compiled programs: cases of one program would find it compiled."""
-    from mfcnn.kernels import programs
+    from mfcnn.kernels import _programs
 
-    programs._FUNCTIONS.clear()
+    _programs._FUNCTIONS.clear()
 
 
 def timed(function, x):

@@ -1,6 +1,6 @@
 """Analytic kernels (NNGP and NTK) of infinitely wide networks, their spectrum and predictions."""
 
-from mfcnn.kernels.asymptotics import (
+from mfcnn.kernels._asymptotics import (
     Limits,
     SpectrumLaw,
     limits,
@@ -9,9 +9,11 @@ from mfcnn.kernels.asymptotics import (
     offdiagonal_law,
     spectrum_law,
 )
-from mfcnn.kernels.keras_models import from_keras
-from mfcnn.kernels.networks import convolutional, fully_connected
-from mfcnn.kernels.prediction import (
+from mfcnn.kernels._base import Kernel
+from mfcnn.kernels._eigenvalues import Spectrum, max_learning_rate, spectrum
+from mfcnn.kernels._keras_models import from_keras
+from mfcnn.kernels._networks import convolutional, fully_connected
+from mfcnn.kernels._prediction import (
     Ensemble,
     data_dependent_part,
     ensemble,
@@ -20,10 +22,10 @@ from mfcnn.kernels.prediction import (
     predict,
     train_mean,
 )
-from mfcnn.kernels.spectrum import Spectrum, max_learning_rate, spectrum
 
 __all__ = [
     "Ensemble",
+    "Kernel",
     "Limits",
     "Spectrum",
     "SpectrumLaw",

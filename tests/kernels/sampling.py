@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy import stats
 
 from mfcnn import initializers
-from mfcnn.kernels import initialization
+from mfcnn.kernels import _initial_variances
 
 
 def _weights(model):
@@ -34,8 +34,8 @@ def _deviations(layer, variable):
         return 1.0
     shape = tuple(variable.shape)[1 if hasattr(layer, "depth") else 0 :]
     if variable.name != "kernel":
-        return np.sqrt(initialization.bias_variance(layer, layer.bias_initializer, shape[-1]))
-    variance, profile = initialization.weight_variance(layer, layer.kernel_initializer, shape)
+        return np.sqrt(_initial_variances.bias_variance(layer, layer.bias_initializer, shape[-1]))
+    variance, profile = _initial_variances.weight_variance(layer, layer.kernel_initializer, shape)
     return np.sqrt(variance * profile / shape[-2])[..., None, None]
 
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import activations, kernels
-from mfcnn.kernels import identity
+from mfcnn.kernels import _identity
 
 L = keras.layers
 IMAGES = np.random.default_rng(0).normal(size=(4, 5, 5, 2))
@@ -76,8 +76,8 @@ def test_a_directory_of_blocks_belongs_to_one_value_of_every_argument(constructo
 def test_config_and_repr_hold_every_argument(constructor, name):
     first, other = changed(constructor), changed(constructor, name)
     assert list(first.config) == list(inspect.signature(constructor).parameters)
-    assert identity.describe(first.config[name]) != identity.describe(other.config[name])
-    assert identity.describe(first.config) == identity.describe(changed(constructor).config)
+    assert _identity.describe(first.config[name]) != _identity.describe(other.config[name])
+    assert _identity.describe(first.config) == _identity.describe(changed(constructor).config)
     text = repr(first)
     assert text.startswith(f"{constructor.__name__}(") and f"{name}=" in text and "\n" not in text
     assert constructor is kernels.from_keras or text != repr(other)
@@ -131,7 +131,7 @@ def test_functions_are_identified_by_their_values(tmp_path):
     assert repr(kernel(1.0)) == repr(kernel(1.0)) != repr(kernel(1.1))
     # A name of the library's on a user's function is not the library's activation.
     imposter = activations.Activation(tf.sin, tf.cos, name="erf")
-    assert identity.describe(imposter) != identity.describe(activations.get("erf")) == "erf"
+    assert _identity.describe(imposter) != _identity.describe(activations.get("erf")) == "erf"
 
 
 def test_models_are_identified_by_what_no_json_holds():
@@ -142,25 +142,25 @@ def test_models_are_identified_by_what_no_json_holds():
         return keras.ops.tanh(1.1 * x)
 
     other.__name__ = bent.__name__
-    described = [identity.describe(model(function)) for function in (bent, other)]
+    described = [_identity.describe(model(function)) for function in (bent, other)]
     assert described[0]["architecture"] == described[1]["architecture"]
     assert described[0] != described[1]
     half = model()
     half.layers[0].dtype_policy = "float16"
-    assert identity.describe(half) != identity.describe(model())
+    assert _identity.describe(half) != _identity.describe(model())
     frozen = model()
     frozen.layers[0].kernel.trainable = False
-    assert identity.describe(frozen) != identity.describe(model())
+    assert _identity.describe(frozen) != _identity.describe(model())
     # Weights that stand for random ones do not count; those that act on data do.
     redrawn = model()
     redrawn.set_weights([weight + 1 for weight in redrawn.get_weights()])
-    assert identity.describe(redrawn) == identity.describe(model())
+    assert _identity.describe(redrawn) == _identity.describe(model())
     normalized = [
         keras.Sequential([keras.Input([6]), L.Normalization(), model()]) for _ in range(2)
     ]
-    assert identity.describe(normalized[0]) == identity.describe(normalized[1])
+    assert _identity.describe(normalized[0]) == _identity.describe(normalized[1])
     normalized[0].layers[0].adapt(VECTORS)
-    assert identity.describe(normalized[0]) != identity.describe(normalized[1])
+    assert _identity.describe(normalized[0]) != _identity.describe(normalized[1])
 
 
 def test_what_the_caller_changes_later_changes_no_kernel():

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import mfcnn
 from mfcnn import kernels
-from mfcnn.kernels import keras_models
+from mfcnn.kernels import _keras_models
 
 L = keras.layers
 
@@ -139,7 +139,7 @@ def test_a_stack_without_closed_form_is_its_layers(monkeypatch):
     expected = kernels.from_keras(layers)(x)
     # Two tables, each of 1e-11 of the largest value.
     assert_close(kernels.from_keras(stack)(x), expected, 1e-9)
-    monkeypatch.setattr(keras_models, "_TRACE_FROM", 0)
+    monkeypatch.setattr(_keras_models, "_TRACE_FROM", 0)
     assert_close(kernels.from_keras(stack)(x), expected, 1e-9)
 
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import activations, kernels
-from mfcnn.kernels import programs
+from mfcnn.kernels import _programs
 from tests.kernels import reference
 
 UNIFORM = np.full((3, 3), 1 / 9)
@@ -97,7 +97,7 @@ def test_several_depths_in_one_pass_are_the_single_ones(activation, padding):
 
 
 def test_several_depths_of_a_tabulated_activation_compile(monkeypatch):
-    monkeypatch.setattr(programs, "_COMPILE_FROM", 0)  # XLA at any size
+    monkeypatch.setattr(_programs, "_COMPILE_FROM", 0)  # XLA at any size
     x = inputs(4, 6) / 2
     together = kernels.fully_connected((1, 8, 90, 100), "tanh", 1.7, 0.1)(x)
     monkeypatch.undo()
@@ -292,8 +292,8 @@ def test_gradients_of_convolutional_kernels_are_finite_at_coincident_points(read
 @pytest.mark.parametrize("architecture", ["fcn", "flatten", "pool"])
 def test_all_depths_share_one_compiled_function(architecture, monkeypatch):
     functions = {}
-    monkeypatch.setattr(programs, "_FUNCTIONS", functions)
-    monkeypatch.setattr(programs, "_COMPILE_FROM", 0)  # XLA at any size
+    monkeypatch.setattr(_programs, "_FUNCTIONS", functions)
+    monkeypatch.setattr(_programs, "_COMPILE_FROM", 0)  # XLA at any size
     for depth in (10, 300):
         if architecture == "fcn":
             kernels.fully_connected(depth, "erf", 1.5, 0.1)(inputs(4, 6))
@@ -386,7 +386,14 @@ def test_fields_and_errors():
     for call, message in (
         (lambda: kernel(x + 1j), "x1 must be an array of real numbers"),
         (lambda: kernel(None), "x1 must be an array"),
-        (lambda: kernels.fully_connected(1, "erf", None, 0.0), "weight_variance must be a number"),
+        (
+            lambda: kernels.fully_connected(1, "erf", None, 0.0),
+            "weight_variance must be a finite number",
+        ),
     ):
         with pytest.raises(TypeError, match=message):
             call()
+
+
+def test_tab_completion_shows_the_public_names_alone():
+    assert {name for name in dir(kernels) if not name.startswith("_")} == set(kernels.__all__)

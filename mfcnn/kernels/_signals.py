@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from mfcnn.activations import dual as dual_lib
 from mfcnn.activations import dual_numerical
-from mfcnn.kernels import blocks, geometry
-from mfcnn.kernels.recursion import inverse, safe_sqrt
+from mfcnn.kernels import _blocks, _geometry
+from mfcnn.kernels._recursion import inverse, safe_sqrt
 
 __all__ = [
     "Signal",
@@ -113,7 +113,7 @@ def affine(signal, weight_variance, bias_variance, layer=None, convolution=None,
     if convolution is not None:
 
         def mixed(kernel):
-            return geometry.mix(kernel, convolution, signal.rank, pairs=signal.pairs)
+            return _geometry.mix(kernel, convolution, signal.rank, pairs=signal.pairs)
     else:
         if signal.flat:
             # The covariance over all positions and channels: the mean over equal positions.
@@ -158,7 +158,7 @@ def pad(signal, margins):
 def average_pool(signal, window, strides, padding):
     """Averages over windows at both positions of a pair; positions outside do not count."""
     uniform = np.full(window, 1 / np.prod(window))
-    convolution = geometry.Convolution(uniform, padding, strides)
+    convolution = _geometry.Convolution(uniform, padding, strides)
     matrices = []
     for axis, size in enumerate(signal.sizes()):
         matrix = convolution.shifts(axis, size).sum(axis=0)
@@ -187,7 +187,7 @@ def dual_of(activation, signal):
 
 def extremes(signal):
     """Smallest and largest variance."""
-    return blocks.extremes(*(signal.variances(k) for k in (signal.self1, signal.self2)))
+    return _blocks.extremes(*(signal.variances(k) for k in (signal.self1, signal.self2)))
 
 
 def activate(signal, dual):

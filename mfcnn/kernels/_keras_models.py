@@ -14,7 +14,7 @@ import tensorflow as tf
 from mfcnn import activations
 from mfcnn.activations import dual as dual_lib
 from mfcnn.activations import dual_numerical
-from mfcnn.kernels import geometry, initialization, kernel, signals
+from mfcnn.kernels import _base, _geometry, _initial_variances, _signals
 
 __all__ = ["from_keras"]
 
@@ -98,7 +98,7 @@ def _all_layers(model):
             yield layer
 
 
-class _ModelKernel(kernel.Kernel):
+class _ModelKernel(_base.Kernel):
     """The kernel of a model; see `from_keras`."""
 
     _name = "from_keras"
@@ -130,7 +130,7 @@ class _ModelKernel(kernel.Kernel):
 
     def _evaluate(self, x1, x2, scaled, run):
         second = x1 if x2 is None else x2
-        ids1, ids2 = kernel.identities(x1, x2)
+        ids1, ids2 = _base.identities(x1, x2)
 
         def block(rows, columns):
             nngp, ntk = self._block(
@@ -150,7 +150,7 @@ class _ModelKernel(kernel.Kernel):
         same = tf.equal(ids1[:, None], ids2[None, :])
         context = _Context(same, self._pairs, loops)
         result = _evaluate(self.model, (x1, x2), context)
-        if not isinstance(result, signals.Signal):
+        if not isinstance(result, _signals.Signal):
             raise ValueError("model must have a layer with weights.")
         if result.rank:
             raise ValueError(
@@ -205,14 +205,14 @@ def _apply(layer, node, arguments, context):
         return arguments[0]
     if kind in _AFFINE or kind in _STACKS:
         signal = arguments[0]
-        if not isinstance(signal, signals.Signal):
-            signal = signals.from_data(*signal, context.same, context.pairs)
+        if not isinstance(signal, _signals.Signal):
+            signal = _signals.from_data(*signal, context.same, context.pairs)
         if id(layer) in signal.ancestors:
             raise ValueError(_refusal(layer, "its weights are used twice on one path"))
         if kind in _STACKS:
             return _stack(layer, signal, context)
         return _activate(layer, layer.activation, _affine(layer, signal))
-    if any(isinstance(argument, signals.Signal) for argument in arguments):
+    if any(isinstance(argument, _signals.Signal) for argument in arguments):
         return _apply_to_signals(layer, kind, arguments)
     if getattr(layer, "weights", ()) and kind != "Normalization":
         raise ValueError(_refusal(layer, "it has weights that this kernel does not know"))
@@ -228,11 +228,11 @@ def _apply(layer, node, arguments, context):
 
 def _apply_to_signals(layer, kind, arguments):
     if kind == "Add":
-        if len(arguments) < 2 or not all(isinstance(a, signals.Signal) for a in arguments):
+        if len(arguments) < 2 or not all(isinstance(a, _signals.Signal) for a in arguments):
             raise ValueError(_refusal(layer, "it adds data or a constant to a random signal"))
         if len({argument.nngp.shape for argument in arguments}) > 1:
             raise ValueError(_refusal(layer, "its branches have different sizes"))
-        total = signals.add(arguments)
+        total = _signals.add(arguments)
         if total is None:
             reason = "its branches are correlated; all but one must end in weights of their own"
             raise ValueError(_refusal(layer, reason))
@@ -248,7 +248,7 @@ def _apply_to_signals(layer, kind, arguments):
         raise ValueError(_refusal(layer, "it is a relu with a maximum or a threshold"))
     if kind in ("ReLU", "LeakyReLU"):
         _check_gaussian(layer, signal)
-        return signals.activate(signal, dual_lib.leaky_relu_dual(float(layer.negative_slope)))
+        return _signals.activate(signal, dual_lib.leaky_relu_dual(float(layer.negative_slope)))
     if kind == "Rescaling":
         if np.any(layer.offset) or np.ndim(layer.scale):
             raise ValueError(_refusal(layer, "behind weights it may have one scale and no offset"))
@@ -263,9 +263,9 @@ def _apply_to_signals(layer, kind, arguments):
             tuple(int(n) for n in np.broadcast_to(sizes, [signal.rank]))
             for sizes in (layer.pool_size, layer.strides)
         )
-        return signals.average_pool(signal, window, strides, layer.padding)
+        return _signals.average_pool(signal, window, strides, layer.padding)
     if kind in ("ZeroPadding1D", "ZeroPadding2D"):
-        return signals.pad(signal, np.reshape(layer.padding, [signal.rank, 2]))
+        return _signals.pad(signal, np.reshape(layer.padding, [signal.rank, 2]))
     raise ValueError(_refusal(layer, _NO_KERNEL.get(kind, "it is not among the known layers")))
 
 
@@ -279,8 +279,12 @@ def _variances(layer, shape):
     if type(layer).__name__.startswith("NTK"):
         profile = np.full(shape[:-2], 1 / np.prod(shape[:-2]))
         return layer.weight_variance, layer.bias_variance, profile
-    weight, profile = initialization.weight_variance(layer, layer.kernel_initializer, shape)
-    return weight, initialization.bias_variance(layer, layer.bias_initializer, shape[-1]), profile
+    weight, profile = _initial_variances.weight_variance(layer, layer.kernel_initializer, shape)
+    return (
+        weight,
+        _initial_variances.bias_variance(layer, layer.bias_initializer, shape[-1]),
+        profile,
+    )
 
 
 def _affine(layer, signal):
@@ -292,10 +296,10 @@ def _affine(layer, signal):
             raise ValueError(_refusal(layer, "groups and dilation are not supported"))
         padding = "circular" if type(layer).__name__ == "PeriodicConvolution" else layer.padding
         if padding == "causal":
-            signal, padding = signals.pad(signal, [[profile.size - 1, 0]]), "valid"
+            signal, padding = _signals.pad(signal, [[profile.size - 1, 0]]), "valid"
         strides = tuple(getattr(layer, "strides", (1,) * profile.ndim))
-        convolution = geometry.Convolution(profile, padding, strides)
-    return signals.affine(
+        convolution = _geometry.Convolution(profile, padding, strides)
+    return _signals.affine(
         signal, weight_variance, bias_variance, id(layer), convolution, layer.trainable
     )
 
@@ -307,7 +311,7 @@ def _activate(layer, function, signal):
     _check_gaussian(layer, signal)
     try:
         activation = _activation(function)
-        return signals.activate(signal, signals.dual_of(activation, signal))
+        return _signals.activate(signal, _signals.dual_of(activation, signal))
     except (TypeError, ValueError) as error:
         reason = f"its activation {function!r} has no dual maps: {error}"
         raise ValueError(_refusal(layer, reason)) from error
@@ -345,12 +349,12 @@ def _stack(layer, signal, context):
     weight_variance, bias_variance, profile = _variances(layer, tuple(layer.kernel.shape[1:]))
     convolution, share = None, 1.0
     if profile.ndim:
-        convolution = geometry.Convolution(profile, layer.padding, (1,) * profile.ndim)
+        convolution = _geometry.Convolution(profile, layer.padding, (1,) * profile.ndim)
         ones = tf.ones([*signal.sizes(), 1], tf.float64)
-        share = float(tf.reduce_min(geometry.mix(ones, convolution, profile.ndim, pairs=False)))
+        share = float(tf.reduce_min(_geometry.mix(ones, convolution, profile.ndim, pairs=False)))
 
     def affine(value):
-        return signals.affine(
+        return _signals.affine(
             value, weight_variance, bias_variance, id(layer), convolution, layer.trainable
         )
 
@@ -362,7 +366,7 @@ def _stack(layer, signal, context):
         # One table for the variances of all layers.
         ranges = dual_numerical.variance_ranges(
             activation,
-            *signals.extremes(signal),
+            *_signals.extremes(signal),
             layer.depth,
             weight_variance,
             bias_variance,
@@ -378,7 +382,7 @@ def _stack(layer, signal, context):
 
         def body(index, *kernels):
             value = signal._replace(same=same).with_kernels(kernels)
-            return (index + 1, *affine(signals.activate(value, dual)).kernels)
+            return (index + 1, *affine(_signals.activate(value, dual)).kernels)
 
         return tf.while_loop(lambda i, *_: i < count, body, (tf.constant(0), *kernels))[1:]
 
@@ -386,4 +390,4 @@ def _stack(layer, signal, context):
         run = context.loops.setdefault(layer, tf.function(run, autograph=False))
     signal = signal.with_kernels(run(signal.kernels, signal.same, table))
     dual = closed_form or dual_numerical.TabulatedDual(table, tf.float64)
-    return signals.activate(signal, dual)
+    return _signals.activate(signal, dual)

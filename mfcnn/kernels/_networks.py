@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn import arguments, profiles
-from mfcnn.kernels import blocks, equal_norm, geometry, kernel, layered, programs, recursion
+from mfcnn.kernels import _base, _blocks, _equal_norm, _geometry, _layered, _programs, _recursion
 
 __all__ = ["convolutional", "fully_connected"]
 
@@ -22,7 +22,7 @@ def fully_connected(
     weight_variance: Any,
     bias_variance: Any,
     dtype: Any = "float64",
-) -> kernel.Kernel:
+) -> _base.Kernel:
     """The NNGP and NTK of an infinitely wide fully connected network.
 
     Args:
@@ -35,7 +35,7 @@ def fully_connected(
 
     Returns:
         A callable kernel(x1, x2=None, get=("nngp", "ntk")) of inputs [n, features]; see
-        `kernel.Kernel.__call__` for its further arguments.
+        `mfcnn.kernels.Kernel` for its further arguments.
 
     Raises:
         ValueError: for arguments outside these ranges.
@@ -55,7 +55,7 @@ def convolutional(
     padding: str = "circular",
     variance_profile: Any = None,
     dtype: Any = "float64",
-) -> kernel.Kernel:
+) -> _base.Kernel:
     """The NNGP and NTK of a convolutional network with infinitely many channels.
 
     Args:
@@ -74,7 +74,7 @@ def convolutional(
 
     Returns:
         A callable kernel(x1, x2=None, get=("nngp", "ntk")) of images [n, height, width, channels]
-        or sequences [n, length, channels]; see `kernel.Kernel.__call__` for its further arguments.
+        or sequences [n, length, channels]; see `mfcnn.kernels.Kernel` for its further arguments.
 
     Raises:
         ValueError: for arguments outside these ranges.
@@ -96,7 +96,7 @@ def convolutional(
 
 def _products(a, b):
     """Inner products [n1, n2] of rows; by numpy's BLAS, twice as fast, where no tape listens."""
-    if not tf.executing_eagerly() or equal_norm.recording():
+    if not tf.executing_eagerly() or _equal_norm.recording():
         return tf.matmul(a, b, transpose_b=True)
     first = a.numpy()  # one array twice is a symmetric product, at half the cost
     return tf.constant(first @ (first if a is b else b.numpy()).T)
@@ -104,11 +104,11 @@ def _products(a, b):
 
 @tf.function(jit_compile=True, autograph=False)
 def _first_gap(q1, q2, product, bias_variance):
-    root = recursion.safe_sqrt(q1)[:, None] * recursion.safe_sqrt(q2)[None, :]
-    return tf.clip_by_value((root - product - bias_variance) * recursion.inverse(root), 0, 2)
+    root = _recursion.safe_sqrt(q1)[:, None] * _recursion.safe_sqrt(q2)[None, :]
+    return tf.clip_by_value((root - product - bias_variance) * _recursion.inverse(root), 0, 2)
 
 
-class _FullyConnectedKernel(layered.LayeredKernel):
+class _FullyConnectedKernel(_layered.LayeredKernel):
     _name, _block = "fully_connected", 256
 
     def _check(self, name: str, x: tf.Tensor) -> None:
@@ -125,7 +125,7 @@ class _FullyConnectedKernel(layered.LayeredKernel):
         weight_variance, bias_variance = self._parameters(tf.float64)
         features = x1.shape[1]
         second = x1 if x2 is None else x2
-        ids1, ids2 = kernel.identities(x1, x2)
+        ids1, ids2 = _base.identities(x1, x2)
 
         def variance(x):
             return weight_variance * tf.reduce_sum(x * x, 1) / features + bias_variance
@@ -142,12 +142,12 @@ class _FullyConnectedKernel(layered.LayeredKernel):
                 product = tf.gather(tf.gather(products, rows), columns, axis=1)
             return p1, p2, _first_gap(p1, p2, product * (weight_variance / features), bias_variance)
 
-        stages = self._stages(lambda: blocks.extremes(q1, q2))
+        stages = self._stages(lambda: _blocks.extremes(q1, q2))
         work = x1.shape[0] * second.shape[0]
-        function = programs.compiled(self, stages, scaled, geometry.FullyConnected(), work)
+        function = _programs.compiled(self, stages, scaled, _geometry.FullyConnected(), work)
 
         n1, n2 = x1.shape[0], None if x2 is None else x2.shape[0]
-        if not scaled and n1 * second.shape[0] >= _INTERPOLATE_FROM and equal_norm.applies(q1, q2):
+        if not scaled and n1 * second.shape[0] >= _INTERPOLATE_FROM and _equal_norm.applies(q1, q2):
             result = self._interpolate(run, n1, n2, q1[0], first_layer, (ids1, ids2), stages)
             if result is not None:
                 return result
@@ -173,7 +173,7 @@ class _FullyConnectedKernel(layered.LayeredKernel):
         size = 1024  # one pass over a block: there is nothing to keep in cache
         run.visit(first_gaps, n1, n2, size)
         # Compiled by XLA at any depth: some dozens of nodes would be all overhead.
-        function = programs.compiled(self, stages, False, geometry.FullyConnected(), np.inf)
+        function = _programs.compiled(self, stages, False, _geometry.FullyConnected(), np.inf)
 
         def evaluate(nodes):
             one = tf.reshape(q, [1])
@@ -184,7 +184,7 @@ class _FullyConnectedKernel(layered.LayeredKernel):
             nngp, ntk, _ = function((one, same, gap), apart)
             return tf.concat([nngp[:, 0], ntk[:, 0]], 0)
 
-        found = equal_norm.Interpolation.find(gaps.values(), evaluate)
+        found = _equal_norm.Interpolation.find(gaps.values(), evaluate)
         if found is None:
             return None
 
@@ -196,7 +196,7 @@ class _FullyConnectedKernel(layered.LayeredKernel):
         return run.grid(block, n1, n2, size, route="equal norms")
 
 
-class _ConvolutionalKernel(layered.LayeredKernel):
+class _ConvolutionalKernel(_layered.LayeredKernel):
     _name = "convolutional"
 
     def __init__(
@@ -234,8 +234,8 @@ class _ConvolutionalKernel(layered.LayeredKernel):
     def _deep(self, x1, x2, scaled, run):
         rank = x1.shape.rank - 2
         profile = self._profile(rank)
-        convolution = geometry.Convolution(profile, self.padding, (1,) * rank)
-        kind = geometry.Flatten if self.readout == "flatten" else geometry.Pool
+        convolution = _geometry.Convolution(profile, self.padding, (1,) * rank)
+        kind = _geometry.Flatten if self.readout == "flatten" else _geometry.Pool
         architecture = kind(convolution)
         second = x1 if x2 is None else x2
         n1, n2 = x1.shape[0], None if x2 is None else x2.shape[0]
@@ -248,12 +248,12 @@ class _ConvolutionalKernel(layered.LayeredKernel):
                         f"{self._depths[-1]} layers with {profile.shape[axis]} taps. Received: "
                         f"depth={self.depth}"
                     )
-        ids1, ids2 = kernel.identities(x1, x2)
+        ids1, ids2 = _base.identities(x1, x2)
         stages = self._stages(
             lambda: self._range(x1, second, architecture), self._share(architecture, shape)
         )
         work = x1.shape[0] * second.shape[0] * int(np.prod(shape)) ** (1 + (self.readout == "pool"))
-        function = programs.compiled(self, stages, scaled, architecture, work)
+        function = _programs.compiled(self, stages, scaled, architecture, work)
         order = [rank + 1, *range(1, rank + 1), 0]
         signals1, signals2 = tf.transpose(x1, order), tf.transpose(second, order)
 
@@ -282,7 +282,7 @@ class _ConvolutionalKernel(layered.LayeredKernel):
         weight_variance, bias_variance = self._parameters(tf.float64)
         rank = x1.shape.rank - 2
         order = [*range(1, rank + 1), 0]
-        return blocks.extremes(
+        return _blocks.extremes(
             *(
                 weight_variance
                 * architecture.mix_signal(tf.transpose(tf.reduce_mean(x * x, -1), order))

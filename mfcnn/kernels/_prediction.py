@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mfcnn import arguments
-from mfcnn.kernels.spectrum import check_matrix, rounding
+from mfcnn.kernels._eigenvalues import check_matrix, rounding
 
 __all__ = [
     "Ensemble",

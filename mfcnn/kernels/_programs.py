@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn.activations import dual_numerical
-from mfcnn.kernels import equal_norm, recursion
+from mfcnn.kernels import _equal_norm, _recursion
 
 __all__ = ["compiled"]
 
@@ -29,7 +29,7 @@ def compiled(kernel, stages, scaled, architecture, work):
         after the first affine map of a fully connected network, or two images.
     """
     # Gradients of a compiled loop need to know its length: integers are part of the trace.
-    if not (architecture.shrinks or equal_norm.recording() or not tf.executing_eagerly()):
+    if not (architecture.shrinks or _equal_norm.recording() or not tf.executing_eagerly()):
         stages = [stage if stage[2] == 1 else _as_tensors(*stage) for stage in stages]
     leaves = tf.nest.flatten(stages)
     arrays = [tf.constant(a) for a in leaves if isinstance(a, (np.ndarray, tf.Tensor))]
@@ -69,7 +69,7 @@ def _block_function(closed_form, dtype, scaled, architecture, arranged):
     def function(signals, ids, parameters, arrays):
         if len(signals) == 2:
             # The first layer in float64 whatever the dtype: it costs little and keeps close pixels.
-            signals = recursion.start(*signals, architecture, ids, *parameters)
+            signals = _recursion.start(*signals, architecture, ids, *parameters)
         q1, q2, gap = signals
         gap = tf.cast(gap, dtype)
         gap = tf.where(architecture.coincide(*ids, q1.shape[:-1]), tf.zeros_like(gap), gap)
@@ -78,7 +78,7 @@ def _block_function(closed_form, dtype, scaled, architecture, arranged):
             return closed_form or dual_numerical.TabulatedDual(table, tf.float64, variance)
 
         stages = [(dual(table, variance), *when) for table, variance, *when in arranged(arrays)]
-        return recursion.propagate(
+        return _recursion.propagate(
             q1, q2, gap, ids, stages, architecture, parameters, scaled=scaled
         )
 

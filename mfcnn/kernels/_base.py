@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.kernels import blocks, identity
+from mfcnn.kernels import _blocks, _identity
 
 __all__ = ["Kernel", "identities"]
 
@@ -33,7 +33,7 @@ class Kernel:
 
     def __repr__(self) -> str:
         """The call that makes it, on one line."""
-        parts = (f"{name}={identity.short(value)}" for name, value in self.config.items())
+        parts = (f"{name}={_identity.short(value)}" for name, value in self.config.items())
         return f"{self._name}({', '.join(parts)})"
 
     def __call__(
@@ -77,7 +77,7 @@ class Kernel:
                 f"x1 and x2 must have inputs of one shape. Received: {x1.shape} and {x2.shape}"
             )
         problem = functools.partial(self._problem, x1, x2, bool(log_scale))
-        run = blocks.Run(problem, progress, output_dir)
+        run = _blocks.Run(problem, progress, output_dir)
         nngp, ntk, scale = self._evaluate(x1, x2, bool(log_scale), run)
         values = {"nngp": nngp, "ntk": ntk, "log_scale": scale}
         self._check_finite({field: values[field] for field in fields})
@@ -91,7 +91,7 @@ class Kernel:
         raise NotImplementedError
 
     def _evaluate(
-        self, x1: tf.Tensor, x2: tf.Tensor | None, scaled: bool, run: blocks.Run
+        self, x1: tf.Tensor, x2: tf.Tensor | None, scaled: bool, run: _blocks.Run
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """(nngp, ntk, log_scale) in the form in which they are returned."""
         raise NotImplementedError
@@ -107,10 +107,10 @@ class Kernel:
         """All that decides the values, as plain data; `blocks` adds how it divides the work."""
         return {
             "kernel": self._name,
-            **{name: identity.describe(value) for name, value in self.config.items()},
+            **{name: _identity.describe(value) for name, value in self.config.items()},
             "log_scale": scaled,
-            "x1": identity.describe_array(x1),
-            "x2": None if x2 is None else identity.describe_array(x2),
+            "x1": _identity.describe_array(x1),
+            "x2": None if x2 is None else _identity.describe_array(x2),
         }
 
     def _check_finite(self, values: dict[str, tf.Tensor]) -> None:

@@ -11,14 +11,14 @@ from mfcnn import activations
 from mfcnn import arguments as rules
 from mfcnn.activations import dual as dual_lib
 from mfcnn.activations import dual_numerical
-from mfcnn.kernels import equal_norm, kernel
+from mfcnn.kernels import _base, _equal_norm
 
 __all__ = ["LayeredKernel"]
 
 _DTYPES = ("float32", "float64", tf.float32, tf.float64, np.float32, np.float64)
 
 
-class LayeredKernel(kernel.Kernel):
+class LayeredKernel(_base.Kernel):
     """A kernel of `depth` equal layers and a readout, whose subclasses know an architecture."""
 
     _takes_log_scale = True
@@ -86,7 +86,7 @@ class LayeredKernel(kernel.Kernel):
         if depths[-1] > 1:
             stages.append((make(*rest), None, depths[-1]))
         # At the edge of zero padding variances stay apart; and a gradient by them needs their maps.
-        if depths[-1] > 32 and share == 1 and not equal_norm.recording():
+        if depths[-1] > 32 and share == 1 and not _equal_norm.recording():
             settled = dual_numerical.settled_variance(
                 self.activation, *extremes, depths[-1] - 16, *parameters
             )

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.kernels import identity
+from mfcnn.kernels import _identity
 from mfcnn.numerics import equal_parts
 
 __all__ = ["Run", "extremes"]
@@ -221,7 +221,7 @@ class _Store:
         path = os.path.join(directory, "kernel.json")
         if os.path.exists(path):
             with open(path, encoding="utf-8") as file:
-                differences = identity.difference(json.load(file), mine)
+                differences = _identity.difference(json.load(file), mine)
             if differences:
                 raise ValueError(
                     f"output_dir={str(directory)!r} holds blocks of another kernel or other "
