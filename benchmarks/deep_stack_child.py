@@ -116,7 +116,7 @@ def stack_step(depth, channels, x, jit_compile, fused):
 def floor_step(depth, channels, batch, side, threads, form, jit_compile):
     """Twenty different layers written one after another: no loop, no recomputation."""
     tf = tensorflow(threads)
-    from mfcnn.layers.convolution import convolve
+    from mfcnn.layers._convolution import convolve
 
     count = min(depth, 20)
     x = tf.random.stateless_normal([batch, side, side, channels], [0, 0])

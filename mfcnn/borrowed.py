@@ -1,11 +1,20 @@
 """The private names of TensorFlow and Keras that the package leans on, all of them.
 
 None has a public equivalent. Each has a test (tests/test_borrowed.py) that fails when it moves or
-changes what it does, so that a new TensorFlow or Keras shows here first.
+changes what it does, so that a new TensorFlow or Keras shows here first; no other module of the
+package imports from `tensorflow.python`, `tensorflow.compiler` or `keras.src`.
 """
 
-# Whether XLA compiles the function being traced: Keras turns XLA on by itself, in `compile`.
-# The functions that pass forward-mode tangents around an operation and hide it from tapes.
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.backend.common import global_state
+from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_all_reduce, xla_dynamic_update_slice
+
+# The functions that pass forward-mode tangents around an operation and hide it from tapes. The
+# public API can stop one tape, but not those of the callers.
 from tensorflow.python.eager.forwardprop_util import pack_tangents
 from tensorflow.python.eager.record import (
     could_possibly_record,
@@ -16,8 +25,72 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 __all__ = [
     "GraphOrParentsInXlaContext",
+    "compiled_by_xla",
     "could_possibly_record",
+    "get_mask",
+    "initializer_of",
+    "layer_being_built",
     "pack_tangents",
     "record_operation_forwardprop_only",
+    "set_mask",
     "stop_recording",
+    "take_summed_gradients",
+    "xla_all_reduce",
+    "xla_dynamic_update_slice",
 ]
+
+
+def compiled_by_xla() -> bool:
+    """Whether XLA compiles the function being traced: Keras turns it on by itself, in `compile`."""
+    return bool(GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
+def layer_being_built() -> keras.layers.Layer | None:
+    """The Keras layer whose weights are being made: an initializer is told their shape alone."""
+    scopes = global_state.get_global_attribute("name_scope_stack") or []
+    callers = [scope.caller for scope in scopes if isinstance(scope.caller, keras.layers.Layer)]
+    return callers[-1] if callers else None
+
+
+def initializer_of(variable: keras.Variable) -> Callable[..., Any]:
+    """The initializer of a variable made in a `keras.StatelessScope`, which has drawn nothing.
+
+    Raises:
+        RuntimeError: for a variable that has its value already.
+    """
+    initializer = getattr(variable, "_initializer", None)
+    if not callable(initializer):
+        raise RuntimeError(
+            f"Keras {keras.__version__} keeps no initializer for {variable.path!r}. "
+            "Keras 3.15 is known to work."
+        )
+    return initializer
+
+
+def get_mask(x: Any) -> tf.Tensor | None:
+    """The mask that Keras has attached to a tensor."""
+    return getattr(x, "_keras_mask", None)
+
+
+def set_mask(x: tf.Tensor, mask: tf.Tensor) -> None:
+    """Attaches a mask to a tensor, where the layers that take it look for it."""
+    x._keras_mask = mask
+
+
+def take_summed_gradients(optimizer: keras.optimizers.Optimizer) -> None:
+    """Makes a Keras optimizer take the gradients that it is given for those of all replicas.
+
+    `optimizer.apply` sums over the replicas itself, after it has clipped each replica's part. With
+    gradients that are sums already SGD's steps would be as many times too long as there are
+    replicas; and Keras has no public way to turn it off.
+
+    Raises:
+        RuntimeError: if this Keras has no such sum where it was, and would so go unnoticed.
+    """
+    name = "_all_reduce_sum_gradients"
+    if not hasattr(optimizer, name):
+        raise RuntimeError(
+            f"Keras {keras.__version__} sums gradients over the replicas elsewhere than in "
+            f"{type(optimizer).__name__}.{name}. Keras 3.15 is known to work."
+        )
+    setattr(optimizer, name, list)  # from the pairs of gradient and variable to the same pairs

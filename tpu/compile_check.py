@@ -29,10 +29,9 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from absl import app, flags  # noqa: E402
-from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_all_reduce  # noqa: E402
 
 from experiments import vanilla  # noqa: E402
-from mfcnn import training  # noqa: E402
+from mfcnn import borrowed, training  # noqa: E402
 from mfcnn.training import reduction  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -275,7 +274,7 @@ def _without_memory(file):
 
 
 def _xla_sum(tensor):
-    return xla_all_reduce(tensor, tf.zeros([0, 0], tf.int32), "Add", "CrossReplica")
+    return borrowed.xla_all_reduce(tensor, tf.zeros([0, 0], tf.int32), "Add", "CrossReplica")
 
 
 def _run_child(python, arguments, timeout):

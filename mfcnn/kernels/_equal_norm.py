@@ -10,6 +10,8 @@ some dozens of nodes, not at n^2 pairs.
 import numpy as np
 import tensorflow as tf
 
+from mfcnn import borrowed
+
 __all__ = ["Interpolation", "applies", "recording"]
 
 _DEGREES = (32, 64, 128)
@@ -19,9 +21,7 @@ _COINCIDENT = 1e-14  # gaps below are those of coincident inputs
 
 def recording():
     """Whether a gradient tape may be recording (TensorFlow has no public way to ask)."""
-    from tensorflow.python.eager import record
-
-    return record.could_possibly_record()
+    return borrowed.could_possibly_record()
 
 
 def applies(q1, q2):

@@ -1,10 +1,10 @@
 """Keras layers: deep stacks as one loop, convolutions on a torus."""
 
-from mfcnn.layers.convolution import PADDINGS
-from mfcnn.layers.deep import DeepConvolution, DeepDense, xla_is_faster
-from mfcnn.layers.memory import StackMemory, choose_checkpoint_levels, stack_memory
-from mfcnn.layers.ntk import NTKConvolution, NTKDense
-from mfcnn.layers.periodic import PeriodicConvolution
+from mfcnn.layers._convolution import PADDINGS
+from mfcnn.layers._deep import DeepConvolution, DeepDense, xla_is_faster
+from mfcnn.layers._memory import StackMemory, choose_checkpoint_levels, stack_memory
+from mfcnn.layers._ntk import NTKConvolution, NTKDense
+from mfcnn.layers._periodic import PeriodicConvolution
 
 __all__ = [
     "PADDINGS",

@@ -6,11 +6,11 @@ network that is twice its size on top of it. Cut along depth and written back in
 part; and a part of some megabytes uses the links between the chips as well as the whole.
 """
 
-import keras
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_dynamic_update_slice
 
-__all__ = ["in_parts", "sum_over_replicas", "take_summed_gradients"]
+from mfcnn import borrowed
+
+__all__ = ["in_parts", "sum_over_replicas"]
 
 _PART_BYTES = 2**25
 
@@ -27,25 +27,6 @@ def sum_over_replicas(strategy):
         groups = [list(range(replicas))]
         return in_parts(lambda x: tf.raw_ops.CrossReplicaSum(input=x, group_assignment=groups))
     return lambda tensors: tf.distribute.get_replica_context().all_reduce("SUM", tensors)
-
-
-def take_summed_gradients(optimizer):
-    """Makes a Keras optimizer take the gradients that it is given for those of all replicas.
-
-    `optimizer.apply` sums over the replicas itself, after it has clipped each replica's part. With
-    gradients that are sums already SGD's steps would be as many times too long as there are
-    replicas; and Keras has no public way to turn it off.
-
-    Raises:
-        RuntimeError: if this Keras has no such sum where it was, and would so go unnoticed.
-    """
-    name = "_all_reduce_sum_gradients"
-    if not hasattr(optimizer, name):
-        raise RuntimeError(
-            f"Keras {keras.__version__} sums gradients over the replicas elsewhere than in "
-            f"{type(optimizer).__name__}.{name}. Keras 3.15 is known to work."
-        )
-    setattr(optimizer, name, list)  # from the pairs of gradient and variable to the same pairs
 
 
 def in_parts(all_reduce, part_bytes=_PART_BYTES):
@@ -71,7 +52,9 @@ def in_parts(all_reduce, part_bytes=_PART_BYTES):
         def reduce_part(start, tensor, length=length):
             zeros = [0] * (tensor.shape.rank - 1)
             part = tf.slice(tensor, tf.stack([start, *zeros]), [length, *tensor.shape[1:]])
-            return xla_dynamic_update_slice(tensor, all_reduce(part), tf.stack([start, *zeros]))
+            return borrowed.xla_dynamic_update_slice(
+                tensor, all_reduce(part), tf.stack([start, *zeros])
+            )
 
         whole = rows // length * length
         _, tensor = tf.while_loop(

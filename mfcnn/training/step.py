@@ -8,8 +8,8 @@ ahead-of-time check in `tpu/`, it is XLA's own.
 import keras
 import tensorflow as tf
 
+from mfcnn import borrowed
 from mfcnn.training.fused import FusedUpdate
-from mfcnn.training.reduction import take_summed_gradients
 
 __all__ = ["LOSSES", "TrainingStep"]
 
@@ -45,7 +45,7 @@ class TrainingStep:
         self._optimizer = optimizer
         self._batch_size = batch_size
         self._fused = FusedUpdate(model, optimizer) if fused else None
-        take_summed_gradients(optimizer)
+        borrowed.take_summed_gradients(optimizer)
         self._compiled = compiled
         self._losses = _cross_entropy() if loss == "cross_entropy" else _squared_error
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn.layers import PeriodicConvolution
-from mfcnn.layers.convolution import FORMS, PADDINGS, convolve
+from mfcnn.layers._convolution import FORMS, PADDINGS, convolve
 
 
 def slow_convolution(x, kernel, padding, stride=1):
@@ -67,8 +67,8 @@ def test_the_periodic_layer_survives_its_configuration():
     assert again.get_config() == layer.get_config()
 
 
-def test_the_periodic_layer_needs_a_known_size():
+def test_the_periodic_layer_with_strides_needs_a_known_size():
     with pytest.raises(ValueError, match="known height and width"):
-        PeriodicConvolution(4, 3)(keras.Input((None, 8, 1)))
+        PeriodicConvolution(4, 3, 2)(keras.Input((None, 8, 1)))
     shape = PeriodicConvolution(4, 3, 2).compute_output_shape((None, None, 7, 1))
     assert shape == (None, None, 4, 4)

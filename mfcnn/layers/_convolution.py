@@ -7,42 +7,71 @@ with the flipped kernel, which costs what the forward pass costs, in either form
     "matmul"   one matrix product of the k x k neighbourhoods (im2col) and the kernel
 """
 
+from typing import Any
+
 import tensorflow as tf
 
-__all__ = ["FORMS", "PADDINGS", "convolve", "pad", "same_padding"]
+from mfcnn import arguments
+
+__all__ = ["FORMS", "PADDINGS", "convolve", "pad", "padding_name", "same_padding"]
 
 FORMS = ("library", "matmul")
 PADDINGS = ("circular", "same")
 
+Pads = tuple[tuple[int, int], ...]
 
-def same_padding(size, window, stride=1):
+
+def padding_name(padding: Any) -> str:
+    """One of `PADDINGS`, in any case, as in Keras's own layers."""
+    lower = padding.lower() if isinstance(padding, str) else padding
+    return arguments.choice("padding", lower, PADDINGS)
+
+
+def same_padding(size: int | None, window: int, stride: int = 1) -> tuple[int, int]:
     """Rows added before and after an axis so that the output has ceil(size / stride) of them.
 
-    The split is that of 'SAME' padding: the odd row goes after.
+    The split is that of 'SAME' padding: the odd row goes after. With stride 1 it does not depend
+    on the size.
     """
-    total = max((-(-size // stride) - 1) * stride + window - size, 0)
+    if stride == 1:
+        total = window - 1
+    else:
+        assert size is not None
+        total = max((-(-size // stride) - 1) * stride + window - size, 0)
     return total // 2, total - total // 2
 
 
-def pad(x, padding, pads):
+def pad(x: tf.Tensor, padding: str, pads: Pads) -> tf.Tensor:
     """Pads height and width of x [b, h, w, c] by pads ((before, after), (before, after))."""
     if padding == "same":
         return tf.pad(x, [[0, 0], *map(list, pads), [0, 0]])
     for axis, (before, after) in zip((1, 2), pads):
         size = x.shape[axis]
+        if not (before or after):
+            continue
+        if size is None:
+            # Known only as the program runs: a remainder is right for windows of any size.
+            rows = tf.math.floormod(tf.range(-before, tf.shape(x)[axis] + after), tf.shape(x)[axis])
+            x = tf.gather(x, rows, axis=axis)
+            continue
         if max(before, after) > size:
             raise ValueError(
                 "padding='circular' needs a window that wraps around the image at most once. "
                 f"Received: an axis of size {size} to be padded by {(before, after)}."
             )
-        if before or after:
-            x = tf.concat(
-                [_take(x, axis, size - before, before), x, _take(x, axis, 0, after)], axis=axis
-            )
+        x = tf.concat(
+            [_take(x, axis, size - before, before), x, _take(x, axis, 0, after)], axis=axis
+        )
     return x
 
 
-def convolve(x, kernel, padding="circular", form="library", pads=None):
+def convolve(
+    x: tf.Tensor,
+    kernel: tf.Tensor,
+    padding: str = "circular",
+    form: str = "library",
+    pads: Pads | None = None,
+) -> tf.Tensor:
     """Convolution (cross-correlation) of stride 1 that keeps height and width.
 
     y[b, i, j, o] = sum_{u, v, c} x_padded[b, i + u, j + v, c] kernel[u, v, c, o].
@@ -57,26 +86,30 @@ def convolve(x, kernel, padding="circular", form="library", pads=None):
     Returns:
         [b, h, w, c_out].
     """
-    if pads is None:
-        pads = tuple(same_padding(x.shape[axis + 1], kernel.shape[axis]) for axis in (0, 1))
+    around = pads or tuple(same_padding(x.shape[axis + 1], kernel.shape[axis]) for axis in (0, 1))
 
     @tf.custom_gradient
-    def correlate(x, kernel):
-        neighbours = _neighbourhoods(x, kernel.shape, padding, pads) if form == "matmul" else None
+    def correlate(x, kernel):  # type: ignore[no-untyped-def]
+        neighbours = _neighbourhoods(x, kernel.shape, padding, around) if form == "matmul" else None
         if form == "matmul":
             y = tf.matmul(neighbours, tf.reshape(kernel, [-1, kernel.shape[-1]]))
         else:
-            y = tf.nn.conv2d(pad(x, padding, pads), kernel, 1, "VALID")
+            y = tf.nn.conv2d(pad(x, padding, around), kernel, 1, "VALID")
+            if not x.shape[0]:
+                # The fused kernels of a CPU give an empty batch another height and width.
+                y = tf.reshape(y, [*_sizes(x)[:3], kernel.shape[-1]])
 
-        def gradient(d_y):
-            return _convolve_gradient(x, kernel, d_y, padding, form, pads)
+        def gradient(d_y):  # type: ignore[no-untyped-def]
+            return _convolve_gradient(x, kernel, d_y, padding, form, around)
 
         return y, gradient
 
     return correlate(x, kernel)
 
 
-def _convolve_gradient(x, kernel, d_y, padding, form, pads):
+def _convolve_gradient(
+    x: tf.Tensor, kernel: tf.Tensor, d_y: tf.Tensor, padding: str, form: str, pads: Pads
+) -> tuple[tf.Tensor, tf.Tensor]:
     flipped = tf.transpose(tf.reverse(kernel, [0, 1]), [0, 1, 3, 2])
     d_x = convolve(d_y, flipped, padding, form, tuple(p[::-1] for p in pads))
     if form == "matmul":
@@ -95,9 +128,11 @@ def _convolve_gradient(x, kernel, d_y, padding, form, pads):
     return d_x, d_kernel
 
 
-def _neighbourhoods(x, kernel_shape, padding, pads):
+def _neighbourhoods(
+    x: tf.Tensor, kernel_shape: tf.TensorShape, padding: str, pads: Pads
+) -> tf.Tensor:
     """[b, h, w, k * k * c]: for each position its k x k neighbours, in the kernel's order."""
-    _, height, width, _ = x.shape
+    _, height, width, _ = _sizes(x)
     if kernel_shape[0] == kernel_shape[1] == 1:
         return x
     padded = pad(x, padding, pads)
@@ -109,7 +144,13 @@ def _neighbourhoods(x, kernel_shape, padding, pads):
     return tf.concat(rows, axis=-1)
 
 
-def _take(x, axis, start, size):
+def _sizes(x: tf.Tensor) -> list[Any]:
+    """The sizes of the axes: integers where they are known, else scalar tensors."""
+    dynamic = tf.shape(x)
+    return [dynamic[axis] if size is None else size for axis, size in enumerate(x.shape)]
+
+
+def _take(x: tf.Tensor, axis: int, start: int, size: Any) -> tf.Tensor:
     begin, extent = [0] * 4, [-1] * 4
     begin[axis], extent[axis] = start, size
     return tf.slice(x, begin, extent)

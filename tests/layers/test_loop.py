@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mfcnn.layers.convolution import FORMS, PADDINGS, convolve
-from mfcnn.layers.deep_loop import DeepLoop, checkpoint_strides
+from mfcnn.layers._convolution import FORMS, PADDINGS, convolve
+from mfcnn.layers._loop import DeepLoop
+from mfcnn.layers._memory import checkpoint_strides
 
 # Float64 rounding, 2.2e-16, times the about 1e3 additions that enter an entry; far below the
 # 1e-10 that a user of the layer may rely on.
