@@ -12,7 +12,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from experiments import common
-from mfcnn import activations, initializers, layers, meanfield
+from mfcnn import activations, empirical, initializers, layers, meanfield
 
 FLAGS = flags.FLAGS
 
@@ -51,7 +51,7 @@ def measure(kind, activation, variances, q_star, depth, channels, size, draws, s
         draw = np.random.default_rng(number)
         scale = float(np.sqrt((q_star - bias_variance) / weight_variance))
         x = scale * draw.standard_normal((size, size, channels)).astype(np.float32)
-        values.append(meanfield.jacobian_singular_values(model, x))
+        values.append(empirical.jacobian_singular_values(model, x))
     return np.stack(values)
 
 

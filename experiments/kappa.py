@@ -4,7 +4,8 @@
 
 kappa_1(x) and kappa_2(x, x') are the NTK's diagonal and off-diagonal entries per unit of width:
 kappa = sum over layers of (1/L) q^(l-1) p^l, with q the covariance of the activations below layer l
-and p the covariance of the gradients arriving at it. The figure shows inputs of unit norm and
+and p the covariance of the gradients arriving at it
+(`mfcnn.meanfield.mean_field_ntk`). The figure shows inputs of unit norm and
 covariance x . x' in [0, 1], in the ordered phase, on the border and in the chaotic phase.
 """
 
@@ -13,38 +14,26 @@ from absl import app, flags
 
 from experiments import common
 from mfcnn import meanfield
-from mfcnn.activations import dual
 
 FLAGS = flags.FLAGS
 
 
-def kappas(activation, weight_variance, bias_variance, max_depth, correlations):
-    """kappa_1 and kappa_2 of networks of equal widths, at all depths up to the largest.
-
-    The NTK is alpha M kappa with M the width and alpha = depth: gradients of the weights of layer l
-    in standard parameterization give q^(l-1) p^l, and those of the biases are smaller by 1 / M.
-    One more layer multiplies every p by chi and adds its own term, so that one pass serves all.
+def kappas(activation, variances, depths, correlations):
+    """kappa_1 and kappa_2 of networks of equal widths, for inputs of unit norm.
 
     Args:
         activation: a name.
-        weight_variance: sigma_w^2.
-        bias_variance: sigma_b^2.
-        max_depth: largest number of hidden layers.
-        correlations: x . x' of inputs of unit norm, [n].
+        variances: (sigma_w^2, sigma_b^2).
+        depths: numbers of hidden layers, [n].
+        correlations: x . x' of the inputs, [m].
 
     Returns:
-        (kappa_1 [max_depth], kappa_2 [max_depth, n]), from depth 1 on.
+        (kappa_1 [n], kappa_2 [n, m]).
     """
-    signal = np.concatenate([[1.0], correlations])  # covariance of the signals below a layer
-    total, rows = signal, []
-    for depth in range(1, max_depth + 1):
-        k = weight_variance * signal + bias_variance
-        q = np.full_like(k, k[0])
-        signal, slope = (np.asarray(t) for t in dual.dual_maps(activation, q, q, k))
-        total = signal + weight_variance * slope * total
-        rows.append(total / depth)
-    rows = np.array(rows)
-    return rows[:, 0], rows[:, 1:]
+    forms = [
+        meanfield.mean_field_ntk(activation, depth, *variances, correlations) for depth in depths
+    ]
+    return np.array([f.kappa_1 for f in forms]), np.array([f.kappa_2 for f in forms])
 
 
 def main(_):
@@ -64,8 +53,7 @@ def main(_):
     colors = common.plt.get_cmap("viridis")(correlations)
     for column_block, (activation, settings_of) in enumerate(phases.items()):
         for column, (phase, variances) in enumerate(settings_of.items()):
-            results = kappas(activation, *variances, settings["max_depth"], correlations)
-            kappa_1, kappa_2 = (r[depths - 1] for r in results)
+            kappa_1, kappa_2 = kappas(activation, variances, depths, correlations)
             for k, c in enumerate(correlations):
                 top, bottom = axes[column_block, column], axes[2 + column_block, column]
                 top.semilogy(depths, kappa_2[:, k], color=colors[k])

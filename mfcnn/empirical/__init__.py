@@ -1,23 +1,24 @@
 """Networks of finite width: their tangent kernel, its spectrum and its statistics."""
 
-from mfcnn.empirical.generalization import (
-    MeanFieldNTK,
-    mean_field_ntk,
-    trained_output_variance,
-)
 from mfcnn.empirical.initialization import (
     NTKMoments,
     fitted_exponent,
     ntk_moments,
     ntk_samples,
-    relu_critical_ratio,
 )
+from mfcnn.empirical.jacobian import jacobian_singular_values
 from mfcnn.empirical.kernel import METHODS, OUTPUTS, MethodChoice, choose_method, ntk
 from mfcnn.empirical.spectrum import (
     effective_rank,
     feature_effective_rank,
     lambda_max,
     ntk_vector_product,
+)
+from mfcnn.meanfield import (  # theory: here for those who knew it here
+    MeanFieldNTK,
+    mean_field_ntk,
+    relu_critical_ratio,
+    trained_output_variance,
 )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "effective_rank",
     "feature_effective_rank",
     "fitted_exponent",
+    "jacobian_singular_values",
     "lambda_max",
     "mean_field_ntk",
     "ntk",

@@ -17,8 +17,9 @@ import scipy.optimize
 import tensorflow as tf
 
 from mfcnn import activations
+from mfcnn.meanfield import relu_critical_ratio
 
-__all__ = ["NTKMoments", "fitted_exponent", "ntk_moments", "ntk_samples", "relu_critical_ratio"]
+__all__ = ["NTKMoments", "fitted_exponent", "ntk_moments", "ntk_samples"]
 
 PARAMETERIZATIONS = ("standard", "ntk")
 _KERNEL, _BIAS, _READOUT = range(3)
@@ -192,38 +193,6 @@ def normal(seed, layer, kind, shape):
     """Standard normal numbers of one layer: kernel, bias or readout, the networks first."""
     salt = tf.random.experimental.stateless_fold_in(seed, 3 * layer + kind)
     return tf.random.stateless_normal(shape, salt, dtype=tf.float64)
-
-
-def relu_critical_ratio(depth, width, exponent=5.0):
-    """The law of E[Theta^2] / E[Theta]^2 for relu at weight_variance 2 and bias_variance 0.
-
-    Theta is the sum over layers of |delta_l|^2 |a_{l-1}|^2, and each layer multiplies |a|^2 and
-    |delta|^2 by a factor of mean 1 and variance 5 / width; the two factors of one layer have the
-    covariance 1 / width, through the mask they share. So E[T_l T_m] has 5 / width for each layer
-    but the |l - m| between, which have 1 / width:
-
-        ratio = sum_{l, m = 1}^{depth + 1} (1 + 5 / width)^(depth - |l - m|)
-                (1 + 1 / width)^|l - m| / (depth + 1)^2,
-
-    up to relative errors of the order depth / width^2. For large depth / width this is
-    exp(5 depth / width) times a factor that is not exponential, as Hanin and Nica prove.
-
-    Args:
-        depth: number of hidden layers, a scalar or array.
-        width: units of each.
-        exponent: in place of the 5.
-
-    Returns:
-        float64, of depth's shape.
-    """
-    depth = np.asarray(depth)
-    result = np.empty(depth.shape)
-    for index, d in np.ndenumerate(depth):
-        between = np.arange(d + 1)
-        pairs = np.where(between > 0, 2, 1) * (d + 1 - between)
-        terms = (d - between) * np.log1p(exponent / width) + between * np.log1p(1 / width)
-        result[index] = np.sum(pairs * np.exp(terms)) / (d + 1) ** 2
-    return result[()]
 
 
 def fitted_exponent(moments, width, max_depth_over_width=0.3):

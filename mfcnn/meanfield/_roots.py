@@ -1,24 +1,35 @@
 """Roots of many scalar equations at once, each between two points of opposite sign."""
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["bracketed_root"]
 
 
-def bracketed_root(function, low, high, tolerance=4e-16, steps=120):
+def bracketed_root(
+    function: Callable[[np.ndarray], np.ndarray],
+    low: ArrayLike,
+    high: ArrayLike,
+    tolerance: float = 4e-16,
+    steps: int = 120,
+) -> np.ndarray:
     """Solves function(x) = 0 for x [n] by secant steps with bisection as a guard.
 
     Args:
-      function: takes x [n] and returns values [n].
-      low: one end of each bracket, float64 [n].
-      high: the other end, at which the function has the opposite sign (or is zero).
-      tolerance: relative width of the bracket at which an entry is done.
-      steps: the most evaluations; bisection alone needs about 60.
+        function: takes x [n] and returns values [n].
+        low: one end of each bracket, float64 [n].
+        high: the other end, at which the function has the opposite sign (or is zero).
+        tolerance: relative width of the bracket at which an entry is done.
+        steps: the most evaluations; bisection alone needs about 60.
 
     Returns:
-      float64 [n].
+        float64 [n].
     """
     a, b = np.array(low, np.float64), np.array(high, np.float64)
+    if not a.size:
+        return a
     fa, fb = function(a), function(b)
     side = np.zeros(a.shape, int)
     best = np.where(np.abs(fa) < np.abs(fb), a, b)

@@ -1,9 +1,12 @@
 """Moments by interpolation: what makes a grid of fixed points cheap."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from mfcnn import activations, numerics
 
 __all__ = ["MomentTable", "moment_table"]
 
@@ -11,7 +14,7 @@ _DEGREE = 15
 _LOW, _WIDTH, _PIECES = np.log(1e-25), np.log(10.0) / 2, 75  # up to q = 3e12
 _CONVERGED = 1e-13
 _FEW = 150  # points in a piece that cost less one by one than as a table
-_POINTS = np.polynomial.chebyshev.chebpts1(_DEGREE + 1)
+_POINTS = numerics.chebyshev_nodes(_DEGREE + 1)
 
 
 class MomentTable:
@@ -21,13 +24,13 @@ class MomentTable:
     degree 15 on half a decade leaves an error of about (2 pi / 0.58)^-16 < 1e-16.
     """
 
-    def __init__(self, activation):
+    def __init__(self, activation: activations.Activation) -> None:
         """Evaluates the one-point moments at 16 points in each half decade of q."""
         self._activation = activation
         with np.errstate(over="ignore", invalid="ignore"):
             q = _variances(np.arange(_PIECES))
             self._second, self._derivative, self._slope, self._mean = (
-                _coefficients(np.asarray(moment(q)))
+                numerics.chebyshev_coefficients(np.asarray(moment(q)))
                 for moment in (
                     activation.second_moment,
                     activation.derivative_second_moment,
@@ -36,23 +39,23 @@ class MomentTable:
                 )
             )
 
-    def second_moment(self, q):
+    def second_moment(self, q: np.ndarray) -> np.ndarray:
         """E[phi^2] at q [n]."""
         return _interpolate(self._second, q)
 
-    def derivative_second_moment(self, q):
+    def derivative_second_moment(self, q: np.ndarray) -> np.ndarray:
         """E[phi'^2] at q [n]."""
         return _interpolate(self._derivative, q)
 
-    def second_moment_slope(self, q):
+    def second_moment_slope(self, q: np.ndarray) -> np.ndarray:
         """d/dq E[phi^2] at q [n]."""
         return _interpolate(self._slope, q)
 
-    def mean(self, q):
+    def mean(self, q: np.ndarray) -> np.ndarray:
         """E[phi] at q [n]."""
         return _interpolate(self._mean, q)
 
-    def variance_step(self, q):
+    def variance_step(self, q: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(E[phi^2], E[phi'^2]) as tensors for a float64 tensor q of any shape, in a tf loop.
 
         Below and above the table, q < 1e-25 or q > 3e12, phi counts as homogeneous.
@@ -70,7 +73,7 @@ class MomentTable:
             second = tf.where(q < ends[0], second * (q / ends[0]), second)
         return tf.where(q > ends[1], second * (q / ends[1]), second), derivative
 
-    def pair_moments(self, q):
+    def pair_moments(self, q: np.ndarray) -> Any:
         """Two-point moments at q [n], with the methods derivative and secant of (gap)."""
         if q.size < _FEW * np.unique(_place(q)[1]).size:
             return self._activation.pair_moments(q)
@@ -78,7 +81,7 @@ class MomentTable:
 
 
 @functools.lru_cache(maxsize=16)
-def moment_table(activation):
+def moment_table(activation: activations.Activation) -> MomentTable:
     """The table of an `Activation`, built once for each object."""
     return MomentTable(activation)
 
@@ -89,7 +92,9 @@ class _PairTable:
     In the angle they are smooth down to c = 1, also where phi has a kink.
     """
 
-    def __init__(self, activation, q, total):
+    def __init__(
+        self, activation: activations.Activation, q: np.ndarray, total: np.ndarray
+    ) -> None:
         self._total = total
         t, piece = _place(q)
         basis = np.polynomial.chebyshev.chebvander(t, _DEGREE)
@@ -100,66 +105,56 @@ class _PairTable:
             rows = piece == p
             self._series[:, : table.shape[-1], rows] = np.einsum("fkj,nk->fjn", table, basis[rows])
 
-    def _evaluate(self, series, gap):
+    def _evaluate(self, series: np.ndarray, gap: np.ndarray) -> np.ndarray:
         x = 2 * np.arcsin(np.sqrt(0.5 * gap)) * 4 / np.pi - 1
         # At gap = 0 all moments are E[phi'^2]: only the change from there is interpolated.
         return self._total + _clenshaw(series, x) - _clenshaw(series, np.full_like(x, -1.0))
 
-    def derivative(self, gap):
+    def derivative(self, gap: np.ndarray) -> np.ndarray:
         """E[phi'(u) phi'(v)]."""
         return self._evaluate(self._series[0], gap)
 
-    def secant(self, gap):
+    def secant(self, gap: np.ndarray) -> np.ndarray:
         """(E[phi(u)^2] - E[phi(u) phi(v)]) / (q gap)."""
         return self._evaluate(self._series[1], gap)
 
 
-def _angular(activation, piece):
+def _angular(activation: activations.Activation, piece: int) -> np.ndarray:
     """Coefficients [2, 16, order] of the pair's moments in log(q) and the angle, for one piece.
 
     The order resolves tanh to 1e-11 up to q = 5,000, and to 1e-8 at 50,000.
     """
     q = _variances(np.array([piece])).ravel()
     for order in (32, 64, 128, 256):
-        points = np.polynomial.chebyshev.chebpts1(order)
+        points = numerics.chebyshev_nodes(order)
         gap = 2 * np.sin(np.pi / 8 * (points + 1)) ** 2
         pair = activation.pair_moments(np.repeat(q, order))
         gaps = np.tile(gap, q.size)
         values = np.stack([pair.derivative(gaps), pair.secant(gaps)]).reshape(2, q.size, order)
-        table = _coefficients(values.swapaxes(1, 2)).swapaxes(1, 2)  # along log(q)
-        table = _coefficients(table)  # along the angle
+        along_q = numerics.chebyshev_coefficients(values.swapaxes(1, 2)).swapaxes(1, 2)
+        table = numerics.chebyshev_coefficients(along_q)  # and along the angle
         if np.max(np.abs(table[..., -3:])) < _CONVERGED * np.max(np.abs(table)):
             break
     return table
 
 
-def _variances(pieces):
+def _variances(pieces: np.ndarray) -> np.ndarray:
     return np.exp(_LOW + _WIDTH * (pieces[:, None] + 0.5 + 0.5 * _POINTS))
 
 
-def _coefficients(values):
-    """Chebyshev coefficients along the last axis from values at Chebyshev points."""
-    n = values.shape[-1]
-    points = np.polynomial.chebyshev.chebpts1(n)
-    vander = np.polynomial.chebyshev.chebvander(points, n - 1)
-    scale = np.full(n, 2.0 / n)
-    scale[0] = 1.0 / n
-    return values @ (vander * scale)
-
-
-def _place(q):
+def _place(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(position in [-1, 1], piece) of each q."""
     t = (np.log(q) - _LOW) / _WIDTH
     piece = np.clip(np.floor(t).astype(int), 0, _PIECES - 1)
     return 2 * (t - piece) - 1, piece
 
 
-def _interpolate(table, q):
+def _interpolate(table: np.ndarray, q: np.ndarray) -> np.ndarray:
     x, piece = _place(q)
     return _clenshaw(table[piece].T, x)
 
 
-def _clenshaw(coefficients, x):
+def _clenshaw(coefficients: Any, x: Any) -> Any:
     """sum_k coefficients[k] T_k(x), [n], for coefficients [order, n]."""
     b1 = b2 = 0 * x
     for coefficient in coefficients[:0:-1]:

@@ -31,7 +31,9 @@ def test_kappa_is_the_weights_part_of_the_ntk_over_alpha_m():
             if layer:
                 backward = (backward @ weights[layer].T) * masks[layer - 1]
         totals.append(total / (depth * width))
-    kappa_1, kappa_2 = kappa.kappas("relu", weight_variance, bias_variance, depth, np.array([c]))
+    kappa_1, kappa_2 = kappa.kappas(
+        "relu", (weight_variance, bias_variance), [depth], np.array([c])
+    )
     mean = np.mean(totals, axis=0)
     np.testing.assert_allclose(mean[0, 0], kappa_1[-1], rtol=0.1)
     np.testing.assert_allclose(mean[0, 1], kappa_2[-1, 0], rtol=0.1)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import meanfield
-from mfcnn.meanfield.covariance import average
+from mfcnn.meanfield._averaging import average
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_eigenvalues_are_those_of_the_averaging_operator(profile, size):
         covariance = np.zeros((1, *sizes, 1, *sizes))
         place = np.unravel_index(i, sizes)
         covariance[(0, *place, 0, *place)] = 1.0
-        mapped = average(tf.constant(covariance), profile).numpy().reshape(n, n)
+        mapped = average(tf.constant(covariance), profile, copies=2).numpy().reshape(n, n)
         matrix[:, i] = np.diag(mapped)
     expected = np.linalg.eigvals(matrix)
     values = meanfield.mode_eigenvalues(profile, size).ravel()
@@ -64,31 +64,3 @@ def test_depth_scales_are_those_of_chi_c_times_the_eigenvalue():
     np.testing.assert_allclose(scales[0], point.xi_c, rtol=1e-12)
     # A width-3 uniform kernel on 3 positions removes all other modes at once.
     assert np.all(meanfield.mode_depth_scales("erf", 2.25, 0.25, np.full(3, 1 / 3), 3)[1:] < 0.1)
-
-
-@pytest.mark.parametrize(
-    ("profile", "size", "message"),
-    [
-        ([0.5, 0.6], 4, "sum to one.*1.1"),
-        ([1.5, -0.5], 4, "non-negative"),
-        ([0.2, 0.6, 0.2], 2, "smaller than the kernel"),
-        ([[0.5, 0.5]], (3, 3, 3), "size must be an integer or one for each"),
-        (1.0, 4, "dimensions"),
-        ("uniform", 4, "must be an array.*'uniform'"),
-        ([0.2, 0.6, 0.2], "8", "size must be an integer"),
-    ],
-)
-def test_bad_profiles_and_sizes_are_refused(profile, size, message):
-    with pytest.raises(ValueError, match=message):
-        meanfield.mode_eigenvalues(profile, size)
-    with pytest.raises(ValueError, match=message):
-        meanfield.mode_depth_scales("tanh", 1.5, 0.1, profile, size)
-
-
-def test_unknown_profile_names_are_refused():
-    with pytest.raises(ValueError, match="gs0, gs1.*Received: 'gs9'"):
-        meanfield.variance_profile("gs9")
-    with pytest.raises(ValueError, match="kernel_size must be a positive"):
-        meanfield.variance_profile("gs1", 0)
-    with pytest.raises(ValueError, match="kernel_size must be a positive integer"):
-        meanfield.variance_profile("gs1", 2.5)

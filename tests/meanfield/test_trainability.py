@@ -1,7 +1,6 @@
 """The verdict before training."""
 
 import numpy as np
-import pytest
 
 from mfcnn import meanfield
 
@@ -38,19 +37,3 @@ def test_unbounded_networks_have_a_verdict():
     assert verdict.phase == "unbounded" and not verdict.trainable
     assert "without bound" in str(verdict)
     assert meanfield.trainability("relu", 2.0, 0.0, 100).trainable
-
-
-def test_bad_input_is_refused():
-    for arguments, message in (
-        (("tanh", 1.0, 0.1, 0), "depth must be an integer of at least 1.*depth=0"),
-        (("tanh", 1.0, 0.1, 2.5), "depth must be an integer"),
-        (("tanh", 1.0, 0.1, np.inf), "depth must be an integer"),
-        (("tanh", 1.0, 0.1, "5"), "depth must be an integer.*'5'"),
-        (("tanh", -1.0, 0.1, 5), "weight_variance"),
-        (("nothing", 1.0, 0.1, 5), "activation must be one of"),
-        (("tanh", 1.0, 0.1, 5, [0.5, 0.6]), "sum to one"),
-        (("tanh", 1.0, 0.1, 5, "gs7"), "variance profile"),
-        (("tanh", 1.0, 0.1, 5, None, False, 2), "smaller than the kernel"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            meanfield.trainability(*arguments)

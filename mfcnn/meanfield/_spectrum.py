@@ -14,8 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from mfcnn import activations
-from mfcnn.meanfield._arguments import check_depth, check_variance
+from mfcnn import activations, arguments
 from mfcnn.meanfield._roots import bracketed_root
 
 __all__ = ["JacobianMoments", "jacobian_density", "jacobian_moments"]
@@ -54,10 +53,11 @@ def jacobian_moments(activation, weight_variance, depth, q, orthogonal=False):
       ValueError: for a negative variance, depth < 1, or a q of another shape.
     """
     activation = activations.get(activation)
-    depth, q = check_depth(depth), check_variance("q", q)
+    depth, q = arguments.depth(depth), arguments.variances("q", q)
     if q.shape not in ((), (depth,)):
         raise ValueError(f"q must be a number or of shape [{depth}]. Received: shape {q.shape}")
-    weight_variance = check_variance("weight_variance", weight_variance)
+    weight_variance = arguments.variance("weight_variance", weight_variance)
+    orthogonal = arguments.boolean("orthogonal", orthogonal)
     values, inverse = np.unique(np.broadcast_to(q, (depth,)), return_inverse=True)
     first, second = np.array([_derivative_moments(activation, v) for v in values]).T
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
@@ -91,11 +91,12 @@ def jacobian_density(activation, weight_variance, depth, q, points, orthogonal=F
         (linear and orthogonal), which has no density.
     """
     activation = activations.get(activation)
-    depth, points = check_depth(depth), check_variance("points", points, positive=True)
-    weight_variance = check_variance("weight_variance", weight_variance, positive=True)
-    q = check_variance("q", q, positive=True)
+    depth, points = arguments.depth(depth), arguments.variances("points", points, positive=True)
+    weight_variance = arguments.variance("weight_variance", weight_variance, positive=True)
+    q = arguments.variance("q", q, positive=True)
     if points.ndim != 1:
         raise ValueError(f"points must have the shape [m]. Received: shape {points.shape}")
+    orthogonal = arguments.boolean("orthogonal", orthogonal)
     d, weights = activation.derivative_distribution(q)
     d = d**2
     if orthogonal and np.ptp(d[weights > 0]) == 0:

