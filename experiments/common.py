@@ -14,25 +14,29 @@ A binary reads
         common.define_override("grid", "Points in each direction.", lower_bound=2)
 
     if __name__ == "__main__":  # flags are defined here only: a test can import many binaries
-        define_flags()
-        app.run(main)
+        binary.start(define_flags, main)
 """
 
 import csv
 import io
-import json
-import pathlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
 from absl import flags
+from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
 
-from mfcnn import training  # noqa: E402
+from experiments import binary  # noqa: E402
+from mfcnn import files  # noqa: E402
+from mfcnn.run_directory import RunDirectory  # noqa: E402
 
 __all__ = [
+    "csv_of",
     "csv_text",
     "define_flags",
     "define_override",
@@ -57,8 +61,13 @@ _STYLE = {
 plt.rcParams.update(_STYLE)  # legends and ticks are made after the axes, and take it too
 
 
-def define_flags(name):
+_binary = ""
+
+
+def define_flags(name: str) -> None:
     """Defines output_dir, preset and seed, the flags that every binary has."""
+    global _binary
+    _binary = name
     flags.DEFINE_string("output_dir", f"runs/{name}", "Folder for config.json, CSV and PNG files.")
     flags.DEFINE_enum(
         "preset",
@@ -69,20 +78,23 @@ def define_flags(name):
     flags.DEFINE_integer("seed", 0, "Seed of all random numbers.", lower_bound=0)
 
 
-def define_override(name, default_help, kind=flags.DEFINE_integer, **bounds):
+def define_override(
+    name: str, default_help: str, kind: Callable = flags.DEFINE_integer, **bounds: Any
+) -> None:
     """Defines a flag whose default is the preset's value."""
     kind(name, None, help=f"{default_help} Default: the preset's.", **bounds)
 
 
-def settings(quick, paper=None):
+def settings(quick: dict[str, Any], paper: dict[str, Any] | None = None) -> dict[str, Any]:
     """The values of the chosen preset, with the flags that were given in their place.
 
     Args:
-      quick: dict of setting to value for --preset=quick.
-      paper: dict of those that differ for --preset=paper.
+        quick: dict of setting to value for --preset=quick.
+        paper: dict of those that differ for --preset=paper.
 
     Returns:
-      dict with the preset, the seed and all settings; a flag of the same name wins if it is given.
+        dict with the preset, the seed and all settings; a flag of the same name that was given
+        wins.
     """
     values = dict(quick)
     if flags.FLAGS.preset == "paper":
@@ -93,50 +105,62 @@ def settings(quick, paper=None):
     return {"preset": flags.FLAGS.preset, "seed": flags.FLAGS.seed, **values}
 
 
-def prepare_output_dir(configuration):
-    """Makes --output_dir and writes the configuration to config.json there.
+def prepare_output_dir(
+    configuration: Mapping[str, Any], part: tuple[int, int] = (0, 1)
+) -> RunDirectory:
+    """Makes --output_dir, or checks that it is free and of the same configuration, and locks it.
+
+    The configuration is written to config.json with the first result. The directory is given back
+    when the binary's main ends.
+
+    Args:
+        configuration: of the run.
+        part: (index, count) of a shard.
 
     Returns:
-      The directory as a pathlib.Path.
+        The directory; `directory / name` is the path of a file.
     """
-    directory = pathlib.Path(flags.FLAGS.output_dir)
-    directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(configuration, indent=2, sort_keys=True, default=_plain)
-    training.replace_file(directory / "config.json", text + "\n")
-    return directory
+    name = {"binary": _binary}  # two figures may have the same settings
+    directory = RunDirectory(
+        flags.FLAGS.output_dir, {**configuration, **name}, defaults=name, part=part
+    )
+    return binary.keep_open(directory)
 
 
-def _plain(value):
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    return value.item() if isinstance(value, np.generic) else str(value)
+def csv_of(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A list of dicts with the same keys as the text of a CSV file; floats keep all digits.
 
-
-def write_csv(path, rows):
-    """Writes a list of dicts with the same keys, at once; floats keep all their digits."""
+    Raises:
+        ValueError: without rows.
+    """
     rows = list(rows)
     if not rows:
-        raise ValueError(f"No rows to write to {path}.")
+        raise ValueError("No rows to write.")
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: csv_text(value) for key, value in row.items()} for row in rows)
-    training.replace_file(pathlib.Path(path), text.getvalue())
+    return text.getvalue()
 
 
-def csv_text(value):
+def write_csv(path: os.PathLike | str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a list of dicts with the same keys, at once; see `csv_of`."""
+    files.write_atomically(path, csv_of(rows))
+
+
+def csv_text(value: Any) -> str:
     """A value as the text that `write_csv` writes; floats keep all their digits."""
     if isinstance(value, float | np.floating):
         return repr(float(value))
     return "" if value is None else str(value)
 
 
-def subplots(*args, **kwargs):
+def subplots(*args: Any, **kwargs: Any) -> tuple[Figure, Any]:
     """Makes a figure and its axes in the style of the project, as pyplot.subplots."""
     return plt.subplots(*args, layout="constrained", **kwargs)
 
 
-def save_figure(figure, path):
+def save_figure(figure: Figure, path: os.PathLike | str) -> None:
     """Writes a figure as PNG and closes it."""
-    figure.savefig(path)
+    files.write_atomically(path, figure.savefig)
     plt.close(figure)

@@ -8,9 +8,9 @@ for FCN and CNN-F, to (m d + 2) / 2 for CNN-P. A label "12-6" is 12 inputs of 6 
 """
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import common
+from experiments import binary, common
 from experiments.architectures import ARCHITECTURES, inputs, make_kernel
 from mfcnn import kernels, meanfield
 
@@ -147,5 +147,4 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

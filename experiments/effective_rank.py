@@ -8,9 +8,9 @@ examples. It is never formed: its singular values come from the tangent kernel, 
 
 import time
 
-from absl import app, flags
+from absl import flags
 
-from experiments import common, sweep
+from experiments import binary, common, sweep
 from mfcnn import data, empirical, models
 
 FLAGS = flags.FLAGS
@@ -99,5 +99,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

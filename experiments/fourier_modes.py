@@ -19,9 +19,9 @@ the amplitude gives the slopes of the linear regime.
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments import common
+from experiments import binary, common
 from mfcnn import activations, meanfield
 
 FLAGS = flags.FLAGS
@@ -222,5 +222,4 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

@@ -11,10 +11,10 @@ input and g; no weight is kept, so that 2,000 channels fit into memory.
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags, logging
 from scipy import stats
 
-from experiments import common
+from experiments import binary, common
 from mfcnn import activations, meanfield
 
 FLAGS = flags.FLAGS
@@ -194,5 +194,4 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

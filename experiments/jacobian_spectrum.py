@@ -9,9 +9,9 @@ stack, by the exact Jacobian. Theory: free products of D W (section 2.2.1 of the
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments import common
+from experiments import binary, common
 from mfcnn import activations, empirical, initializers, layers, meanfield
 
 FLAGS = flags.FLAGS
@@ -153,5 +153,4 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

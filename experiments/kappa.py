@@ -10,9 +10,9 @@ covariance x . x' in [0, 1], in the ordered phase, on the border and in the chao
 """
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import common
+from experiments import binary, common
 from mfcnn import meanfield
 
 FLAGS = flags.FLAGS
@@ -85,5 +85,4 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

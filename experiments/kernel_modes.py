@@ -7,9 +7,9 @@ Measured: from the mean squares of random kernels drawn by `initializers.Convolu
 """
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments import common
+from experiments import binary, common
 from mfcnn import initializers, meanfield
 
 FLAGS = flags.FLAGS
@@ -70,5 +70,4 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

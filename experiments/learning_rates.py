@@ -8,10 +8,10 @@ largest rho at which the training loss fell to its end.
 """
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib import colormaps
 
-from experiments import common, dense_networks, sweep
+from experiments import binary, common, dense_networks, sweep
 from mfcnn import data
 
 FLAGS = flags.FLAGS
@@ -125,5 +125,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

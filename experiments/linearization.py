@@ -8,16 +8,15 @@ training is a point of a sweep and keeps a checkpoint after every epoch; started
 goes on from there. Training curves are in a CSV file for each.
 """
 
-import shutil
 import time
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments import common, sweep
-from mfcnn import data, models
-from mfcnn.training import MetricsFile
+from experiments import binary, common, sweep
+from mfcnn import data, files, models
+from mfcnn.training import Checkpoints, MetricsFile
 
 FLAGS = flags.FLAGS
 
@@ -89,14 +88,15 @@ def train(run, dataset, epochs, learning_rate, schedule, directory):
     Raises:
       FloatingPointError: if the loss is no longer finite.
     """
-    epoch = tf.Variable(0)
-    checkpoint = tf.train.Checkpoint(v=run.variables, velocities=run.velocities, epoch=epoch)
-    manager = tf.train.CheckpointManager(checkpoint, str(directory / "checkpoints"), 1)
-    manager.restore_or_initialize()
+    epoch, window = tf.Variable(0), tf.Variable(0.0)
     file = MetricsFile(
         directory / "training.csv", ("epoch", "loss", "running_accuracy", "test_accuracy")
     )
-    file.keep_until(int(epoch))
+    checkpoints = Checkpoints(
+        directory / "checkpoints", epoch, window, run.variables + run.velocities, file
+    )
+    checkpoints.restore()
+    checkpoints.clean()
     test, steps = dataset.arrays("test"), dataset.steps_per_epoch
     for number in range(int(epoch), epochs):
         sums = tf.zeros([2])
@@ -112,7 +112,7 @@ def train(run, dataset, epochs, learning_rate, schedule, directory):
         epoch.assign(number + 1)
         row = (number + 1, loss, accuracy, test_accuracy)
         file.append(dict(zip(file.fields, row)))
-        manager.save(checkpoint_number=number + 1)
+        checkpoints.save(number + 1)
     return file.rows()
 
 
@@ -238,7 +238,8 @@ def main(_):
         folder.mkdir(parents=True, exist_ok=True)
         run = make(factor)[kind]
         train(run, dataset, epochs[kind], rates[kind], FLAGS.schedule, folder)
-        shutil.copy(folder / "training.csv", directory / f"{architecture}_x{factor:g}_{kind}.csv")
+        curve = directory / f"{architecture}_x{factor:g}_{kind}.csv"
+        files.write_atomically(curve, (folder / "training.csv").read_bytes())
         paper = dict(zip(_KINDS, published.get(factor, (np.nan,) * 2)))
         return [
             {
@@ -295,5 +296,4 @@ def follow(make, factors, dataset, steps, directory):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

@@ -11,10 +11,10 @@ the end, and the least loss.
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from matplotlib.colors import LogNorm
 
-from experiments import common, maps, sweep
+from experiments import binary, common, maps, sweep
 from mfcnn import activations, data, empirical, meanfield
 
 FLAGS = flags.FLAGS
@@ -200,5 +200,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

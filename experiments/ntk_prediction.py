@@ -19,9 +19,9 @@ on accelerators; `--resize=8` costs 256 times less.
 import warnings
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments import common, maps
+from experiments import binary, common, maps
 from mfcnn import data, kernels
 
 FLAGS = flags.FLAGS
@@ -184,5 +184,4 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

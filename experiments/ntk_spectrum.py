@@ -7,9 +7,9 @@ kappa over depth, the law beside each, and the rates fitted to the measured curv
 """
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-from experiments import common
+from experiments import binary, common
 from experiments.architectures import ARCHITECTURES, inputs, make_kernel
 from mfcnn import kernels, meanfield
 
@@ -193,5 +193,4 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

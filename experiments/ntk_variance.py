@@ -8,10 +8,10 @@ the law of Hanin and Nica.
 """
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from matplotlib.colors import LogNorm
 
-from experiments import common
+from experiments import binary, common
 from mfcnn import activations, empirical, meanfield
 
 FLAGS = flags.FLAGS
@@ -165,5 +165,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

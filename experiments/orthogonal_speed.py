@@ -9,9 +9,9 @@ first at the target, and prints after how many steps each gets there.
 
 import math
 
-from absl import app, flags
+from absl import flags
 
-from experiments import common, sweep, vanilla_sweep
+from experiments import binary, common, sweep, vanilla_sweep
 from mfcnn import models
 
 FLAGS = flags.FLAGS
@@ -126,5 +126,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

@@ -11,9 +11,9 @@ of the order 1 / width, the more the smaller kappa_1 / kappa_2 is.
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
-from experiments import common, sweep
+from experiments import binary, common, sweep
 from mfcnn import activations, data, empirical, kernels
 
 FLAGS = flags.FLAGS
@@ -183,5 +183,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

@@ -6,10 +6,10 @@ The colour is q* along the critical line; beside it the map of the depth scale x
 """
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from matplotlib import colors
 
-from experiments import common
+from experiments import binary, common
 from mfcnn import activations, meanfield
 
 FLAGS = flags.FLAGS
@@ -110,5 +110,4 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

@@ -12,13 +12,14 @@ What a point is, the sweep does not know; `vanilla_sweep` and `dense_networks` t
 
 import contextlib
 import csv
+import io
 import shutil
 import time
 
 from absl import flags, logging
 
 from experiments import common
-from mfcnn import training
+from mfcnn import files
 
 __all__ = ["EVAL_BATCH_SIZE", "define_flags", "finite_part", "open_sweep", "run", "short"]
 
@@ -48,10 +49,7 @@ def open_sweep(settings):
       The directory as a pathlib.Path.
     """
     logging.set_verbosity(logging.WARNING)  # the notes of libraries would hide the progress
-    try:
-        return training.open_run(FLAGS.output_dir, settings)
-    except training.ConfigurationError as error:
-        raise SystemExit(f"{FLAGS.output_dir}: {error}") from error
+    return common.prepare_output_dir(settings, (FLAGS.shard_index, FLAGS.shard_count))
 
 
 def run(points, measure, directory, cost=lambda point: 1.0):
@@ -79,7 +77,7 @@ def run(points, measure, directory, cost=lambda point: 1.0):
         start = time.monotonic()
         results = measure(point, folder)
         rows += [point | result for result in results]
-        common.write_csv(path, rows)
+        files.write_checked(path, common.csv_of(rows))
         spent, measured = spent + time.monotonic() - start, measured + cost(point)
         _say(position, len(mine), point, results[-1], spent / measured * (left - measured))
         _clear(folder)
@@ -121,15 +119,20 @@ def _all_rows(points, path, directory):
             return None
         order = {_key(point): i for i, point in enumerate(points)}
         rows.sort(key=lambda row: order[_key({name: row[name] for name in points[0]})])
-        common.write_csv(directory / "metrics.csv", rows)
+        files.write_checked(directory / "metrics.csv", common.csv_of(rows))
     return [{name: _number(value) for name, value in row.items()} for row in rows]
 
 
 def _read(path):
-    if not path.exists():
+    """The rows of a table as text, none where there is no table."""
+    if not files.was_checked(path):
         return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    remedy = "Put it back from a copy, or remove it and its points are measured again."
+    rows = list(csv.DictReader(io.StringIO(files.read_checked(path, remedy), newline="")))
+    whole = all(None not in row and None not in row.values() for row in rows)
+    if not rows or not whole:
+        raise files.DamagedFileError(path, "a row has too few or too many values", remedy)
+    return rows
 
 
 def _key(point):

@@ -8,12 +8,13 @@ it stopped. Writes config.json, metrics.csv, curves.png, tensorboard/, checkpoin
 
 import math
 import os
+import pathlib
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments import vanilla
+from experiments import binary, vanilla
 from experiments.vanilla import configuration, define_flags
-from mfcnn import data, layers, meanfield, models, training
+from mfcnn import data, layers, meanfield, models, run_directory, training
 
 __all__ = ["configuration", "define_flags", "main", "run", "theory"]
 
@@ -73,10 +74,23 @@ def run(config, output_dir):
     if config["logical_cpus"]:
         training.use_logical_cpus(config["logical_cpus"])
     strategy = training.make_strategy(config["strategy"], config["tpu"], config["worker_timeout"])
+    with training.lost_peers(strategy):
+        return _run_on(strategy, config, output_dir, may_differ)
+
+
+def _run_on(strategy, config, output_dir, may_differ):
     is_chief = training.is_chief(strategy)
-    directory = training.open_run(
-        output_dir, config, may_differ, configuration(default=True), is_chief
-    )
+    name = {"binary": "train"}
+    config, defaults = {**config, **name}, {**configuration(default=True), **name}
+    if not is_chief:
+        run_directory.check_configuration(output_dir, config, may_differ, defaults)
+        return _run(config, pathlib.Path(output_dir), strategy)
+    with training.RunDirectory(output_dir, config, may_differ, defaults) as directory:
+        return _run(config, directory.path, strategy)
+
+
+def _run(config, directory, strategy):
+    is_chief = training.is_chief(strategy)
     vanilla.set_precision(config)
     dataset = data.load(
         config["dataset"],
@@ -111,17 +125,10 @@ def run(config, output_dir):
     return trainer.run(config["steps"])
 
 
-def main(argv):
+def main(_):
     """Runs the flags' configuration."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
     logging.set_verbosity(logging.WARNING)  # the notes of libraries would hide the progress
-    try:
-        row = run(configuration(), FLAGS.output_dir)
-    except training.PeerLostError as error:
-        training.leave(f"experiments.train: {error}")
-    except (ValueError, RuntimeError, data.DatasetNotPreparedError, FloatingPointError) as error:
-        raise SystemExit(f"experiments.train: {error}") from error
+    row = run(configuration(), FLAGS.output_dir)
     print(
         f"Step {row['step']:.0f}: test accuracy {row['test_accuracy']:.4f}, test loss "
         f"{row['test_loss']:.4f}. Curves: {os.path.join(FLAGS.output_dir, 'curves.png')}"
@@ -129,5 +136,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

@@ -10,10 +10,10 @@ With SGD or momentum and `--learning_rate=auto` each network has the rate that i
 
 import math
 
-from absl import app, flags
+from absl import flags
 from matplotlib import colormaps
 
-from experiments import common, sweep, vanilla_sweep
+from experiments import binary, common, sweep, vanilla_sweep
 from mfcnn import models
 
 FLAGS = flags.FLAGS
@@ -104,5 +104,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

@@ -8,10 +8,10 @@ log(6 xi_c / depth) with the training accuracy.
 """
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from scipy import stats
 
-from experiments import common, maps, sweep, vanilla_sweep
+from experiments import binary, common, maps, sweep, vanilla_sweep
 from mfcnn import meanfield, models
 
 FLAGS = flags.FLAGS
@@ -154,5 +154,4 @@ def report(rows, activation, bias_variance):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

@@ -9,10 +9,10 @@ figure's lower half, CNNs by their analytic kernels, is `experiments.ntk_predict
 """
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from scipy import stats
 
-from experiments import common, dense_networks, maps, sweep
+from experiments import binary, common, dense_networks, maps, sweep
 from mfcnn import data, kernels
 
 FLAGS = flags.FLAGS
@@ -129,5 +129,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

@@ -10,10 +10,10 @@ operator A_v of each profile; prints how much accuracy each profile loses with d
 import math
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib import colormaps
 
-from experiments import common, sweep, vanilla_sweep
+from experiments import binary, common, sweep, vanilla_sweep
 from mfcnn import meanfield
 
 FLAGS = flags.FLAGS
@@ -109,5 +109,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

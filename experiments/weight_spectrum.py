@@ -8,9 +8,9 @@ Marchenko-Pastur law of a dense Gaussian matrix of the same shape.
 """
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
-from experiments import common
+from experiments import binary, common
 
 FLAGS = flags.FLAGS
 
@@ -135,5 +135,4 @@ def define_flags():
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)

@@ -1,6 +1,10 @@
 """Training: distribution strategies, the loop with its checkpoints, the records of a run."""
 
-from mfcnn.training.failure import EXIT_START_AGAIN, PeerLostError, leave
+from mfcnn.files import DamagedFileError
+from mfcnn.ownership import DirectoryInUseError
+from mfcnn.run_directory import RunDirectory
+from mfcnn.training.checkpoints import Checkpoints
+from mfcnn.training.failure import EXIT_START_AGAIN, PeerLostError, leave, lost_peers
 from mfcnn.training.fused import FusedUpdate
 from mfcnn.training.learning_rate import ntk_learning_rate
 from mfcnn.training.records import (
@@ -11,6 +15,7 @@ from mfcnn.training.records import (
     replace_file,
 )
 from mfcnn.training.step import LOSSES, TrainingStep
+from mfcnn.training.stopping import StoppedError
 from mfcnn.training.strategy import STRATEGIES, is_chief, make_strategy, use_logical_cpus
 from mfcnn.training.trainer import Trainer
 
@@ -18,14 +23,20 @@ __all__ = [
     "EXIT_START_AGAIN",
     "LOSSES",
     "STRATEGIES",
+    "Checkpoints",
     "ConfigurationError",
+    "DamagedFileError",
+    "DirectoryInUseError",
     "FusedUpdate",
     "MetricsFile",
     "PeerLostError",
+    "RunDirectory",
+    "StoppedError",
     "Trainer",
     "TrainingStep",
     "is_chief",
     "leave",
+    "lost_peers",
     "make_strategy",
     "ntk_learning_rate",
     "open_run",

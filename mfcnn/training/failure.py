@@ -9,13 +9,32 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from typing import NoReturn
 
 import tensorflow as tf
 
-__all__ = ["EXIT_START_AGAIN", "PeerLostError", "leave", "lost_peers", "time_limit"]
+__all__ = [
+    "EXIT_START_AGAIN",
+    "LOST_PEER_ERRORS",
+    "PeerLostError",
+    "leave",
+    "lost_peers",
+    "time_limit",
+]
 
 # EX_TEMPFAIL of sysexits.h: the same command, started again, goes on from the last checkpoint.
 EXIT_START_AGAIN = 75
+
+# By which TensorFlow reports the end of another host.
+LOST_PEER_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+)
 
 _GRACE = 2.0  # seconds between the two ends of a wait
 
@@ -25,7 +44,7 @@ class PeerLostError(RuntimeError):
 
 
 @contextlib.contextmanager
-def time_limit(seconds, message):
+def time_limit(seconds: float | None, message: str) -> Iterator[None]:
     """Ends the whole process if the block takes longer; for the main thread.
 
     With status EXIT_START_AGAIN, or, where the block waits in native code that lets no Python run,
@@ -54,7 +73,7 @@ def time_limit(seconds, message):
 
 
 @contextlib.contextmanager
-def lost_peers(strategy):
+def lost_peers(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Turns the errors by which TensorFlow reports the end of another host into PeerLostError.
 
     That is another worker of a multi-worker strategy, or a host of a TPU, as when it is preempted.
@@ -65,14 +84,7 @@ def lost_peers(strategy):
         return
     try:
         yield
-    except (
-        tf.errors.UnavailableError,
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-        tf.errors.DeadlineExceededError,
-        tf.errors.FailedPreconditionError,
-        tf.errors.InternalError,
-    ) as error:
+    except LOST_PEER_ERRORS as error:
         reason, _, _ = error.message.partition("\n")
         raise PeerLostError(
             f"Another host left or does not answer ({type(error).__name__}: {reason}). Start all "
@@ -80,7 +92,7 @@ def lost_peers(strategy):
         ) from error
 
 
-def leave(message):
+def leave(message: str) -> NoReturn:
     """Ends the process with EXIT_START_AGAIN at once: TensorFlow's own end waits for the others."""
     sys.stderr.write(message + "\n")
     sys.stderr.flush()

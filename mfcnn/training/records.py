@@ -1,20 +1,32 @@
 """What a run leaves on disk: its configuration, its metrics, its curves."""
 
 import csv
+import io
 import json
 import os
 import pathlib
-import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mfcnn import files
+from mfcnn.run_directory import ConfigurationError, check_configuration
 
 __all__ = ["ConfigurationError", "MetricsFile", "open_run", "plot_curves", "replace_file"]
 
-
-class ConfigurationError(ValueError):
-    """The output directory belongs to a run with another configuration."""
+_REMEDY = "Remove it: the rows come back from the checkpoints, or by training again."
 
 
-def open_run(output_dir, config, may_differ=(), defaults=None, write=True):
+def open_run(
+    output_dir: os.PathLike | str,
+    config: Mapping[str, Any],
+    may_differ: Iterable[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    write: bool = True,
+) -> pathlib.Path:
     """Makes the directory of a run, or checks that it is that of the same run.
+
+    `mfcnn.run_directory.RunDirectory` does the same, locks the directory, and writes the
+    configuration with the first result only.
 
     Args:
         output_dir: the directory.
@@ -24,67 +36,96 @@ def open_run(output_dir, config, may_differ=(), defaults=None, write=True):
         write: whether config.json is written; by one worker of a run only.
 
     Returns:
-        The directory as a `pathlib.Path`.
+        The directory.
 
     Raises:
         ConfigurationError: if the directory holds another configuration; the message names each
             differing entry with both values.
+        DamagedFileError: if its configuration cannot be read.
     """
     directory = pathlib.Path(output_dir)
+    check_configuration(directory, config, may_differ, defaults)
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "config.json"
-    if path.exists():
-        old = {**(defaults or {}), **json.loads(path.read_text())}
-        names = sorted((set(old) | set(config)) - set(may_differ))
-        differing = [name for name in names if old.get(name) != config.get(name)]
-        if differing:
-            changes = ", ".join(
-                f"{n}: {old.get(n)!r} there, {config.get(n)!r} now" for n in differing
-            )
-            raise ConfigurationError(
-                f"{directory} holds a run with another configuration ({changes}). "
-                "Give another output_dir, or the same flags to go on with that run."
-            )
     if write:
-        replace_file(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        files.write_atomically(directory / "config.json", text)
     return directory
 
 
 class MetricsFile:
-    """A CSV file of metrics, one row a step, that a continued run takes up again."""
+    """A CSV file of metrics, one row a step, that a continued run takes up again.
 
-    def __init__(self, path, fields):
-        """Opens or makes the file; `fields` are the columns, the first of them the step."""
+    Args:
+        path: of the file.
+        fields: the columns, the first of them the step.
+    """
+
+    def __init__(self, path: os.PathLike | str, fields: Sequence[str]) -> None:
         self.path = pathlib.Path(path)
         self.fields = tuple(fields)
 
-    def rows(self):
-        """The rows as a list of dicts of numbers."""
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    def rows(self) -> list[dict[str, float]]:
+        """The rows as numbers.
 
-    def keep_until(self, step):
-        """Drops the rows after a step: those of work that was lost and will be done again."""
-        kept = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                # A row that a kill cut short has no last field.
-                complete = (row for row in csv.DictReader(file) if row[self.fields[-1]])
-                kept = [row for row in complete if int(row[self.fields[0]]) <= step]
+        Raises:
+            DamagedFileError: if the file holds anything else.
+        """
+        return [{k: float(v) for k, v in row.items()} for row in self._records()]
+
+    def text(self) -> str:
+        """The file as it is on the disk, or its first line where there is none."""
+        return self.path.read_text() if self.path.exists() else ",".join(self.fields) + "\n"
+
+    def write(self, text: str) -> None:
+        """Replaces the file, if it differs."""
+        if not self.path.exists() or self.path.read_bytes() != text.encode():
+            files.write_atomically(self.path, text)
+
+    def keep_until(self, step: int) -> None:
+        """Drops the rows after a step: those of work that was lost and will be done again.
+
+        Raises:
+            DamagedFileError: if rows are to be kept and the file is damaged.
+        """
+        kept = [r for r in (self._records() if step else []) if int(r[self.fields[0]]) <= step]
         lines = [",".join(self.fields)] + [",".join(r[f] for f in self.fields) for r in kept]
-        replace_file(self.path, "\n".join(lines) + "\n")
+        self.write("\n".join(lines) + "\n")
 
-    def append(self, row):
+    def append(self, row: Mapping[str, float]) -> None:
         """Adds a row and brings it to the disk."""
+        files.about_to_write(self.path)
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow([_text(row[f]) for f in self.fields])
+        is_new = not self.path.exists()
         with self.path.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow([_text(row[f]) for f in self.fields])
+            if is_new:
+                file.write(",".join(self.fields) + "\n")
+            file.write(line.getvalue())
             file.flush()
             os.fsync(file.fileno())
 
+    def _records(self) -> list[dict[str, str]]:
+        """The rows as they stand there; one that a kill cut short, at the end, does not count."""
+        if not self.path.exists():
+            return []
+        try:
+            text = self.path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise files.DamagedFileError(self.path, "it is not text", _REMEDY) from error
+        whole, _, _ = text.rpartition("\n")
+        lines = list(csv.reader(io.StringIO(whole)))
+        if not lines or tuple(lines[0]) != self.fields:
+            problem = f"its first line is not {','.join(self.fields)}"
+            raise files.DamagedFileError(self.path, problem, _REMEDY)
+        for number, line in enumerate(lines[1:], 2):
+            if len(line) != len(self.fields) or not all(map(_is_number, line)):
+                raise files.DamagedFileError(self.path, f"line {number} is no row", _REMEDY)
+        return [dict(zip(self.fields, line)) for line in lines[1:]]
 
-def plot_curves(rows, path, title=""):
+
+def plot_curves(
+    rows: Sequence[Mapping[str, float]], path: os.PathLike | str, title: str = ""
+) -> None:
     """Draws training and test accuracy and loss over steps from rows of metrics."""
     from matplotlib.figure import Figure
 
@@ -99,18 +140,21 @@ def plot_curves(rows, path, title=""):
         axes.legend()
     figure.axes[0].set_ylim(0, 1.02)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    files.write_atomically(path, lambda partial: figure.savefig(partial, dpi=120))
 
 
-def _text(value):
+def _text(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else f"{value:.7g}"
 
 
-def replace_file(path, text):
-    """Writes a file of text such that a kill leaves the old one or the new one, never half of it.
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
-    Several processes and hosts may do so at the same time: one of them wins.
-    """
-    temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+
+def replace_file(path: os.PathLike | str, text: str) -> None:
+    """Another name of `mfcnn.files.write_atomically`."""
+    files.write_atomically(path, text)

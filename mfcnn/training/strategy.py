@@ -5,7 +5,9 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from mfcnn.training.failure import time_limit
@@ -108,6 +110,22 @@ def agree(strategy, number):
 
     count, total, squares = moments(tf.constant(number, tf.float64)).numpy()
     return count * squares == total**2
+
+
+def largest_of_workers(strategy: tf.distribute.Strategy) -> Callable[[int], int]:
+    """A function from a number, from 0 to 64, to the largest of all workers.
+
+    Every worker has to call it, and gets the same answer.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return lambda number: number
+
+    @tf.function(autograph=False)
+    def counts(value: tf.Tensor) -> tf.Tensor:
+        each = strategy.run(lambda: tf.one_hot(value, 65))
+        return strategy.reduce("SUM", each, axis=None)
+
+    return lambda number: int(np.flatnonzero(counts(tf.constant(number)).numpy())[-1])
 
 
 def _cluster(text):

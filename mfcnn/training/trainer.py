@@ -1,23 +1,47 @@
 """The training loop: compiled steps on any strategy, checkpoints, metrics, curves."""
 
+import contextlib
 import functools
 import math
+import os
 import pathlib
-import time
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from mfcnn import arguments, files
+from mfcnn.data import ImageData
+from mfcnn.run_directory import RunDirectory
+from mfcnn.training.checkpoints import Checkpoints
 from mfcnn.training.failure import lost_peers
+from mfcnn.training.progress import Progress
 from mfcnn.training.records import ConfigurationError, MetricsFile, plot_curves
 from mfcnn.training.reduction import sum_over_replicas
-from mfcnn.training.step import TrainingStep
-from mfcnn.training.strategy import agree, distribute, is_chief, scope_of
+from mfcnn.training.step import LOSSES, TrainingStep, constant_loss
+from mfcnn.training.stopping import StoppedError, stop_on_signals
+from mfcnn.training.strategy import (
+    agree,
+    distribute,
+    is_chief,
+    largest_of_workers,
+    scope_of,
+)
 
 __all__ = ["Trainer"]
 
 _FIELDS = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+
+# A loss this many times that of a constant prediction is no start from which training comes back.
+_DIVERGED = 1e3
+_REMEDY = (
+    "the learning rate is too large for this network, or its start is deep in the chaotic phase. "
+    "Lower the learning rate, or the weight variance."
+)
 
 
 class Trainer:
@@ -46,49 +70,72 @@ class Trainer:
         loss: "cross_entropy" (softmax) or "squared_error": 1/2 |f - y|^2 with the one-hot label
             less 1 / classes as y, whose gradient flow is the linear one of the NTK.
         artifacts: whether curves.png, tensorboard/ and model.keras are written.
+
+    Raises:
+        ValueError: for an argument out of its range, a batch that the replicas do not divide, or a
+            fused step that is to be compiled or has several replicas.
+        PeerLostError: if another worker or a host of a TPU left while the model was made.
     """
 
     def __init__(
         self,
-        make_model,
-        make_optimizer,
-        dataset,
-        output_dir,
-        strategy=None,
-        jit_compile=False,
-        fused=False,
-        eval_every=100,
-        checkpoint_every=None,
-        steps_per_execution=10,
-        eval_batch_size=None,
-        title="",
-        verbose=True,
-        loss="cross_entropy",
-        artifacts=True,
-    ):
+        make_model: Callable[[], keras.Model],
+        make_optimizer: Callable[[keras.Model], keras.optimizers.Optimizer],
+        dataset: ImageData,
+        output_dir: os.PathLike | str,
+        strategy: tf.distribute.Strategy | None = None,
+        jit_compile: bool = False,
+        fused: bool = False,
+        eval_every: int = 100,
+        checkpoint_every: int | None = None,
+        steps_per_execution: int = 10,
+        eval_batch_size: int | None = None,
+        title: str = "",
+        verbose: bool = True,
+        loss: str = "cross_entropy",
+        artifacts: bool = True,
+    ) -> None:
         self.dataset = dataset
         self.strategy = strategy or tf.distribute.get_strategy()
+        self._is_chief = is_chief(self.strategy)
+        self._largest_of_workers = largest_of_workers(self.strategy)
+        self.eval_every = arguments.integer("eval_every", eval_every, 1)
+        self.checkpoint_every = self.eval_every
+        if checkpoint_every is not None:
+            self.checkpoint_every = arguments.integer("checkpoint_every", checkpoint_every, 1)
+        self.steps_per_execution = arguments.integer("steps_per_execution", steps_per_execution, 1)
+        self.eval_batch_size = dataset.batch_size
+        if eval_batch_size is not None:
+            self.eval_batch_size = arguments.integer("eval_batch_size", eval_batch_size, 1)
+        jit_compile = arguments.boolean("jit_compile", jit_compile)
+        fused = arguments.boolean("fused", fused)
+        self.verbose = arguments.boolean("verbose", verbose) and self._is_chief
+        self.artifacts = arguments.boolean("artifacts", artifacts) and self._is_chief
+        self._loss = arguments.choice("loss", loss, LOSSES)
+        self._check_replicas(jit_compile, fused)
+        with lost_peers(self.strategy):
+            self._build(make_model, make_optimizer, fused, jit_compile)
+        self._open(output_dir, title)
+
+    def _check_replicas(self, jit_compile: bool, fused: bool) -> None:
         replicas = self.strategy.num_replicas_in_sync
         for name, size in (
-            ("batch_size", dataset.batch_size),
-            ("eval_batch_size", eval_batch_size),
+            ("batch_size", self.dataset.batch_size),
+            ("eval_batch_size", self.eval_batch_size),
         ):
-            if size is not None and size % replicas:
+            if size % replicas:
                 raise ValueError(
                     f"{name} must be a multiple of the {replicas} replicas. Received: {size}"
                 )
-        self._is_chief = is_chief(self.strategy)
         if fused and (jit_compile or replicas > 1):
             raise ValueError(
                 "fused=True needs jit_compile=False and one replica. Received: "
                 f"jit_compile={jit_compile}, {replicas} replicas"
             )
-        self.eval_every = eval_every
-        self.checkpoint_every = checkpoint_every or eval_every
-        self.steps_per_execution = steps_per_execution
-        self.eval_batch_size = eval_batch_size or dataset.batch_size
-        self.verbose = verbose and self._is_chief
-        self.artifacts = artifacts and self._is_chief
+
+    def _build(
+        self, make_model: Callable, make_optimizer: Callable, fused: bool, jit_compile: bool
+    ) -> None:
         with scope_of(self.strategy):
             self.model = make_model()
             self.optimizer = make_optimizer(self.model)
@@ -96,8 +143,8 @@ class Trainer:
         self._program = TrainingStep(
             self.model,
             self.optimizer,
-            dataset.batch_size,
-            loss,
+            self.dataset.batch_size,
+            self._loss,
             fused,
             _compiled_part(self.strategy) if jit_compile else "",
         )
@@ -105,21 +152,27 @@ class Trainer:
         # Sums of loss, hits and examples since the last row.
         self.window = tf.Variable(tf.zeros([3], tf.float64), name="window")
         self._variables = self.model.variables + self.optimizer.variables
-        self._open(output_dir, title)
 
-    def _open(self, output_dir, title):
-        self.output_dir = output_dir = pathlib.Path(output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
+    def _open(self, output_dir: os.PathLike | str, title: str) -> None:
+        self.output_dir = pathlib.Path(output_dir)
         self.title = title
-        checkpoint = tf.train.Checkpoint(
-            step=self.step, window=self.window, variables=[v.value for v in self._variables]
+        self.metrics = MetricsFile(self.output_dir / "metrics.csv", _FIELDS)
+        self._checkpoints = Checkpoints(
+            self.output_dir / "checkpoints",
+            self.step,
+            self.window,
+            [v.value for v in self._variables],
+            self.metrics,
         )
-        self._manager = tf.train.CheckpointManager(
-            checkpoint, str(output_dir / "checkpoints"), max_to_keep=2
-        )
-        self.metrics = MetricsFile(output_dir / "metrics.csv", _FIELDS)
+        self._not_finite_at = None
 
-    def restart(self, make_model, make_optimizer, output_dir, title=""):
+    def restart(
+        self,
+        make_model: Callable[[], keras.Model],
+        make_optimizer: Callable[[keras.Model], keras.optimizers.Optimizer],
+        output_dir: os.PathLike | str,
+        title: str = "",
+    ) -> None:
         """Begins another run with the compiled programs of this one.
 
         Only values are taken from the new model and optimizer: weights, slots, learning rate.
@@ -133,7 +186,7 @@ class Trainer:
         Raises:
             ValueError: if model or optimizer differ in what is compiled into the programs.
         """
-        with scope_of(self.strategy):
+        with lost_peers(self.strategy), scope_of(self.strategy):
             model = make_model()
             optimizer = make_optimizer(model)
             optimizer.build(model.trainable_variables)
@@ -152,23 +205,34 @@ class Trainer:
         self.window.assign(tf.zeros([3], tf.float64))
         self._open(output_dir, title)
 
-    def run(self, steps):
+    def run(self, steps: int) -> dict[str, float]:
         """Trains up to `steps` steps in all, from the last checkpoint if there is one.
+
+        SIGTERM and Ctrl-C are noted meanwhile, in the main thread: the state is saved after the
+        call of the compiled program that is at work.
+
+        Args:
+            steps: in all, at least 1.
 
         Returns:
             The last row of metrics.csv as a dict.
 
         Raises:
-            FloatingPointError: if the loss is no longer finite; the row says at which step.
+            FloatingPointError: if loss or weights are no longer finite; the row says at which
+                step, and the checkpoints are of steps before.
+            StoppedError: if a signal came; the same run goes on from its checkpoint.
             PeerLostError: if another worker or a host of a TPU left.
             ConfigurationError: if the workers do not find the same checkpoint.
+            DirectoryInUseError: if another process trains there.
+            DamagedFileError: if no checkpoint of those that are there can be read.
         """
-        with lost_peers(self.strategy):
+        arguments.integer("steps", steps, 1)
+        owned = RunDirectory(self.output_dir) if self._is_chief else contextlib.nullcontext()
+        with lost_peers(self.strategy), owned:
             return self._run(steps)
 
-    def _run(self, steps):
-        if self._manager.restore_or_initialize() and self.verbose:
-            print(f"Going on from step {int(self.step)} ({self._manager.latest_checkpoint}).")
+    def _run(self, steps: int) -> dict[str, float]:
+        found = self._checkpoints.restore()
         start = int(self.step)
         if not agree(self.strategy, start):
             raise ConfigurationError(
@@ -176,52 +240,53 @@ class Trainer:
                 f"output_dir={str(self.output_dir)!r}: it must be storage that all hosts share."
             )
         if self._is_chief:
-            self.metrics.keep_until(start)
+            for name in self._checkpoints.damaged:
+                self._say(f"The checkpoint {name} is damaged; it is kept as damaged-{name}.")
+            self._checkpoints.clean()
+            if found:
+                self._say(f"Going on from step {start} ({found}).")
         if start < steps:
             self._train(start, steps)
-            if self.artifacts:
-                self.model.save(self.output_dir / "model.keras")
+        if self.artifacts and (start < steps or not _is_whole(self.output_dir / "model.keras")):
+            files.write_atomically(self.output_dir / "model.keras", self.model.save)
         agree(self.strategy, steps)  # All wait until the chief has written its files.
         rows = self.metrics.rows()
         if self.artifacts:
             plot_curves(rows, self.output_dir / "curves.png", title=self.title)
         return rows[-1]
 
-    def _train(self, start, steps):
+    def _say(self, words: str) -> None:
+        if self.verbose:
+            print(words, flush=True)
+
+    def _train(self, start: int, steps: int) -> None:
         train_batches = functools.partial(self.dataset.train_batches, start)
         batches = iter(distribute(self.strategy, train_batches))
         writer = tf.summary.create_noop_writer()
         if self.artifacts:
             writer = tf.summary.create_file_writer(str(self.output_dir / "tensorboard"))
-        progress = keras.utils.Progbar(
-            steps, verbose=int(self.verbose), stateful_metrics=("loss", "accuracy", "images/s")
-        )
-        # Compilation, in the first call, is not counted in images/s.
-        step, clock, timed_from = start, None, start
-        while step < steps:
-            stop = min(
-                _next_multiple(step, e)
-                for e in (self.steps_per_execution, self.eval_every, self.checkpoint_every)
-            )
-            stop = min(stop, steps)
-            self.window.assign_add(self._train_steps(batches, tf.constant(stop - step)))
-            step = stop
-            self.step.assign(step)
-            rate = _rate(clock, (step - timed_from) * self.dataset.batch_size)
-            if clock is None:
-                clock, timed_from = time.time(), step
-            loss, accuracy = _means(self.window.numpy())
-            progress.update(
-                step, [("loss", loss), ("accuracy", accuracy), ("images/s", rate)], finalize=False
-            )
-            if step % self.eval_every == 0 or step == steps:
-                self._report(writer, step, rate)
-            if self._is_chief and (step % self.checkpoint_every == 0 or step == steps):
-                self._manager.save(checkpoint_number=step)
-        if self.verbose:
-            print()
+        progress, step = Progress(steps, self.verbose), start
+        with stop_on_signals() as request, contextlib.closing(progress):
+            while step < steps:
+                stop = min(steps, *(_next_multiple(step, every) for every in self._every()))
+                self.window.assign_add(self._train_steps(batches, tf.constant(stop - step)))
+                step = stop
+                self.step.assign(step)
+                progress.update(step, self.dataset.batch_size, *_means(self.window.numpy()))
+                if step % self.eval_every == 0 or step == steps:
+                    self._report(writer, step, progress)
+                stopped = self._largest_of_workers(request.signum)
+                if step % self.checkpoint_every == 0 or step == steps or stopped:
+                    self._save(step)
+                if (stopped or step == steps) and self._not_finite_at is not None:
+                    raise self._not_finite(step)
+                if stopped and step < steps:
+                    raise StoppedError(stopped, step)
 
-    def _report(self, writer, step, rate):
+    def _every(self) -> tuple[int, ...]:
+        return self.steps_per_execution, self.eval_every, self.checkpoint_every
+
+    def _report(self, writer: tf.summary.SummaryWriter, step: int, progress: Progress) -> None:
         train_loss, train_accuracy = _means(self.window.numpy())
         self.window.assign(tf.zeros([3], tf.float64))
         test_loss, test_accuracy = self.evaluate()
@@ -231,24 +296,44 @@ class Trainer:
         with writer.as_default(step):
             for name in _FIELDS[1:]:
                 tf.summary.scalar(name, row[name])
-            tf.summary.scalar("images_per_second", rate)
+            tf.summary.scalar("images_per_second", progress.rate)
         writer.flush()
-        if self.verbose:
-            print(f" - test loss {test_loss:.4f}, test accuracy {test_accuracy:.4f}", flush=True)
-        if not math.isfinite(train_loss):
-            raise FloatingPointError(
-                f"The loss is no longer finite at step {step}: the learning rate is too large for "
-                "this network, or its start is deep in the chaotic phase."
+        progress.report(row)
+        if not math.isfinite(train_loss) or self._not_finite_at is not None:
+            raise self._not_finite(step)
+        chance = constant_loss(self._loss, self.dataset.classes)
+        if self.verbose and train_loss > _DIVERGED * chance:
+            sys.stderr.write(
+                f"The loss {train_loss:.3g} at step {step} is finite, but the training has "
+                f"diverged (a constant prediction has {chance:.3g}): {_REMEDY}\n"
             )
 
-    def evaluate(self):
+    def _not_finite(self, step: int) -> FloatingPointError:
+        seen = self._not_finite_at or step
+        words = f" (seen at step {seen})" if seen != step else ""
+        return FloatingPointError(f"The loss is no longer finite at step {step}{words}: {_REMEDY}")
+
+    def _save(self, step: int) -> None:
+        """Writes a checkpoint, of finite values only: else the next row ends the run."""
+        sums = self.window.numpy()
+        if not (np.all(np.isfinite(sums)) and self._weights_are_finite()):
+            self._not_finite_at = self._not_finite_at or step
+        elif self._is_chief:
+            self._checkpoints.save(step)
+
+    @tf.function(autograph=False)
+    def _weights_are_finite(self) -> tf.Tensor:
+        floats = [v.value for v in self._variables if v.dtype.startswith(("float", "bfloat"))]
+        return tf.reduce_all([_is_finite(v) for v in floats])
+
+    def evaluate(self) -> tuple[float, float]:
         """(loss, accuracy) on the whole test set."""
         test_batches = functools.partial(self.dataset.test_batches, self.eval_batch_size)
         batches = distribute(self.strategy, test_batches)
         return _means(sum(self._test_step(batch).numpy() for batch in batches))
 
     @tf.function(autograph=False)
-    def _train_steps(self, batches, count):
+    def _train_steps(self, batches: Iterator, count: tf.Tensor) -> tf.Tensor:
         all_reduce = sum_over_replicas(self.strategy)
         replica_step = functools.partial(self._program.train, all_reduce=all_reduce)
 
@@ -261,22 +346,22 @@ class Trainer:
         return tf.while_loop(lambda i, _: i < count, body, (0, total))[1]
 
     @tf.function(autograph=False)
-    def _test_step(self, batch):
+    def _test_step(self, batch: tuple) -> tf.Tensor:
         sums = self.strategy.run(self._program.test, args=batch)
         return tf.cast(self.strategy.reduce("SUM", sums, axis=None), tf.float64)
 
 
-def _compiled_part(strategy):
+def _compiled_part(strategy: tf.distribute.Strategy) -> str:
     """What XLA is to compile; on a TPU it compiles all that a strategy runs anyway."""
     if isinstance(strategy, tf.distribute.TPUStrategy):
         return ""
     return "step" if strategy.num_replicas_in_sync == 1 else "gradient"
 
 
-def _compiled_config(part):
+def _compiled_config(part: Any) -> Any:
     """The configuration of a model or optimizer without what only decides values of variables."""
 
-    def strip(config):
+    def strip(config: Any) -> Any:
         if isinstance(config, dict):
             return {
                 key: strip(value)
@@ -288,14 +373,30 @@ def _compiled_config(part):
     return strip(part.get_config())
 
 
-def _means(sums):
+def _means(sums: np.ndarray) -> tuple[float, float]:
     loss, hits, count = np.asarray(sums, np.float64)
     return float(loss / count), float(hits / count)
 
 
-def _rate(clock, images):
-    return images / max(time.time() - clock, 1e-9) if clock else 0.0
+def _is_finite(variable: tf.Variable) -> tf.Tensor:
+    if variable.shape.num_elements() < 2**22:
+        return tf.reduce_all(tf.math.is_finite(variable))
+    # A deep stack layer by layer: no second array of its size.
+    return tf.while_loop(
+        lambda i, fine: fine & (i < variable.shape[0]),
+        lambda i, _: (i + 1, tf.reduce_all(tf.math.is_finite(tf.gather(variable, i)))),
+        (0, True),
+    )[1]
 
 
-def _next_multiple(step, every):
+def _is_whole(path: pathlib.Path) -> bool:
+    """Whether a .keras file is there, and each part of it as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
+        return False
+
+
+def _next_multiple(step: int, every: int) -> int:
     return (step // every + 1) * every

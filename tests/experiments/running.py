@@ -2,6 +2,8 @@
 
 from absl import flags
 
+from experiments import binary
+
 
 def run(module, directory, *arguments):
     """Calls module.define_flags and module.main, and leaves the flags as they were."""
@@ -17,7 +19,8 @@ def run(module, directory, *arguments):
     try:
         module.define_flags()
         defined(["test", f"--output_dir={directory}", *arguments])
-        module.main([])
+        with binary.opened():
+            module.main([])
     finally:
         for name in set(defined) - before:
             delattr(defined, name)

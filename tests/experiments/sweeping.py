@@ -19,15 +19,15 @@ def killed_after(checkpoints):
 
     def opened(self, *arguments):
         original(self, *arguments)
-        save = self._manager.save
+        save = self._checkpoints.save
 
-        def save_and_die(**options):
-            save(**options)
+        def save_and_die(step):
+            save(step)
             count[0] += 1
             if count[0] == checkpoints:
                 raise KilledError
 
-        self._manager.save = save_and_die
+        self._checkpoints.save = save_and_die
 
     Trainer._open = opened
     try:

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from mfcnn.training import STRATEGIES, failure, make_strategy, records, strategy
+from mfcnn.training import STRATEGIES, failure, make_strategy, records, strategy, trainer
 from tests.training import on_replicas
 from tpu import launch
 
@@ -92,8 +92,10 @@ def test_a_worker_killed_in_the_middle_leaves_the_same_result(tmp_path, victim):
     assert launcher.returncode == 0
     assert f"Worker {victim} ended with status -9" in errors
     assert f"Worker {1 - victim} ended with status 75" in errors
-    single, two = (records.MetricsFile(tmp_path / run / "metrics.csv", ["step"]).rows()
-                   for run in ("single", "two"))  # fmt: skip
+    single, two = (
+        records.MetricsFile(tmp_path / run / "metrics.csv", trainer._FIELDS).rows()
+        for run in ("single", "two")
+    )
     assert len(two) == len(single) == 10
     for row, expected in zip(two, single):
         assert row == pytest.approx(expected, rel=1e-4)

@@ -1,0 +1,125 @@
+"""How every binary starts and ends: flags, one line for what went wrong, the exit status.
+
+    if __name__ == "__main__":
+        binary.start(define_flags, main)
+
+Exit status: 0 it is done; 1 a flag, the data or the system forbid it; 75 another host was lost;
+128 + the signal's number if it was stopped (143 SIGTERM, 130 Ctrl-C). After 75, 130 and 143 the
+same command goes on. A traceback is a mistake of ours; `--verbosity=1` shows it for the others too.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+from absl import app, flags
+
+__all__ = ["keep_open", "name", "opened", "start"]
+
+# What ends a program for a reason that its user can do something about; all else is a bug.
+_REASONS = (OSError, ValueError, RuntimeError, ArithmeticError, MemoryError)
+
+_open = contextlib.ExitStack()
+
+
+def start(
+    define_flags: Callable[[], None],
+    main: Callable[[list[str]], Any],
+    arguments: bool = False,
+) -> NoReturn:
+    """Defines and parses the flags, runs main, and ends the process with the right status.
+
+    Args:
+        define_flags: defines the flags of the binary.
+        main: takes the command line's arguments that are not flags, the program's name first.
+        arguments: whether there may be any.
+    """
+    define_flags()
+    for flag in {id(flags.FLAGS[n]): flags.FLAGS[n] for n in flags.FLAGS}.values():
+        if not (flags.FLAGS.find_module_defining_flag(flag.name) or "").startswith("absl"):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # for --help
+    app.run(lambda argv: _run(main, argv, arguments), flags_parser=_parse)
+    raise AssertionError("absl's run ends the process")
+
+
+def keep_open(context: contextlib.AbstractContextManager) -> Any:
+    """Enters a context, as that of a run's directory, that is left when the binary's main ends."""
+    return _open.enter_context(context)
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[None]:
+    """Around a main that is called directly: leaves, at its end, what `keep_open` has entered."""
+    with _open:
+        yield
+
+
+def name() -> str:
+    """The binary's name, as `experiments.train`."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec else os.path.basename(sys.argv[0])
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _refuse(f"{_line(error)} (--help shows all flags)")
+
+
+def _run(main: Callable[[list[str]], Any], argv: list[str], arguments: bool) -> int:
+    if len(argv) > 1 and not arguments:
+        _refuse(f"unknown arguments: {' '.join(argv[1:])} (flags are written as --name=value)")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        with _open:
+            return main(argv) or 0
+    except KeyboardInterrupt as error:
+        signum = getattr(error, "signum", signal.SIGINT)
+        step = getattr(error, "step", None)
+        where = "" if step is None else f" at step {step}"
+        _end(f"stopped{where}; the same command goes on.", 128 + signum)
+    except Exception as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    tensorflow, training = sys.modules.get("tensorflow"), sys.modules.get("mfcnn.training")
+    if training and isinstance(error, training.PeerLostError):
+        training.leave(f"{name()}: {_line(error)}")
+    reasons = (*_REASONS, tensorflow.errors.OpError) if tensorflow else _REASONS
+    if not isinstance(error, reasons) or flags.FLAGS.verbosity >= 1:
+        raise error
+    _refuse(_line(error))
+
+
+def _line(error: Exception) -> str:
+    """An error in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        words = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    elif isinstance(error, MemoryError):
+        words = f"out of memory. {error}"
+    else:
+        words = getattr(error, "message", None) or str(error) or type(error).__name__
+    words = " ".join(words.split())
+    return words if len(words) < 2000 else words[:2000] + " ..."
+
+
+def _refuse(words: str) -> NoReturn:
+    _end(words, 1)
+
+
+def _end(words: str, status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.write(f"{name()}: {words}\n")
+    sys.exit(status)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    error = KeyboardInterrupt()
+    error.signum = signum
+    raise error
