@@ -186,14 +186,12 @@ def test_a_damaged_newest_checkpoint_falls_back_and_the_run_ends_the_same(whole,
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_at_once_and_the_same_run_goes_on(whole, tmp_path, signum, monkeypatch):
-    before = signal.getsignal(signum)
-
+def test_a_signal_saves_at_once_and_the_same_run_goes_on(whole, tmp_path, signum):
     def ended(*arguments):
         raise AssertionError("the signal was carried out")
 
+    before = signal.signal(signum, ended)
     trainer = make_tiny(tmp_path / "run", steps_per_execution=1)
-    monkeypatch.setattr(signal, "getsignal", lambda number: ended)
     original, calls = trainer._train_steps, []
 
     def step(*arguments):
@@ -206,7 +204,6 @@ def test_a_signal_saves_at_once_and_the_same_run_goes_on(whole, tmp_path, signum
     with pytest.raises(StoppedError, match=f"stopped at step 5 by {signum.name}") as stopped:
         trainer.run(8)
     assert (stopped.value.signum, stopped.value.step) == (signum, 5)
-    monkeypatch.undo()
     assert signal.getsignal(signum) is ended
     signal.signal(signum, before)
     assert_recovered(tmp_path / "run", whole)
