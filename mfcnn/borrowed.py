@@ -10,7 +10,12 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+
+# Keras's class of graphs, its operators (`a + b` between its tensors), two layers of its ConvNeXt.
+from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.backend.common import global_state
+from keras.src.models.functional import Functional
+from keras.src.ops import numpy as keras_numpy_operations
 from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_all_reduce, xla_dynamic_update_slice
 
 # The functions that pass forward-mode tangents around an operation and hide it from tapes. The
@@ -24,11 +29,16 @@ from tensorflow.python.eager.record import (
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 __all__ = [
+    "Functional",
     "GraphOrParentsInXlaContext",
+    "LayerScale",
+    "StochasticDepth",
     "compiled_by_xla",
+    "could_possibly_record",
     "could_possibly_record",
     "get_mask",
     "initializer_of",
+    "keras_numpy_operations",
     "layer_being_built",
     "pack_tangents",
     "record_operation_forwardprop_only",

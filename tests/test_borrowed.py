@@ -159,3 +159,23 @@ def test_an_optimizer_asks_the_borrowed_method_for_the_sums_over_replicas():
     optimizer.apply([tf.constant([1.0, 1.0])], [variable])
     assert len(calls) == 1
     np.testing.assert_allclose(variable, [0.0, 1.0])
+
+
+def test_graphs_and_operators_of_keras_have_these_classes():
+    a, b = keras.Input([3]), keras.Input([3])
+    assert isinstance(keras.Model(a, a + b), borrowed.Functional)
+    operators = borrowed.keras_numpy_operations
+    for result, kind in (
+        (a + b, operators.Add),
+        (a - b, operators.Subtract),
+        (a * b, operators.Multiply),
+        (a / 2, operators.TrueDivide),
+        (-a, operators.Negative),
+    ):
+        assert type(result._keras_history.operation) is kind
+
+
+def test_layers_of_convnext_scale_and_drop():
+    x = np.ones([2, 3], "float32")
+    np.testing.assert_allclose(borrowed.LayerScale(0.5, 3)(x), 0.5 * x)
+    np.testing.assert_array_equal(borrowed.StochasticDepth(0.9)(x), x)

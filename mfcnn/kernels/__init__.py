@@ -11,7 +11,9 @@ from mfcnn.kernels._asymptotics import (
 )
 from mfcnn.kernels._base import Kernel
 from mfcnn.kernels._eigenvalues import Spectrum, max_learning_rate, spectrum
-from mfcnn.kernels._keras_models import from_keras
+from mfcnn.kernels._models.model_kernel import from_keras
+from mfcnn.kernels._models.registry import register_layer_rule
+from mfcnn.kernels._models.rules_positions import position_map
 from mfcnn.kernels._networks import convolutional, fully_connected
 from mfcnn.kernels._prediction import (
     Ensemble,
@@ -40,8 +42,10 @@ __all__ = [
     "offdiagonal_decay",
     "offdiagonal_law",
     "ordered_limit",
+    "position_map",
     "posterior",
     "predict",
+    "register_layer_rule",
     "spectrum",
     "spectrum_law",
     "train_mean",

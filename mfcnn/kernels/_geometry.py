@@ -19,7 +19,24 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["Convolution", "FullyConnected", "Flatten", "Pool", "mix"]
+__all__ = ["Convolution", "FullyConnected", "Flatten", "Pool", "mix", "product_terms"]
+
+# From this size of an axis on, a matrix over its pairs of positions costs more than its shifts.
+_SHIFTS_FROM = 40
+
+
+def product_terms(profile: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+    """A variance profile as a sum of products: a list of tuples of one vector per axis."""
+    if profile.ndim == 1:
+        return [(profile,)]
+    rows = profile.reshape(profile.shape[0], -1)
+    left, singular, right = np.linalg.svd(rows, full_matrices=False)
+    keep = np.flatnonzero(singular > 1e-15 * singular[0])
+    return [
+        (left[:, k] * singular[k], *rest)
+        for k in keep
+        for rest in product_terms(right[k].reshape(profile.shape[1:]))
+    ]
 
 
 class Convolution(NamedTuple):
@@ -36,12 +53,8 @@ class Convolution(NamedTuple):
     strides: tuple
 
     def terms(self):
-        """The profile as a sum of products, a list of tuples of one vector per axis."""
-        if self.profile.ndim == 1:
-            return [(self.profile,)]
-        left, singular, right = np.linalg.svd(self.profile)
-        keep = singular > 1e-15 * singular[0]
-        return [(left[:, k] * singular[k], right[k]) for k in range(singular.size) if keep[k]]
+        """See `product_terms`."""
+        return product_terms(self.profile)
 
     def margins(self, axis, size):
         """Positions added before and after an axis; an odd one at the end, as TensorFlow does."""
@@ -67,17 +80,34 @@ class Convolution(NamedTuple):
         return matrices
 
 
-def _apply(x, matrices):
+def _apply(x: tf.Tensor, matrices: list[np.ndarray]) -> tf.Tensor:
     """Applies one matrix to each leading axis of x [n_1, n_2, ..., m], one product if small."""
     if np.prod([m.shape[1] for m in matrices]) <= 128:
         matrices = [functools.reduce(np.kron, matrices)]
     shape = [m.shape[1] for m in matrices]
     x = tf.reshape(x, [*shape, -1])
-    if len(matrices) == 1:
-        return tf.matmul(tf.constant(matrices[0], x.dtype), x)
-    first, second = (tf.constant(m, x.dtype) for m in matrices)
+    first = tf.constant(matrices[0], x.dtype)
     x = tf.matmul(first, tf.reshape(x, [shape[0], -1]))
-    return tf.einsum("ij,njm->nim", second, tf.reshape(x, [first.shape[0], shape[1], -1]))
+    for axis, matrix in enumerate(matrices[1:], 1):
+        done = [m.shape[0] for m in matrices[:axis]]
+        x = tf.reshape(x, [math.prod(done), shape[axis], -1])
+        x = tf.einsum("ij,njm->nim", tf.constant(matrix, x.dtype), x)
+    return x
+
+
+def shifted(x: tf.Tensor, factors: np.ndarray, shifts: np.ndarray, axes: list[int]) -> tf.Tensor:
+    """The sum over taps of x shifted along all of some axes together, in the memory of x."""
+    paddings = [[0, 1] if axis in axes else [0, 0] for axis in range(x.shape.rank)]
+    x = tf.pad(x, paddings)  # what an index beyond the end reads
+    total = 0.0
+    for factor, shift in zip(factors, shifts):
+        if factor:
+            index = np.where(shift.any(axis=1), shift.argmax(axis=1), shift.shape[1])
+            term = x
+            for axis in axes:
+                term = tf.gather(term, index, axis=axis)
+            total = total + factor * term
+    return total
 
 
 def mix(x, convolution, rank, *, pairs):
@@ -98,6 +128,14 @@ def mix(x, convolution, rank, *, pairs):
     copies = 2 if pairs else 1
     sizes = [x.shape[copies * axis] for axis in range(rank)]
     shifts = [convolution.shifts(axis, size) for axis, size in enumerate(sizes)]
+    if pairs and max(sizes, default=0) >= _SHIFTS_FROM:
+        total = 0.0
+        for factors in convolution.terms():
+            term = x
+            for axis in range(rank):
+                term = shifted(term, factors[axis], shifts[axis], [2 * axis, 2 * axis + 1])
+            total = total + term
+        return total
     if pairs:
         shifts = [np.stack([np.kron(m, m) for m in matrices]) for matrices in shifts]
     total = sum(

@@ -5,51 +5,76 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from mfcnn import initializers
-from mfcnn.kernels import _initial_variances
+from mfcnn import initializers, layers
+from mfcnn.kernels._models import weights
+
+L = keras.layers
+
+
+# The weights that layers may have, and the initializers' names where they differ.
+_NAMES = {
+    "_kernel": "kernel_initializer",
+    "kernel": "kernel_initializer",
+    "depthwise_kernel": "depthwise_initializer",
+    "pointwise_kernel": "pointwise_initializer",
+    "_embeddings": "embeddings_initializer",
+    "bias": "bias_initializer",
+    "gamma": "gamma_initializer",
+    "beta": "beta_initializer",
+}
 
 
 def _weights(model):
-    """All (layer, variable, initializer with fresh values at each call) of a model."""
+    """All (layer, variable, initializer with fresh values at each call) that are trained."""
+    seen = set()
+    trained = {id(variable) for variable in model.trainable_variables}
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _weights(layer)
             continue
-        for name in ("kernel", "bias"):
+        for name, initializer_name in _NAMES.items():
             variable = getattr(layer, name, None)
-            if variable is None:
+            if not isinstance(variable, keras.Variable) or id(variable) in seen:
                 continue
-            initializer = getattr(layer, f"{name}_initializer", None)
+            seen.add(id(variable))
+            if isinstance(layer, (L.DepthwiseConv1D, L.DepthwiseConv2D)) and name == "kernel":
+                initializer_name = "depthwise_initializer"
+            initializer = getattr(layer, initializer_name, None)
             if initializer is None:  # NTK parameterization
                 initializer = keras.initializers.RandomNormal(stddev=1.0)
             config = initializer.get_config()
             if "seed" in config:
                 config["seed"] = keras.random.SeedGenerator(np.random.randint(2**31))
-            yield layer, variable, type(initializer).from_config(config)
+            fresh = type(initializer).from_config(config)
+            yield layer, variable, fresh, id(variable) in trained
 
 
-def _deviations(layer, variable):
+def _deviations(layer, variable, initializer, standard):
     """Standard deviation of each entry: the weight is this times a standard normal one."""
-    if not hasattr(layer, "kernel_initializer"):
+    if standard or isinstance(layer, (layers.NTKDense, layers.NTKConvolution)):
         return 1.0
     shape = tuple(variable.shape)[1 if hasattr(layer, "depth") else 0 :]
-    if variable.name != "kernel":
-        return np.sqrt(_initial_variances.bias_variance(layer, layer.bias_initializer, shape[-1]))
-    variance, profile = _initial_variances.weight_variance(layer, layer.kernel_initializer, shape)
-    return np.sqrt(variance * profile / shape[-2])[..., None, None]
+    if len(shape) < 2:
+        return np.sqrt(weights.entry_variance(initializer, shape) or 0.0)
+    variance, profile = weights.kernel_profile(initializer, shape)
+    return np.sqrt(variance * profile)[..., None, None]
 
 
-def kernels_of_draws(model, x, draws):
+def kernels_of_draws(model, x, draws, standard=False):
     """The kernels of independently drawn networks, [draws, 2, n, n]: NNGP and NTK.
 
     The NNGP is the mean product over the output's units, which share no weights; the NTK that of
-    the first unit, by the weights in units of their standard deviation.
+    the first unit, by the trained weights in units of their standard deviation, or as they are.
     """
-    layers, variables, draw = zip(*_weights(model))
-    x = tf.constant(x, tf.float32)
+    owners, variables, draw, trained = zip(*_weights(model))
+    deviations = [
+        _deviations(layer, variable, initializer, standard) if is_trained else 0.0
+        for layer, variable, initializer, is_trained in zip(owners, variables, draw, trained)
+    ]
+    x = tf.nest.map_structure(lambda one: tf.constant(one, tf.float32), x)
 
     def values():
-        for layer, variable, initializer in zip(layers, variables, draw):
+        for layer, variable, initializer in zip(owners, variables, draw):
             shape = tuple(variable.shape)
             if hasattr(layer, "depth"):
                 yield initializers.stack_initializer(initializer, layer.depth, shape[1:])
@@ -57,19 +82,19 @@ def kernels_of_draws(model, x, draws):
                 yield initializer(shape)
 
     def one(_):
-        weights = list(values())
+        drawn = list(values())
         with tf.GradientTape(persistent=True) as tape:
-            tape.watch(weights)
-            with keras.StatelessScope(list(zip(variables, weights))):
+            tape.watch(drawn)
+            with keras.StatelessScope(list(zip(variables, drawn))):
                 y = model(x, training=False)
             outputs = tf.unstack(y[:, 0])
         nngp = tf.matmul(y, y, transpose_b=True) / y.shape[1]
         rows = []
         for output in outputs:
-            gradients = tape.gradient(output, weights)
+            gradients = tape.gradient(output, drawn, unconnected_gradients="zero")
             parts = [
-                tf.reshape(g * tf.constant(_deviations(layer, v), tf.float32), [-1])
-                for g, layer, v in zip(gradients, layers, variables)
+                tf.reshape(tf.convert_to_tensor(g) * tf.constant(deviation, tf.float32), [-1])
+                for g, deviation in zip(gradients, deviations)
             ]
             rows.append(tf.concat(parts, 0))
         rows = tf.stack(rows)

@@ -43,12 +43,21 @@ CONSTRUCTORS = {
             "variance_profile": (None, "delta"),
         },
     ),
-    kernels.from_keras: (VECTORS, {"model": (model(), model("gelu"))}),
+    kernels.from_keras: (
+        VECTORS,
+        {
+            "model": (model(), model("gelu")),
+            "parameterization": ("ntk", "standard"),
+            "sampled": (False, 64),
+            "seed": (0, 0),  # decides only where something is sampled
+        },
+    ),
 }
 EVERY_ARGUMENT = [
     (constructor, name)
     for constructor in CONSTRUCTORS
     for name in inspect.signature(constructor).parameters
+    if name != "seed"
 ]
 
 

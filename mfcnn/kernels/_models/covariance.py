@@ -1,0 +1,240 @@
+"""Covariances of random signals over positions and inputs, and what maps do to them.
+
+A tensor holds E[a(x, p) b(x', p')] of two channels a, b, positions p, p' and inputs x, x', laid out
+as `geometry.mix` wants it: positions first, the two of one axis side by side, inputs last. Where no
+layer asks for pairs of positions, equal ones alone are kept.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from mfcnn.numerics import inverse, safe_sqrt
+
+__all__ = [
+    "Covariance",
+    "Layout",
+    "activate",
+    "add",
+    "as_matrix",
+    "from_data",
+    "from_matrix",
+    "move",
+    "reorder",
+    "variances",
+]
+
+_ROUNDING = 1e-15  # gaps 1 - c below are those of equal signals
+
+
+class Covariance(NamedTuple):
+    """All that is known of two signals a and b, for first inputs x1 and second inputs x2.
+
+    Attributes:
+        self1: E[a(x) b(x)] of each first input with itself, [*positions, n1].
+        self2: the same of the second inputs, [*positions, n2].
+        nngp: E[a(x1) b(x2)], [*positions, n1, n2].
+        ntk: the inner product of their gradients by the weights, likewise.
+    """
+
+    self1: tf.Tensor
+    self2: tf.Tensor
+    nngp: tf.Tensor
+    ntk: tf.Tensor
+
+    def map(self, function: Callable[[tf.Tensor], tf.Tensor]) -> "Covariance":
+        """Applies a linear function to all four."""
+        return Covariance(*map(function, self))
+
+    def scaled(self, factor: float) -> "Covariance":
+        """All four times a number."""
+        return self if factor == 1 else self.map(lambda kernel: factor * kernel)
+
+    def with_gradients(self, ntk: tf.Tensor) -> "Covariance":
+        """With more in the tangent kernel."""
+        return self._replace(ntk=self.ntk + ntk)
+
+
+class Layout(NamedTuple):
+    """How positions are laid out.
+
+    Attributes:
+        rank: number of spatial axes.
+        pairs: whether all pairs of positions are kept, or equal ones only.
+    """
+
+    rank: int
+    pairs: bool
+
+    @property
+    def axes(self) -> int:
+        """The number of axes in front of the inputs."""
+        return self.rank * (2 if self.pairs else 1)
+
+    def sided(self) -> list[int]:
+        """The axes in the order: first positions, second positions."""
+        return [*range(0, self.axes, 2), *range(1, self.axes, 2)]
+
+
+def add(terms: Sequence[Covariance]) -> Covariance:
+    """The sum of covariances."""
+    if len(terms) == 1:
+        return terms[0]
+    return Covariance(*(tf.add_n(list(parts)) for parts in zip(*terms)))
+
+
+def variances(kernel: tf.Tensor, layout: Layout) -> tf.Tensor:
+    """A kernel at equal positions, [*spatial, ...]."""
+    if not layout.pairs or not layout.rank:
+        return kernel
+    letters = "abc"[: layout.rank]
+    return tf.einsum(f"{''.join(c + c for c in letters)}...->{letters}...", kernel)
+
+
+def from_data(
+    first_signal: tuple[tf.Tensor, tf.Tensor],
+    second_signal: tuple[tf.Tensor, tf.Tensor],
+    pairs: bool,
+) -> Covariance:
+    """The mean product over the channels of two signals [n, *spatial, channels] that are data."""
+    (x1, x2), (y1, y2) = first_signal, second_signal
+    rank = x1.shape.rank - 2
+    first = second = "abc"[:rank]
+    if pairs:
+        second = "uvw"[:rank]
+    order = "".join(a + b for a, b in zip(first, second)) if pairs else first
+    channels = x1.shape[-1]
+    self1, self2 = (
+        tf.einsum(f"i{first}z,i{second}z->{order}i", x, y) / channels
+        for x, y in ((x1, y1), (x2, y2))
+    )
+    nngp = tf.einsum(f"i{first}z,j{second}z->{order}ij", x1, y2) / channels
+    return Covariance(self1, self2, nngp, tf.zeros_like(nngp))
+
+
+def move(kernel: tf.Tensor, matrices: Sequence[np.ndarray | None], axes: Sequence[int]):
+    """Applies a matrix [out, in] along each of some axes; None leaves one as it is."""
+    for matrix, axis in zip(matrices, axes):
+        if matrix is not None:
+            moved = tf.tensordot(tf.constant(matrix, kernel.dtype), kernel, [[1], [axis]])
+            order = list(range(1, kernel.shape.rank))
+            order.insert(axis, 0)
+            kernel = tf.transpose(moved, order)
+    return kernel
+
+
+def reorder(
+    kernel: tf.Tensor, layout: Layout, order: Sequence[int], sizes: Sequence[int]
+) -> tf.Tensor:
+    """Permutes the spatial axes, then reads the positions as an image of other sizes."""
+    rest = [int(n) for n in kernel.shape[layout.axes :]]
+    inputs = list(range(layout.axes, kernel.shape.rank))
+    if not layout.pairs:
+        return tf.reshape(tf.transpose(kernel, [*order, *inputs]), [*sizes, *rest])
+    sided = [2 * axis for axis in order] + [2 * axis + 1 for axis in order]
+    kernel = tf.reshape(tf.transpose(kernel, [*sided, *inputs]), [*sizes, *sizes, *rest])
+    rank = len(sizes)
+    interleaved = [axis + side for axis in range(rank) for side in (0, rank)]
+    last = list(range(2 * rank, kernel.shape.rank))
+    return tf.transpose(kernel, [*interleaved, *last])
+
+
+def as_matrix(kernel: tf.Tensor, layout: Layout) -> tf.Tensor:
+    """A kernel over pairs as a matrix [first positions and inputs, second positions and inputs]."""
+    first, second = layout.sided()[: layout.rank], layout.sided()[layout.rank :]
+    one, two = layout.axes, layout.axes + 1
+    sides = math.prod(int(kernel.shape[axis]) for axis in (*first, one))
+    return tf.reshape(tf.transpose(kernel, [*first, one, *second, two]), [sides, -1])
+
+
+def from_matrix(matrix: tf.Tensor, shape: Sequence[int], layout: Layout) -> tf.Tensor:
+    """The kernel of `shape` that `as_matrix` made a matrix of."""
+    order = [*layout.sided()[: layout.rank], layout.axes, *layout.sided()[layout.rank :]]
+    order.append(layout.axes + 1)
+    return tf.transpose(tf.reshape(matrix, [shape[axis] for axis in order]), np.argsort(order))
+
+
+def activate(
+    value: Covariance,
+    variance1: tuple[tf.Tensor, tf.Tensor],
+    variance2: tuple[tf.Tensor, tf.Tensor],
+    layout: Layout,
+    dual: Any,
+    same: tf.Tensor | None,
+) -> Covariance:
+    """One activation of two Gaussian signals a and b.
+
+    Args:
+        value: their covariance.
+        variance1: variances of a and of b at the first inputs, [*spatial, n1].
+        variance2: likewise at the second inputs.
+        layout: of the covariance.
+        dual: the dual maps of the activation.
+        same: where first and second inputs are equal, [n1, n2]; None if a and b are two signals.
+    """
+    (a1, b1), (a2, b2) = variance1, variance2
+    n1, n2 = value.nngp.shape[-2:]
+    if not layout.pairs or not layout.rank:
+        left, right = tf.reshape(a1, [-1, n1, 1]), tf.reshape(b2, [-1, 1, n2])
+        matrix = [tf.reshape(k, [-1, n1, n2]) for k in (value.nngp, value.ntk)]
+        nngp, slope = _maps(dual, matrix[0], left, right, same)
+        shape = value.nngp.shape
+        if same is not None:
+            selves = [dual.moments(q)[0] for q in (a1, a2)]
+        else:
+            selves = [
+                _maps(dual, k, a, b, None)[0]
+                for k, a, b in ((value.self1, a1, b1), (value.self2, a2, b2))
+            ]
+        return Covariance(*selves, tf.reshape(nngp, shape), tf.reshape(slope * matrix[1], shape))
+    places = math.prod(int(value.nngp.shape[axis]) for axis in layout.sided()[: layout.rank])
+    equal = None
+    if same is not None:
+        diagonal = tf.reshape(tf.eye(places, dtype=tf.bool), [places, 1, places, 1])
+        equal = tf.reshape(
+            tf.logical_and(diagonal, same[None, :, None, :]), [places * n1, places * n2]
+        )
+    nngp, slope = _maps(
+        dual,
+        as_matrix(value.nngp, layout),
+        tf.reshape(a1, [-1, 1]),
+        tf.reshape(b2, [1, -1]),
+        equal,
+    )
+    selves = [
+        _own(dual, k, a, b, layout, same is not None)
+        for k, a, b in ((value.self1, a1, b1), (value.self2, a2, b2))
+    ]
+    shape = [int(n) for n in value.nngp.shape]
+    slope = from_matrix(slope, shape, layout)
+    return Covariance(*selves, from_matrix(nngp, shape, layout), slope * value.ntk)
+
+
+def _own(
+    dual: Any, kernel: tf.Tensor, a: tf.Tensor, b: tf.Tensor, layout: Layout, same: bool
+) -> tf.Tensor:
+    """The activated kernel of each input with itself, over pairs of positions."""
+    places = [math.prod(int(n) for n in q.shape[:-1]) for q in (a, b)]
+    order = [layout.axes, *layout.sided()]
+    transposed = tf.transpose(kernel, order)
+    square = tf.reshape(transposed, [-1, *places])
+    a, b = (tf.transpose(tf.reshape(q, [n, -1])) for q, n in zip((a, b), places))
+    equal = np.eye(places[0]) > 0 if same else None
+    square, _ = _maps(dual, square, a[:, :, None], b[:, None, :], equal)
+    return tf.transpose(tf.reshape(square, transposed.shape), np.argsort(order))
+
+
+def _maps(
+    dual: Any, kernel: tf.Tensor, left: tf.Tensor, right: tf.Tensor, same: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """E[phi phi] and E[phi' phi'] of covariances between rows and columns."""
+    root = safe_sqrt(left) * safe_sqrt(right)
+    gap = tf.clip_by_value((root - kernel) * inverse(root), 0, 2)
+    coincide = gap < _ROUNDING if same is None else tf.logical_or(same, gap < _ROUNDING)
+    gap = tf.where(coincide, tf.zeros_like(gap), gap)
+    output_gap, slope = dual.pair(dual.side(left), dual.side(right), gap)
+    scale = safe_sqrt(dual.moments(left)[0]) * safe_sqrt(dual.moments(right)[0])
+    return scale * (1 - output_gap), slope
