@@ -35,7 +35,6 @@ __all__ = [
     "StochasticDepth",
     "compiled_by_xla",
     "could_possibly_record",
-    "could_possibly_record",
     "get_mask",
     "initializer_of",
     "keras_numpy_operations",
