@@ -163,7 +163,7 @@ def test_an_optimizer_asks_the_borrowed_method_for_the_sums_over_replicas():
 
 def test_graphs_and_operators_of_keras_have_these_classes():
     a, b = keras.Input([3]), keras.Input([3])
-    assert isinstance(keras.Model(a, a + b), borrowed.Functional)
+    assert isinstance(keras.Model([a, b], a + b), borrowed.Functional)
     operators = borrowed.keras_numpy_operations
     for result, kind in (
         (a + b, operators.Add),
