@@ -26,6 +26,9 @@ from tensorflow.python.eager.record import (
     record_operation_forwardprop_only,
     stop_recording,
 )
+
+# Which operations have a gradient; a second derivative needs some that TensorFlow lacks.
+from tensorflow.python.framework.ops import _gradient_registry as gradient_registry
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "initializer_of",
     "keras_numpy_operations",
     "layer_being_built",
+    "gradient_registry",
     "pack_tangents",
     "record_operation_forwardprop_only",
     "set_mask",

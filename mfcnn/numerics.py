@@ -4,9 +4,17 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy.linalg
 import tensorflow as tf
 
-__all__ = ["chebyshev_coefficients", "chebyshev_nodes", "equal_parts", "inverse", "safe_sqrt"]
+__all__ = [
+    "chebyshev_coefficients",
+    "chebyshev_nodes",
+    "equal_parts",
+    "inverse",
+    "largest_eigenvalue",
+    "safe_sqrt",
+]
 
 
 def inverse(x: tf.Tensor) -> tf.Tensor:
@@ -52,17 +60,47 @@ def chebyshev_coefficients(values: np.ndarray) -> np.ndarray:
     return values @ transform
 
 
-def power_iteration(
-    product: Callable[[tf.Tensor], tf.Tensor], start: tf.Tensor, iterations: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The largest eigenvalue of a positive operator by power steps, and its vector.
+def largest_eigenvalue(
+    product: Callable[[np.ndarray], np.ndarray],
+    start: np.ndarray,
+    iterations: int,
+    tolerance: float,
+) -> tuple[float, float]:
+    """The largest eigenvalue of a symmetric positive operator by Lanczos steps.
 
-    The norm of the product comes from below; its relative error after t steps is about
-    (lambda_2 / lambda_1)^(2 t).
+    The vectors are kept and orthogonalized twice, so that rounding makes no copies of eigenvalues.
+    The value comes from below.
+
+    Args:
+        product: the operator, from a vector [size] to a vector [size].
+        start: a vector that is not orthogonal to the eigenvector; a random one never is.
+        iterations: the largest number of products.
+        tolerance: stops when the relative error bound is below it.
+
+    Returns:
+        (value, relative bound of its error); (inf, inf) where a product is not finite.
     """
-    vector, size = start / tf.norm(start), tf.zeros([], start.dtype)
-    for _ in range(iterations):
-        vector = product(vector)
-        size = tf.norm(vector)
-        vector = tf.math.divide_no_nan(vector, size)
-    return size, vector
+    start = np.ravel(start).astype(np.float64)
+    basis = [start / np.linalg.norm(start)]
+    diagonal: list[float] = []
+    off: list[float] = []
+    value, bound = 0.0, math.inf
+    for _ in range(min(iterations, start.size)):
+        image = np.ravel(product(basis[-1])).astype(np.float64)
+        if not np.all(np.isfinite(image)):
+            return math.inf, math.inf
+        diagonal.append(float(basis[-1] @ image))
+        known = np.array(basis)
+        for _ in range(2):
+            image = image - known.T @ (known @ image)
+        rest = float(np.linalg.norm(image))
+        values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, off)
+        value = float(values[-1])
+        # |A v - value v|, which no eigenvalue of A is farther from than this.
+        residual = rest * abs(float(vectors[-1, -1]))
+        bound = residual / abs(value) if value else (math.inf if residual else 0.0)
+        if bound <= tolerance:
+            break
+        off.append(rest)
+        basis.append(image / rest)
+    return value, bound

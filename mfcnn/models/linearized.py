@@ -3,7 +3,8 @@
 import keras
 import tensorflow as tf
 
-from mfcnn.empirical import functional
+from mfcnn.empirical import _functional as functional
+from mfcnn.empirical import _inputs
 
 __all__ = ["LinearizedModel", "linearize"]
 
@@ -113,7 +114,7 @@ def linearize(model, name=None):
 
     Source: linearization paper, equations 1 to 3.
     """
-    functional.check_model(model)
+    _inputs.check_model(model)
     config = keras.saving.serialize_keras_object(model)
     copy = keras.saving.deserialize_keras_object(config)
     if not copy.built:

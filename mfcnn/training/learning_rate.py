@@ -1,17 +1,30 @@
 """A learning rate from theory: a fraction of the largest stable one."""
 
+import math
+from typing import Any
+
+import keras
+import numpy as np
 import tensorflow as tf
+
+from mfcnn import arguments, numerics
 
 __all__ = ["ntk_learning_rate"]
 
 
-def ntk_learning_rate(model, images, rho=0.3, iterations=12, seed=0):
+def ntk_learning_rate(
+    model: keras.Model,
+    images: Any,
+    rho: float = 0.3,
+    iterations: int = 12,
+    seed: int = 0,
+) -> tuple[float, float]:
     """The learning rate rho * 2 / lambda_max of the network's own NTK on a batch.
 
     For the mean over n examples of a loss whose second derivative by the logits is at most one
     (1/2 |f - y|^2; softmax cross entropy: at most 1/2), full-batch gradient descent follows
     df/dt = -(J J^T / n) df, so that steps up to 2 / lambda_max(J J^T / n) are stable near the
-    start (NTK paper, section 3.1, where rho = 0.3 trains well). J J^T is never formed: each power
+    start (NTK paper, section 3.1, where rho = 0.3 trains well). J J^T is never formed: each Lanczos
     step is one vector-Jacobian and one Jacobian-vector product. In a strategy's scope every replica
     does the same on the whole batch.
 
@@ -19,8 +32,8 @@ def ntk_learning_rate(model, images, rho=0.3, iterations=12, seed=0):
         model: built `keras.Model` from images to outputs [n, k].
         images: [n, ...].
         rho: fraction of the largest stable rate.
-        iterations: power steps. The Rayleigh quotient comes from below; the relative error after
-            t steps is about (lambda_2 / lambda_1)^(2 t).
+        iterations: the largest number of Lanczos steps; they end where the relative error bound of
+            lambda_max is below 1e-3. The value comes from below.
         seed: of the starting vector.
 
     Returns:
@@ -29,14 +42,33 @@ def ntk_learning_rate(model, images, rho=0.3, iterations=12, seed=0):
     Raises:
         ValueError: if rho is not positive, or lambda_max is zero or not finite: the outputs do not
             depend on the parameters to machine precision, or overflow.
-    """
-    if not rho > 0:
-        raise ValueError(f"rho must be positive. Received: rho={rho!r}")
-    variables = [v.value for v in model.trainable_variables]
-    images = tf.convert_to_tensor(images)
-    strategy = tf.distribute.get_strategy()
 
-    def power_step(vector):
+    Source: NTK paper, section 3.1.
+    """
+    rho = arguments.number("rho", rho, above=0)
+    iterations = arguments.integer("iterations", iterations, 1)
+    start = np.random.default_rng(arguments.integer("seed", seed, 0))
+    images = tf.convert_to_tensor(images)
+    product = _kernel_product(model, images)
+    size = int(np.prod(model.compute_output_shape(images.shape)))
+    lambda_max, _ = numerics.largest_eigenvalue(
+        product, start.standard_normal(size), iterations, 1e-3
+    )
+    if not 0 < lambda_max < math.inf:
+        raise ValueError(
+            f"The NTK's largest eigenvalue is {lambda_max}: the network is too deep in the ordered "
+            "or the chaotic phase for a learning rate to exist."
+        )
+    return 2 * rho / lambda_max, lambda_max
+
+
+def _kernel_product(model: keras.Model, images: tf.Tensor) -> Any:
+    """The function v -> J J^T v / n of flat NumPy vectors."""
+    variables = [v.value for v in model.trainable_variables]
+    strategy = tf.distribute.get_strategy()
+    shape = model.compute_output_shape(images.shape)
+
+    def product(vector: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             outputs = model(images, training=False)
         tangents = tape.gradient(
@@ -44,21 +76,13 @@ def ntk_learning_rate(model, images, rho=0.3, iterations=12, seed=0):
         )
         with tf.autodiff.ForwardAccumulator(variables, tangents) as accumulator:
             outputs = model(images, training=False)
-        product = accumulator.jvp(outputs) / tf.cast(tf.shape(outputs)[0], outputs.dtype)
-        size = tf.norm(product)
-        return tf.math.divide_no_nan(product, size), size
+        return accumulator.jvp(outputs) / tf.cast(tf.shape(outputs)[0], outputs.dtype)
 
     # On a TPU a replica is the only place where a program runs as a whole.
-    run = tf.function(lambda vector: strategy.run(power_step, args=(vector,)), autograph=False)
-    shape = model.compute_output_shape(images.shape)
-    vector = tf.random.stateless_normal(shape, [seed, 0])
-    vector, size = vector / tf.norm(vector), tf.constant(0.0)
-    for _ in range(iterations):
-        vector, size = (strategy.experimental_local_results(x)[0] for x in run(vector))
-    lambda_max = float(size)
-    if not 0 < lambda_max < float("inf"):
-        raise ValueError(
-            f"The NTK's largest eigenvalue is {lambda_max}: the network is too deep in the ordered "
-            "or the chaotic phase for a learning rate to exist."
-        )
-    return 2 * rho / lambda_max, lambda_max
+    run = tf.function(lambda vector: strategy.run(product, args=(vector,)), autograph=False)
+
+    def on_flat(vector: np.ndarray) -> np.ndarray:
+        result = run(tf.constant(vector.reshape(shape), model.compute_dtype))
+        return strategy.experimental_local_results(result)[0].numpy().ravel()
+
+    return on_flat

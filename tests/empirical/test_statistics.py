@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import empirical, kernels, layers
-from mfcnn.empirical import initialization as module
+from mfcnn.empirical import _statistics as module
 
 
 @pytest.mark.parametrize("parameterization", ["standard", "ntk"])
@@ -15,7 +15,7 @@ def test_a_sample_is_the_kernel_of_a_network_with_the_same_weights(parameterizat
     samples = empirical.ntk_samples(
         "tanh", width, 3, *variances, 4, size, parameterization, seed=seed
     )
-    draws = lambda layer, kind, shape: module.normal(  # noqa: E731
+    draws = lambda layer, kind, shape: module._normal(  # noqa: E731
         tf.constant([seed, 0], tf.int32), layer, kind, [4, *shape]
     ).numpy()[which]
     ntk = parameterization == "ntk"

@@ -297,14 +297,12 @@ def test_bad_input_is_refused_by_name():
         empirical.ntk(lambda x: x, x)
     with pytest.raises(ValueError, match="trainable weights"):
         empirical.ntk(keras.Sequential([keras.Input((3,)), keras.layers.ReLU()]), x)
-    with pytest.raises(TypeError, match="x1.dtype=float64"):
-        empirical.ntk(model, x.astype("float64"))
-    with pytest.raises(TypeError, match="x2.dtype=float64"):
-        empirical.ntk(model, x, x.astype("float64"))
+    with pytest.raises(TypeError, match="x1 must be an array of real numbers"):
+        empirical.ntk(model, x.astype("complex64"))
+    with pytest.raises(ValueError, match="x2 must be finite"):
+        empirical.ntk(model, x, x * np.nan)
     with pytest.raises(ValueError, match="x2 must be of the model's input shape"):
         empirical.ntk(model, x, np.ones([2, 4], "float32"))
-    with pytest.raises(ValueError, match="not empty"):
-        empirical.ntk(model, x[:0])
     with pytest.raises(ValueError, match="outputs must be one of"):
         empirical.ntk(model, x, outputs="diagonal")
     with pytest.raises(ValueError, match="method must be"):

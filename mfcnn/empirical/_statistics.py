@@ -10,18 +10,18 @@ c_b = bias_variance in the NTK parameterization. A readout of one output after e
 kernel Theta(x, x) of all depths in one pass, for a batch of networks at once.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.optimize
 import tensorflow as tf
 
-from mfcnn import activations
+from mfcnn import activations, arguments
 from mfcnn.meanfield import relu_critical_ratio
 
 __all__ = ["NTKMoments", "fitted_exponent", "ntk_moments", "ntk_samples"]
 
-PARAMETERIZATIONS = ("standard", "ntk")
+_PARAMETERIZATIONS = ("standard", "ntk")
 _KERNEL, _BIAS, _READOUT = range(3)
 _CHUNK_NUMBERS = 10**7
 
@@ -43,18 +43,55 @@ class NTKMoments(NamedTuple):
     ratio_error: np.ndarray
 
 
-def ntk_moments(*args, **kwargs):
-    """E[Theta(x, x)^2] / E[Theta(x, x)]^2 by depth; the arguments are those of `ntk_samples`.
+def ntk_moments(
+    activation: str | activations.Activation,
+    width: int,
+    depth: int,
+    weight_variance: float,
+    bias_variance: float,
+    initializations: int = 200,
+    input_size: int | None = None,
+    parameterization: str = "standard",
+    seed: int = 0,
+) -> NTKMoments:
+    """E[Theta(x, x)^2] / E[Theta(x, x)]^2 by depth.
+
+    Args:
+        activation: a name or a `mfcnn.activations.Activation`.
+        width: units of each hidden layer.
+        depth: the largest number of hidden layers.
+        weight_variance: sigma_w^2.
+        bias_variance: sigma_b^2.
+        initializations: number of independent networks, at least 2.
+        input_size: number of inputs; by default the width.
+        parameterization: "standard" or "ntk", see `ntk_samples`.
+        seed: of all draws.
 
     Returns:
         `NTKMoments`.
 
+    Raises:
+        ValueError: as `ntk_samples`.
+
+    Example:
+        >>> moments = mfcnn.empirical.ntk_moments("relu", 16, 3, 2.0, 0.0, initializations=50)
+        >>> moments.ratio.shape
+        (3,)
+
     Source: finite-width paper, Figures 1, 2 and 7.
     """
-    samples = ntk_samples(*args, **kwargs)
-    count = samples.shape[1]
-    if count < 2:
-        raise ValueError(f"initializations must be at least 2. Received: {count}")
+    count = arguments.integer("initializations", initializations, 2)
+    samples = ntk_samples(
+        activation,
+        width,
+        depth,
+        weight_variance,
+        bias_variance,
+        count,
+        input_size,
+        parameterization,
+        seed,
+    )
     # Of any scale: the ratio does not depend on it, the squares could overflow.
     scaled = samples / samples.mean(1, keepdims=True)
     total, squares = scaled.sum(1, keepdims=True), (scaled**2).sum(1, keepdims=True)
@@ -65,16 +102,16 @@ def ntk_moments(*args, **kwargs):
 
 
 def ntk_samples(
-    activation,
-    width,
-    depth,
-    weight_variance,
-    bias_variance,
-    initializations=200,
-    input_size=None,
-    parameterization="standard",
-    seed=0,
-):
+    activation: str | activations.Activation,
+    width: int,
+    depth: int,
+    weight_variance: float,
+    bias_variance: float,
+    initializations: int = 200,
+    input_size: int | None = None,
+    parameterization: str = "standard",
+    seed: int = 0,
+) -> np.ndarray:
     """Theta(x, x) of fully connected networks with one output, for an x with |x|^2 = input_size.
 
     Weights are Gaussian with variance weight_variance / fan_in, biases with bias_variance. The
@@ -98,65 +135,57 @@ def ntk_samples(
     Raises:
         ValueError: for sizes below 1, negative variances or an unknown parameterization.
         OverflowError: if a kernel is not finite in float64.
+
+    Source: finite-width paper, section 3.
     """
     phi = activations.get(activation)
-    input_size = width if input_size is None else input_size
-    for name, value in (
-        ("width", width),
-        ("depth", depth),
-        ("initializations", initializations),
-        ("input_size", input_size),
-    ):
-        if int(value) != value or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1. Received: {value!r}")
-    for name, value in (("weight_variance", weight_variance), ("bias_variance", bias_variance)):
-        if not (value >= 0 and np.isfinite(value)):
-            raise ValueError(f"{name} must be finite and not negative. Received: {value!r}")
-    if parameterization not in PARAMETERIZATIONS:
-        raise ValueError(
-            f"parameterization must be one of {PARAMETERIZATIONS}. Received: {parameterization!r}"
-        )
-    ntk = parameterization == "ntk"
-    chunk = min(initializations, max(1, _CHUNK_NUMBERS // max(width * width, width * input_size)))
-    chunks = -(-initializations // chunk)
+    width, depth = arguments.integer("width", width, 1), arguments.depth(depth)
+    count = arguments.integer("initializations", initializations, 1)
+    inputs = width if input_size is None else arguments.integer("input_size", input_size, 1)
+    weight_variance = arguments.variance("weight_variance", weight_variance)
+    bias_variance = arguments.variance("bias_variance", bias_variance)
+    ntk = arguments.choice("parameterization", parameterization, _PARAMETERIZATIONS) == "ntk"
+    seed = arguments.integer("seed", seed, 0)
+    chunk = min(count, max(1, _CHUNK_NUMBERS // max(width * width, width * inputs)))
+    variances = tf.constant([weight_variance, bias_variance], tf.float64)
     parts = [
-        _program(
-            phi,
-            width,
-            depth,
-            chunk,
-            input_size,
-            ntk,
-            tf.constant([weight_variance, bias_variance], tf.float64),
-            tf.constant([seed, index], tf.int32),
-        ).numpy()
-        for index in range(chunks)
+        _program(phi, width, depth, chunk, inputs, ntk, variances, tf.constant([seed, i])).numpy()
+        for i in range(-(-count // chunk))
     ]
-    samples = np.concatenate(parts, axis=1)[:, :initializations]
+    samples = np.concatenate(parts, axis=1)[:, :count]
     if not np.all(np.isfinite(samples)):
         raise OverflowError(
-            f"Theta is not finite in float64 at weight_variance={weight_variance}, depth {depth}"
+            f"Theta is not finite in float64 at weight_variance={weight_variance}, depth={depth}"
         )
     return samples
 
 
-def _chunk_samples(phi, width, depth, count, input_size, ntk, variances, seed):
+def _chunk_samples(
+    phi: activations.Activation,
+    width: int,
+    depth: int,
+    count: int,
+    input_size: int,
+    ntk: bool,
+    variances: tf.Tensor,
+    seed: tf.Tensor,
+) -> tf.Tensor:
     weight_variance, bias_variance = variances[0], variances[1]
 
-    def deviation(fan_in):
+    def deviation(fan_in: int) -> tf.Tensor:
         return tf.sqrt(weight_variance / fan_in)
 
-    def norm(a, fan_in):
+    def norm(a: tf.Tensor, fan_in: int) -> tf.Tensor:
         squares = tf.reduce_sum(a * a, -1)
         if ntk:
             return weight_variance / fan_in * squares + bias_variance
         return squares + 1.0
 
-    def bias(layer):
-        return tf.sqrt(bias_variance) * normal(seed, layer, _BIAS, [count, width])
+    def bias(layer: Any) -> tf.Tensor:
+        return tf.sqrt(bias_variance) * _normal(seed, layer, _BIAS, [count, width])
 
-    def kernel(layer, fan_in):
-        return deviation(fan_in) * normal(seed, layer, _KERNEL, [count, width, fan_in])
+    def kernel(layer: Any, fan_in: int) -> tf.Tensor:
+        return deviation(fan_in) * _normal(seed, layer, _KERNEL, [count, width, fan_in])
 
     identity = tf.eye(width, dtype=tf.float64)
     x = tf.ones([count, input_size], tf.float64)
@@ -164,9 +193,9 @@ def _chunk_samples(phi, width, depth, count, input_size, ntk, variances, seed):
     gram = norm(x, input_size)[:, None, None] * identity
     samples = tf.TensorArray(tf.float64, depth, element_shape=[count])
 
-    def body(layer, h, gram, samples):
+    def body(layer: Any, h: Any, gram: Any, samples: Any) -> tuple:
         a, slope = phi.phi(h), phi.phi_prime(h)
-        readout = deviation(width) * normal(seed, layer, _READOUT, [count, width]) * slope
+        readout = deviation(width) * _normal(seed, layer, _READOUT, [count, width]) * slope
         theta = tf.reduce_sum(readout * tf.linalg.matvec(gram, readout), -1) + norm(a, width)
         samples = samples.write(layer, theta)
         # The layer after the last readout is not needed, and drawing it does no harm.
@@ -189,13 +218,15 @@ def _chunk_samples(phi, width, depth, count, input_size, ntk, variances, seed):
 _program = tf.function(_chunk_samples, autograph=False)
 
 
-def normal(seed, layer, kind, shape):
+def _normal(seed: tf.Tensor, layer: Any, kind: int, shape: list[int]) -> tf.Tensor:
     """Standard normal numbers of one layer: kernel, bias or readout, the networks first."""
     salt = tf.random.experimental.stateless_fold_in(seed, 3 * layer + kind)
     return tf.random.stateless_normal(shape, salt, dtype=tf.float64)
 
 
-def fitted_exponent(moments, width, max_depth_over_width=0.3):
+def fitted_exponent(
+    moments: NTKMoments, width: int, max_depth_over_width: float = 0.3
+) -> tuple[float, float]:
     """The exponent in `relu_critical_ratio` that fits measured ratios, and its standard error.
 
     Args:
@@ -206,14 +237,26 @@ def fitted_exponent(moments, width, max_depth_over_width=0.3):
     Returns:
         (exponent, error): a weighted least-squares fit of the logarithm. The error is that of the
         best single depth, since all depths come from the same networks.
+
+    Raises:
+        ValueError: if no depth is below the bound, or the ratios have no positive finite error.
     """
+    width = arguments.integer("width", width, 1)
+    max_depth_over_width = arguments.number("max_depth_over_width", max_depth_over_width, above=0)
+    if not isinstance(moments, NTKMoments):
+        raise arguments.ArgumentTypeError(
+            f"moments must be an NTKMoments, see ntk_moments. Received: {type(moments).__name__}"
+        )
     keep = moments.depth <= max_depth_over_width * width
     if not np.any(keep):
-        raise ValueError(f"no depth is below {max_depth_over_width} width. Received: {width=}")
+        raise ValueError(
+            f"max_depth_over_width must leave a depth: the first is {moments.depth[0]}, "
+            f"width={width}. Received: max_depth_over_width={max_depth_over_width}"
+        )
     depth, ratio = moments.depth[keep], moments.ratio[keep]
     error = moments.ratio_error[keep] / ratio
 
-    def residual(exponent):
+    def residual(exponent: float) -> np.ndarray:
         return (np.log(relu_critical_ratio(depth, width, exponent)) - np.log(ratio)) / error
 
     fit = scipy.optimize.least_squares(lambda p: residual(p[0]), [5.0])
