@@ -86,6 +86,11 @@ def feature_effective_rank(model: keras.Model, x: Any, **options: Any) -> float:
         TypeError: as `mfcnn.empirical.ntk`.
         ValueError: likewise, and where the features are zero.
 
+    Example:
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+        >>> round(mfcnn.empirical.feature_effective_rank(model, [[1.0], [2.0]]), 3)  # of one column
+        1.0
+
     Source: linearization paper, Figure 5.
     """
     theta = _tangent_kernel.ntk(model, x, outputs="full", **options).numpy()

@@ -136,6 +136,10 @@ def ntk_samples(
         ValueError: for sizes below 1, negative variances or an unknown parameterization.
         OverflowError: if a kernel is not finite in float64.
 
+    Example:
+        >>> mfcnn.empirical.ntk_samples("tanh", 16, 3, 1.5, 0.1, initializations=5).shape
+        (3, 5)
+
     Source: finite-width paper, section 3.
     """
     phi = activations.get(activation)
@@ -239,7 +243,15 @@ def fitted_exponent(
         best single depth, since all depths come from the same networks.
 
     Raises:
-        ValueError: if no depth is below the bound, or the ratios have no positive finite error.
+        ValueError: if no depth is below the bound.
+
+    Example:
+        >>> moments = mfcnn.empirical.ntk_moments("relu", 50, 5, 2.0, 0.0, initializations=100)
+        >>> exponent, error = mfcnn.empirical.fitted_exponent(moments, 50)
+        >>> abs(exponent - 5) < 5 * error
+        True
+
+    Source: finite-width paper, section 3.
     """
     width = arguments.integer("width", width, 1)
     max_depth_over_width = arguments.number("max_depth_over_width", max_depth_over_width, above=0)

@@ -43,6 +43,12 @@ def ntk_learning_rate(
         ValueError: if rho is not positive, or lambda_max is zero or not finite: the outputs do not
             depend on the parameters to machine precision, or overflow.
 
+    Example:
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        >>> rate, largest = mfcnn.training.ntk_learning_rate(model, np.eye(3, dtype="float32"))
+        >>> round(largest, 3)  # of (1 + the all-ones matrix) / 3
+        1.333
+
     Source: NTK paper, section 3.1.
     """
     rho = arguments.number("rho", rho, above=0)

@@ -1,0 +1,358 @@
+"""The sweep of bad inputs: every argument of every public name, with values that are wrong.
+
+    python -m tests.bad_inputs                       all rooms, a table and the faults
+    python -m tests.bad_inputs --rooms=empirical     one room
+
+Each function is called with good samples for all arguments but one, which is wrong: a string for a
+number, NaN, a boolean, a negative variance, an unknown name, an array of another rank ... A call is
+
+    refused    a ValueError or TypeError that names the argument and says what was received,
+    unclear    any other error,
+    accepted   no error at all.
+
+Only the first is in order. The kind of an argument is known by its name (`KINDS`); a new name must
+be entered there, so that no argument is left out.
+"""
+
+import argparse
+import collections
+import functools
+import inspect
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import mfcnn
+from tests import public_face
+
+_NAN = float("nan")
+_INTEGER = (2.5, True, "three", _NAN, -1, [1.5], object())
+_NUMBER = ("one", True, _NAN, 1j, [], object())
+_VARIANCE = (*_NUMBER, -1.0, float("inf"))
+_ARRAY = ("text", _NAN, [[_NAN, 1.0], [1.0, 1.0]], object(), [["a", "b"]])
+
+# What is wrong for an argument of each kind, whatever the function.
+WRONG: dict[str, tuple] = {
+    "integer": _INTEGER,
+    "integer or None": _INTEGER,
+    "size": (2.5, True, "three", _NAN, -1, [1.5], [-1, -1], object()),
+    "number": _NUMBER,
+    "variance": _VARIANCE,
+    "choice": ("nonsense", 3, True, 2.5, object()),
+    "boolean": ("yes", 3, 0.5, _NAN, object()),
+    "model": ("model", 3, True, object()),
+    "activation": ("nonsense", 3, True, 2.5, object()),
+    "matrix": (*_ARRAY, 1.0, [[[1.0]]]),
+    "square": (*_ARRAY, 1.0, [[[1.0]]], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
+    "array": _ARRAY,
+    "inputs": (*_ARRAY, [[1.0 + 1j]], [[[[[[1.0]]]]]]),
+    "profile": ("nonsense", 3, 2.5, True, [[-1.0, 2.0]], [[_NAN]], object()),
+    "initializer": ("nonsense", 3, 2.5, object()),
+    "shape": (2.5, True, "three", _NAN, (0, -1, 2), (2.5, 2, 2), object()),
+    "dtype": ("nonsense", 3.5, object()),
+    "record": ("text", 3, object()),
+    "function": ("text", 3, object()),
+    "path": (3, 2.5, True, object()),
+    "text": (3, 2.5, object()),
+    "skip": (),
+}
+
+KINDS = {
+    "integer": "depth width filters units classes window slots itemsize gradient_copies positions "
+    "layers m layer samples initializations batch_size eval_every steps_per_execution iterations "
+    "count inputs rank layer_parameters activation_size activation_bytes seed draws max_bytes order",
+    "integer or None": "input_size checkpoint_levels checkpoint_every eval_batch_size subset "
+    "test_subset resize tpu_batch",
+    "size": "size kernel_size strides",
+    "number": "diagonal off_diagonal time gain rho tolerance max_depth_over_width budget memory_limit learning_rate timeout "
+    "kappa",
+    "variance": "weight_variance bias_variance input_variance q_star q kappa_1 kappa_2 q_sr ridge "
+    "noise width_factor readout_scale bias_scale input_second_moment input_width_ratio exponent",
+    "choice": "outputs method padding readout initialization parameterization loss kernel form get "
+    "kind",
+    "boolean": "gram jit_compile verify orthogonal use_bias last_only fused verbose artifacts "
+    "download write pool progress",
+    "model": "model block",
+    "activation": "activation",
+    "matrix": "kernel_test_train ntk_test_train nngp_test_train correction_test_train y_train "
+    "matrix",
+    "square": "kernel_train_train ntk_train_train nngp_train_train nngp_test_test kernel_matrix "
+    "kernel_test_test correction_train_train",
+    "array": "points epsilon delta vector covariance nngp ntk f0_train f0_test",
+    "inputs": "x x1 x2 images",
+    "profile": "variance_profile profile",
+    "initializer": "initializer kernel_initializer bias_initializer",
+    "shape": "input_shape shape",
+    "dtype": "dtype",
+    "record": "moments limit point dataset solution",
+    "path": "output_dir path directory",
+    "text": "name title text",
+    "function": "phi phi_prime make_model make_optimizer",
+    # Objects of many forms, whose makers check them.
+    "skip": "sampled call signal layer_class trainable step variables metrics optimizer fields "
+    "config may_differ defaults part file strategy compiled rows",
+}
+_KIND_OF = {name: kind for kind, names in KINDS.items() for name in names.split()}
+# Arguments of one function that mean something else there, or nothing that could be wrong.
+SPECIAL_KINDS = {
+    ("mfcnn.activations.get", "identifier"): "activation",
+    ("mfcnn.activations.keras_identifier", "activation"): "activation",
+    ("mfcnn.meanfield.variance_profile", "name"): "profile",
+    ("mfcnn.models.linearize", "order"): "integer",
+}
+# Names that start processes, end them, or reach for the network.
+LEFT_OUT = (
+    "mfcnn.data.load",
+    "mfcnn.data.load_arrays",
+    "mfcnn.training.leave",
+    "mfcnn.training.lost_peers",
+    "mfcnn.training.make_strategy",
+    "mfcnn.training.use_logical_cpus",
+)
+
+
+class Call(NamedTuple):
+    """One call of the sweep and what came of it."""
+
+    name: str
+    argument: str
+    value: str
+    outcome: str
+    message: str
+
+
+@functools.cache
+def _model() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(3, "tanh"), keras.layers.Dense(2)]
+    )
+
+
+@functools.cache
+def samples() -> dict[str, Any]:
+    """A good value for every argument that needs one, by name."""
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(3, 5))
+    gram, x = root @ root.T + np.eye(3), rng.normal(size=(3, 2))
+    limit = mfcnn.kernels.limits("tanh", 1.5, 0.1)
+    return {
+        "activation": "tanh",
+        "depth": 2,
+        "width": 8,
+        "filters": 4,
+        "units": 4,
+        "classes": 2,
+        "weight_variance": 1.5,
+        "bias_variance": 0.1,
+        "input_variance": 0.7,
+        "q": 0.5,
+        "kernel_size": 3,
+        "variance_profile": None,
+        "profile": np.full([3, 3], 1 / 9),
+        "size": (4, 4),
+        "positions": 4,
+        "layers": 3,
+        "layer": 2,
+        "m": 3,
+        "limit": limit,
+        "epsilon": np.ones([2, 2]),
+        "delta": np.ones([2, 2]),
+        "nngp": gram,
+        "ntk": gram,
+        "covariance": 0.5,
+        "points": np.array([0.5, 1.0]),
+        "q_star": 0.3,
+        "kappa_1": 2.0,
+        "kappa_2": 1.0,
+        "q_sr": 0.2,
+        "samples": 3,
+        "matrix": root,
+        "kernel_matrix": gram,
+        "kernel_train_train": gram,
+        "kernel_test_train": gram[:2],
+        "kernel_test_test": gram[:2, :2],
+        "y_train": root[:, :2],
+        "ntk_train_train": gram,
+        "ntk_test_train": gram[:2],
+        "nngp_train_train": gram,
+        "nngp_test_train": gram[:2],
+        "nngp_test_test": gram[:2, :2],
+        "diagonal": 2.0,
+        "off_diagonal": 1.0,
+        "correction_train_train": gram,
+        "correction_test_train": gram[:2],
+        "model": _model(),
+        "x": x,
+        "x1": x,
+        "x2": None,
+        "vector": np.ones([3, 2]),
+        "images": x,
+        "moments": mfcnn.empirical.ntk_moments("relu", 20, 4, 2.0, 0.0, 20),
+        "point": mfcnn.meanfield.fixed_point("tanh", 1.5, 0.1),
+        "kappa": 0.1,
+        "input_shape": (8, 8, 1),
+        "shape": (3, 3, 2, 2),
+        "initializer": "zeros",
+        "activation_bytes": 1024,
+        "layer_parameters": 10,
+        "activation_size": 10,
+        "identifier": "tanh",
+        "name": "tanh",
+        "phi": tf.tanh,
+        "phi_prime": lambda z: 1 - tf.tanh(z) ** 2,
+        "path": os.path.join(tempfile.mkdtemp(), "file.csv"),
+        "fields": ("step", "loss"),
+        "output_dir": tempfile.mkdtemp(),
+        "config": {"depth": 1},
+        "text": "text",
+        "rows": [{"step": 1, "loss": 1.0}],
+        "strategy": tf.distribute.get_strategy(),
+        "optimizer": keras.optimizers.SGD(),
+        "batch_size": 4,
+        "initializations": 3,
+        "identifiers": "tanh",
+    }
+
+
+# What one function needs in another form.
+SPECIAL: dict[str, dict[str, Any]] = {
+    "mfcnn.meanfield.covariance_trajectory": {"covariance": np.ones([4, 4, 4, 4])},
+    "mfcnn.meanfield.jacobian_density": {"orthogonal": True},
+    "mfcnn.meanfield.variance_profile": {"name": "delta"},
+    "mfcnn.models.vanilla_cnn": {"initialization": "gaussian", "name": "model"},
+    "mfcnn.empirical.effective_rank": {"matrix": np.eye(3)},
+    "mfcnn.empirical.jacobian_singular_values": {"x": np.ones(2, "float32")},
+    "mfcnn.models.alexnet": {"input_shape": (63, 63, 1)},
+    "mfcnn.models.lenet": {"input_shape": (28, 28, 1)},
+    "mfcnn.models.linearize": {"name": None},
+    "mfcnn.kernels.mode_corrections": {
+        "epsilon": np.ones([2, 4, 4]),
+        "delta": np.ones([2, 4, 4]),
+    },
+}
+
+
+def functions(rooms: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every public function and constructor, and a kernel's call, of some rooms or of all."""
+    for name, value in public_face.public_names():
+        if public_face.is_record(value) or name in LEFT_OUT:
+            continue
+        if not rooms or name.split(".")[1] in rooms:
+            yield name, value
+    if not rooms or "kernels" in rooms:
+        for maker in ("fully_connected", "convolutional"):
+            yield f"mfcnn.kernels.{maker}()", _kernel_call(maker)
+
+
+def _kernel_call(maker: str) -> Any:
+    kernel = getattr(mfcnn.kernels, maker)(1, "erf", 1.5, 0.1)
+    shape = (3, 2) if maker == "fully_connected" else (3, 4, 4, 1)
+    x = np.random.default_rng(0).normal(size=shape)
+
+    def call(x1: Any = x, x2: Any = None, get: Any = "ntk") -> Any:
+        return kernel(x1, x2, get)
+
+    return call
+
+
+def _wrong_values(name: str, parameter: inspect.Parameter) -> tuple:
+    kind = SPECIAL_KINDS.get((name, parameter.name)) or _KIND_OF.get(parameter.name, "skip")
+    values = WRONG[kind]
+    if parameter.default is parameter.empty and kind not in ("profile", "activation", "inputs"):
+        return (*values, None) if kind != "skip" else values
+    return values
+
+
+def unknown_arguments() -> list[str]:
+    """Arguments without a kind."""
+    return [
+        f"{name}({p.name})"
+        for name, value in functions()
+        for p in _parameters(value)
+        if p.name not in _KIND_OF and (name, p.name) not in SPECIAL_KINDS
+    ]
+
+
+def _parameters(function: Any) -> list[inspect.Parameter]:
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    parameters = inspect.signature(function).parameters.values()
+    return [p for p in parameters if p.kind not in variadic]
+
+
+def sweep(name: str, function: Any) -> Iterator[Call]:
+    """Every wrong value of every argument of one function."""
+    parameters = _parameters(function)
+    good = {
+        p.name: samples()[p.name]
+        for p in parameters
+        if p.default is p.empty and p.name in samples()
+    } | SPECIAL.get(name, {})
+    for parameter in parameters:
+        for value in _wrong_values(name, parameter):
+            outcome, message = _outcome(function, parameter.name, {**good, parameter.name: value})
+            yield Call(name, parameter.name, _shown(value), outcome, message)
+
+
+def _shown(value: Any) -> str:
+    return "object()" if type(value) is object else repr(value)
+
+
+def _outcome(function: Any, argument: str, arguments: dict[str, Any]) -> tuple[str, str]:
+    try:
+        result = function(**arguments)
+    except (ValueError, TypeError) as error:
+        text = str(error)
+        named = re.search(rf"(?<![\w.]){re.escape(argument)}\b", text) is not None
+        clear = named and "Received" in text and not isinstance(error, tf.errors.OpError)
+        return ("refused" if clear else "unclear"), f"{type(error).__name__}: {text[:300]}"
+    except Exception as error:
+        return "unclear", f"{type(error).__name__}: {str(error)[:300]}"
+    return "accepted", f"returned {type(result).__name__}"
+
+
+def controls(rooms: tuple[str, ...] = ()) -> list[str]:
+    """Functions that refuse their good samples: of these a refusal would say nothing."""
+    faults = []
+    for name, function in functions(rooms):
+        good = {
+            p.name: samples()[p.name] for p in _parameters(function) if p.default is p.empty
+        } | SPECIAL.get(name, {})
+        try:
+            function(**good)
+        except Exception as error:
+            faults.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
+    return faults
+
+
+def main() -> None:
+    """Runs the sweep and prints the table and the faults."""
+    parser = argparse.ArgumentParser(description="The sweep of bad inputs.")
+    parser.add_argument("--rooms", default="", help="rooms, separated by commas; all by default")
+    rooms = tuple(filter(None, parser.parse_args().rooms.split(",")))
+    for fault in controls(rooms):
+        print(f"good samples refused: {fault}")
+    total: collections.Counter = collections.Counter()
+    by_room: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for name, function in functions(rooms):
+        for call in sweep(name, function):
+            total[call.outcome] += 1
+            by_room[name.split(".")[1]][call.outcome] += 1
+            if call.outcome != "refused":
+                print(f"{call.outcome}: {name}({call.argument}={call.value}): {call.message}")
+        sys.stdout.flush()
+    print("\nroom            refused  unclear accepted")
+    for room, counts in (*sorted(by_room.items()), ("all", total)):
+        numbers = "".join(f"{counts[kind]:9d}" for kind in ("refused", "unclear", "accepted"))
+        print(f"{room:14s}{numbers}")
+
+
+if __name__ == "__main__":
+    main()
