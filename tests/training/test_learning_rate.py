@@ -61,5 +61,5 @@ def test_a_network_with_no_gradient_left_has_no_learning_rate():
 
 @pytest.mark.parametrize("rho", [0.0, -1.0])
 def test_rho_must_be_positive(rho):
-    with pytest.raises(ValueError, match=f"rho must be positive.*{rho}"):
+    with pytest.raises(ValueError, match=f"rho must be a finite number above 0.*{rho}"):
         ntk_learning_rate(models.vanilla_cnn((8, 8, 1), 2, 2, 2), images(), rho=rho)
