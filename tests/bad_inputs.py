@@ -67,12 +67,13 @@ WRONG: dict[str, tuple] = {
 KINDS = {
     "integer": "depth width filters units classes window slots itemsize gradient_copies positions "
     "layers m layer samples initializations batch_size eval_every steps_per_execution iterations "
-    "count inputs rank layer_parameters activation_size activation_bytes seed draws max_bytes order",
+    "count inputs rank layer_parameters activation_size activation_bytes seed "
+    "draws max_bytes order",
     "integer or None": "input_size checkpoint_levels checkpoint_every eval_batch_size subset "
     "test_subset resize tpu_batch",
     "size": "size kernel_size strides",
-    "number": "diagonal off_diagonal time gain rho tolerance max_depth_over_width budget memory_limit learning_rate timeout "
-    "kappa",
+    "number": "diagonal off_diagonal time gain rho tolerance max_depth_over_width budget "
+    "memory_limit learning_rate timeout kappa",
     "variance": "weight_variance bias_variance input_variance q_star q kappa_1 kappa_2 q_sr ridge "
     "noise width_factor readout_scale bias_scale input_second_moment input_width_ratio exponent",
     "choice": "outputs method padding readout initialization parameterization loss kernel form get "
