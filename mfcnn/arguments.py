@@ -16,6 +16,7 @@ are not numbers; NaN is never accepted.
 
 import math
 import numbers
+import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ __all__ = [
     "matrix",
     "number",
     "seed",
+    "seed_or_drawn",
     "sizes",
     "variance",
     "variances",
@@ -161,6 +163,13 @@ def seed(value: Any, name: str = "seed") -> int | None:
         return integer(name, value, 0)
     except ValueError as error:
         raise type(error)(_message(name, "an integer of at least 0 or None", value)) from None
+
+
+def seed_or_drawn(value: Any, name: str = "seed") -> int:
+    """A seed; for None one from the generator that `keras.utils.set_random_seed` seeds."""
+    checked = seed(value, name)
+    # As Keras's own unseeded initializers and layers do.
+    return random.randint(1, 10**9) if checked is None else checked
 
 
 def sizes(name: str, value: Any, rank: int, least: int = 1) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mfcnn import profiles
 from mfcnn.initializers import (
     ConvolutionDeltaOrthogonal,
     ConvolutionGaussian,
@@ -390,41 +391,53 @@ def test_oblong_windows_are_refused_by_the_orthogonal_kernel():
 @pytest.mark.parametrize(
     ("profile", "text"),
     [
-        ([0.5, -0.5, 1.0], "negative"),
-        ([0.5, float("nan"), 0.5], "negative entries or NaN"),
+        ([0.5, -0.5, 1.0], "must not be negative"),
+        ([0.5, float("nan"), 0.5], "must be finite"),
         ([0.5, 0.4], "sum to one.*0.9"),
-        ("center", "'delta'.*'center'"),
-        (1.0, "1 to 3 dimensions"),
-        ([[0.5, 0.5], [0.0]], "array of the window's shape"),
+        ("center", "one of.*delta.*'center'"),
+        (1.0, "axes"),
+        ([[0.5, 0.5], [0.0]], "array of real numbers"),
     ],
 )
 def test_bad_profiles_are_refused(profile, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(ValueError, match=f"variance_profile.*{text}"):
         ConvolutionGaussian(profile)
+
+
+@pytest.mark.parametrize("name", [*profiles.NAMES, "DELTA", "Gs2", None])
+def test_a_profile_may_be_any_name_in_any_case(name):
+    initializer = ConvolutionGaussian(name, 1.7, seed=0)
+    config = initializer.get_config()
+    assert config["variance_profile"] == name
+    kernels = np.asarray(initializer.stack(300, (3, 3, 8, 8)), np.float64)
+    expected = 1.7 / 8 * profiles.parse(name, 3, 2)
+    # 300 * 64 squares of normal numbers, relative variance 2 each.
+    error = 5 * math.sqrt(2 / (300 * 64))
+    np.testing.assert_allclose(np.mean(kernels**2, axis=(0, 3, 4)), expected, rtol=error)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 4), (3, 3, 3, 4, 4), (2, 3, 4, 4)])
 def test_profiles_of_another_shape_than_the_window_are_refused(shape):
-    with pytest.raises(ValueError, match=r"window's shape.*\(3, 3\)"):
+    with pytest.raises(ValueError, match=r"variance_profile must have.*\(3, 3\)"):
         ConvolutionGaussian(PROFILE)(shape)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "1", None])
 def test_bad_scales_are_refused(value):
     for kind in ORTHOGONAL:
-        with pytest.raises(ValueError, match="`gain` must be a number, finite and not negative"):
+        with pytest.raises(ValueError, match="gain must be a finite number of at least 0"):
             kind(gain=value)
-    with pytest.raises(ValueError, match="`weight_variance` must be a number, finite"):
+    with pytest.raises(ValueError, match="weight_variance must be a finite number of at least 0"):
         ConvolutionGaussian(weight_variance=value)
 
 
 def test_bad_seeds_dtypes_and_depths_are_refused():
-    with pytest.raises(ValueError, match="`seed` must be an int.*1.5"):
+    with pytest.raises(ValueError, match="seed must be an integer.*1.5"):
         ConvolutionOrthogonal(seed=1.5)
-    with pytest.raises(ValueError, match="`dtype` must be a floating dtype.*int32"):
+    with pytest.raises(ValueError, match="dtype must be a floating dtype.*int32"):
         ConvolutionOrthogonal()((3, 4, 4), dtype="int32")
     for depth in (0, -1, 2.5, None, float("inf")):
-        with pytest.raises(ValueError, match="`depth` must be an int of at least 1"):
+        with pytest.raises(ValueError, match="depth must be an integer of at least 1"):
             ConvolutionOrthogonal().stack(depth, (3, 4, 4))
     with pytest.raises(ValueError, match="fully known shape"):
         ConvolutionOrthogonal()((3, None, 4))
