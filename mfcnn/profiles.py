@@ -59,6 +59,10 @@ def parse(
     """
     named = profile is None or isinstance(profile, str)
     values = None if named else arguments.array(name, profile)
+    if values is not None and not 1 <= values.ndim <= 3:
+        raise ValueError(
+            f"{name} must be None, a name or an array of 1 to 3 axes. Received: {name}={profile!r}"
+        )
     rank = _rank(values, kernel_size, rank)
     sizes = None if kernel_size is None else arguments.sizes("kernel_size", kernel_size, rank)
     if values is None:
@@ -87,7 +91,7 @@ def _rank(values: np.ndarray | None, kernel_size: Any, rank: int | None) -> int:
     if rank is not None:
         return arguments.integer("rank", rank, 1, 3)
     if values is not None:
-        return arguments.integer("the number of axes of variance_profile", values.ndim, 1, 3)
+        return values.ndim
     return np.size(kernel_size) if np.ndim(kernel_size) else 2
 
 
