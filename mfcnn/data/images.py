@@ -1,19 +1,25 @@
 """From stored images to pixels, and the statistics of these."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
+
+from mfcnn.data.sources import Source
 
 __all__ = ["as_tensor", "decoder", "statistics"]
 
 _FILE_SIDE = 224  # what encoded files, which have no common size, become unless asked otherwise
 
 
-def decoder(source, resize):
+def decoder(
+    source: Source, resize: int | None
+) -> tuple[Callable[[tf.Tensor], tf.Tensor], tuple[int, int, int]]:
     """How a source's stored images become float32 pixels in [0, 1].
 
     Args:
-        source: A `sources.Source`.
-        resize: Side of the result in pixels, or None.
+        source: a `sources.Source`.
+        resize: side of the result in pixels, or None.
 
     Returns:
         (function from [b, ...] as stored to float32 [b, h, w, c], (h, w, c)).
@@ -37,27 +43,29 @@ def decoder(source, resize):
     return decode, (resize, resize, channels)
 
 
-def _decode_file(file, side):
+def _decode_file(file: tf.Tensor, side: int) -> tf.Tensor:
     pixels = tf.io.decode_image(file, channels=3, expand_animations=False)
     pixels.set_shape((None, None, 3))
     square = _central_square(tf.cast(pixels, tf.float32) * (1 / 255))
     return tf.image.resize(square, (side, side), antialias=True)
 
 
-def _central_square(images):
+def _central_square(images: tf.Tensor) -> tf.Tensor:
     shape = tf.shape(images)[-3:-1]
     side = tf.reduce_min(shape)
     top, left = tf.unstack((shape - side) // 2)
     return images[..., top : top + side, left : left + side, :]
 
 
-def statistics(images, decode, channels):
+def statistics(
+    images: np.ndarray, decode: Callable[[tf.Tensor], tf.Tensor], channels: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Per channel mean and standard deviation over all pixels of all images, in one pass.
 
     Args:
-        images: As stored, [n, ...].
-        decode: What `decoder` gives.
-        channels: Number of channels.
+        images: as stored, [n, ...].
+        decode: what `decoder` gives.
+        channels: number of channels.
 
     Returns:
         (mean, standard deviation), float64 [channels]; the latter 1 for a constant channel.
@@ -78,7 +86,7 @@ def statistics(images, decode, channels):
     return mean, np.sqrt(np.where(variance > 1e-12, variance, 1.0))
 
 
-def as_tensor(array):
+def as_tensor(array: np.ndarray) -> tf.Tensor:
     """A NumPy array, of numbers or of encoded files, as a tensor in host memory."""
     with tf.device("/CPU:0"):  # tf.data reads host memory
         return tf.constant(list(array) if array.dtype == object else array)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from mfcnn import arguments
 from mfcnn.data import sources
 from mfcnn.data.images import as_tensor, decoder, statistics
 
@@ -25,13 +26,13 @@ class ImageData:
     """A data set with its order, batch size and normalization.
 
     Attributes:
-        name: The data set.
+        name: the data set.
         image_shape: (height, width, channels).
-        class_names: One name for each label.
-        batch_size: Global batch size: of all replicas together.
-        seed: Of the shuffles.
-        mean: Per channel, of the training examples in use, pixels in [0, 1]; float64 [channels].
-        std: Likewise the standard deviation, 1 for a channel that is constant.
+        class_names: one name for each label.
+        batch_size: global batch size: of all replicas together.
+        seed: of the shuffles.
+        mean: per channel, of the training examples in use, pixels in [0, 1]; float64 [channels].
+        std: likewise the standard deviation, 1 for a channel that is constant.
     """
 
     name: str
@@ -45,42 +46,44 @@ class ImageData:
     _decode: Callable = dataclasses.field(repr=False)
 
     @property
-    def classes(self):
+    def classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
 
     @property
-    def train_size(self):
+    def train_size(self) -> int:
         """Number of training examples in use."""
         return len(self._splits["train"].labels)
 
     @property
-    def test_size(self):
+    def test_size(self) -> int:
         """Number of test examples."""
         return len(self._splits["test"].labels)
 
     @property
-    def steps_per_epoch(self):
+    def steps_per_epoch(self) -> int:
         """Whole batches in the training examples; the few left over differ in each epoch."""
         return self.train_size // self.batch_size
 
     @property
-    def train(self):
+    def train(self) -> tf.data.Dataset:
         """`train_batches()`."""
         return self.train_batches()
 
     @property
-    def test(self):
+    def test(self) -> tf.data.Dataset:
         """`test_batches()`."""
         return self.test_batches()
 
-    def train_batches(self, start_step=0, input_context=None):
+    def train_batches(
+        self, start_step: int = 0, input_context: tf.distribute.InputContext | None = None
+    ) -> tf.data.Dataset:
         """The endless training batches from a step on; nothing before it is read.
 
         Each epoch is a new permutation, fixed by (seed, epoch), cut into whole batches.
 
         Args:
-            start_step: Number of global batches that were already used.
+            start_step: number of global batches that were already used.
             input_context: `tf.distribute.InputContext` of this input pipeline, as
                 `strategy.distribute_datasets_from_function` hands it over. Each global batch is
                 split among the pipelines, and there into the batches of the replicas.
@@ -92,11 +95,10 @@ class ImageData:
         Raises:
             ValueError: A negative start_step; replicas that do not divide the batch.
         """
-        if start_step < 0 or int(start_step) != start_step:
-            raise ValueError(f"`start_step` must be an int >= 0. Received: {start_step!r}")
+        start_step = arguments.integer("start_step", start_step, 0)
         size, batch_size, steps = self.train_size, self.batch_size, self.steps_per_epoch
         split, pipeline = self._split_of_batch(batch_size, input_context)
-        start_epoch, first_step = divmod(int(start_step), steps)
+        start_epoch, first_step = divmod(start_step, steps)
 
         def index_batches(epoch):
             seed = tf.stack([tf.constant(self.seed, tf.int64), epoch])
@@ -110,12 +112,16 @@ class ImageData:
         dataset = self._gather(epochs.flat_map(index_batches), "train")
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
-    def test_batches(self, batch_size=None, input_context=None):
+    def test_batches(
+        self,
+        batch_size: int | None = None,
+        input_context: tf.distribute.InputContext | None = None,
+    ) -> tf.data.Dataset:
         """All test examples once, in batches of one size: the last is filled up, with weight 0.
 
         Args:
-            batch_size: Global batch size; None is the one of training.
-            input_context: As for `train_batches`; every pipeline has equally many batches.
+            batch_size: global batch size; None is the one of training.
+            input_context: as for `train_batches`; every pipeline has equally many batches.
 
         Returns:
             A tf.data.Dataset of (images float32 [b, h, w, c], labels int32 [b], weights float32
@@ -125,7 +131,7 @@ class ImageData:
             ValueError: A batch size below 1; replicas that do not divide the batch.
         """
         batch_size = self.batch_size if batch_size is None else batch_size
-        _check_positive("batch_size", batch_size)
+        batch_size = arguments.integer("batch_size", batch_size, 1)
         split, pipeline = self._split_of_batch(batch_size, input_context)
         steps = -(-self.test_size // batch_size)
         indices = np.arange(steps * batch_size, dtype=np.int32)
@@ -137,22 +143,23 @@ class ImageData:
         ]
         return self._gather(tf.data.Dataset.from_tensor_slices(tuple(mine)), "test")
 
-    def arrays(self, split="train", subset=None):
+    def arrays(
+        self, split: str = "train", subset: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Examples as NumPy arrays, normalized like the batches.
 
         Args:
             split: "train" or "test".
-            subset: Number of examples, shuffled and balanced over the classes; None is all, in
+            subset: number of examples, shuffled and balanced over the classes; None is all, in
                 the order of the data set.
 
         Returns:
             (images float32 [n, h, w, c], labels int32 [n]).
 
         Raises:
-            ValueError: An unknown split; a subset below 1 or above the split's size.
+            ValueError: an unknown split; a subset below 1 or above the split's size.
         """
-        if split not in self._splits:
-            raise ValueError(f"`split` must be 'train' or 'test'. Received: split={split!r}")
+        arguments.choice("split", split, self._splits)
         images, labels = _take_subset(self._splits[split], subset, self.seed)
         normalize = tf.function(self._normalize, reduce_retracing=True)
         batches = tf.data.Dataset.from_tensor_slices(as_tensor(images)).batch(500)
@@ -166,7 +173,7 @@ class ImageData:
         pipelines = input_context.num_input_pipelines
         if batch_size % replicas or replicas % pipelines:
             raise ValueError(
-                f"`batch_size` must be a multiple of the {replicas} replicas, and these of the "
+                f"batch_size must be a multiple of the {replicas} replicas, and these of the "
                 f"{pipelines} input pipelines. Received: batch_size={batch_size}"
             )
         split = (pipelines, replicas // pipelines, batch_size // replicas)
@@ -196,16 +203,16 @@ class ImageData:
 
 
 def load(
-    name,
-    batch_size,
-    seed=0,
-    subset=None,
-    resize=None,
-    data_dir=None,
-    cache_dir=None,
-    download=True,
-    test_subset=None,
-):
+    name: str,
+    batch_size: int,
+    seed: int = 0,
+    subset: int | None = None,
+    resize: int | None = None,
+    data_dir: str | None = None,
+    cache_dir: str | None = None,
+    download: bool = True,
+    test_subset: int | None = None,
+) -> ImageData:
     """Opens a data set for training.
 
     Pixels are divided by their largest possible value; then each channel gets mean 0 and variance
@@ -214,34 +221,39 @@ def load(
     Args:
         name: "digits" (scikit-learn's, needs no download), "mnist", "fashion_mnist", "cifar10" or
             "imagenet_snakes" (ten classes of tensorflow-datasets' imagenet2012).
-        batch_size: Global batch size, at most the number of training examples.
-        seed: Of the order and of the subset.
-        subset: Number of training examples to use, shuffled and balanced over the classes; a
+        batch_size: global batch size, at most the number of training examples.
+        seed: of the order and of the subset.
+        subset: number of training examples to use, shuffled and balanced over the classes; a
             smaller subset is part of a larger one. None is all.
-        resize: Side in pixels of the images, antialiased bilinear; of the central square if an
+        resize: side in pixels of the images, antialiased bilinear; of the central square if an
             image is none. None leaves them, and is 224 for imagenet_snakes.
         data_dir: tensorflow-datasets directory; None is $TFDS_DATA_DIR, else its default.
-        cache_dir: Directory that keeps the snakes found in ImageNet (about 1.5 GB), for without
+        cache_dir: directory that keeps the snakes found in ImageNet (about 1.5 GB), for without
             it each call reads all of ImageNet. None keeps nothing.
-        download: Whether mnist, fashion_mnist and cifar10 are downloaded if not prepared.
-        test_subset: Number of test examples to use, chosen like `subset`. None is all.
+        download: whether mnist, fashion_mnist and cifar10 are downloaded if not prepared.
+        test_subset: number of test examples to use, chosen like `subset`. None is all.
 
     Returns:
         An `ImageData`.
 
     Raises:
-        ValueError: An unknown name, or a batch_size, subset, test_subset or resize out of range.
-        DatasetNotPreparedError: Not prepared and not downloadable; says what to run.
+        ValueError: an unknown name, or a batch_size, subset, test_subset or resize out of range.
+        DatasetNotPreparedError: not prepared and not downloadable; says what to run.
     """
-    _check_positive("batch_size", batch_size)
+    batch_size = arguments.integer("batch_size", batch_size, 1)
+    seed = arguments.integer("seed", seed)
     if resize is not None:
-        _check_positive("resize", resize)
+        resize = arguments.integer("resize", resize, 1)
+    for argument, size in (("subset", subset), ("test_subset", test_subset)):
+        if size is not None:
+            arguments.integer(argument, size, 1)
+    arguments.boolean("download", download)
     source = sources.read(name, data_dir, cache_dir, download)
     train = _take_subset(source.train, subset, seed)
     test = _take_subset(source.test, test_subset, seed, "test_subset")
     if batch_size > len(train.labels):
         raise ValueError(
-            f"`batch_size` must be at most the number of training examples, {len(train.labels)}. "
+            f"batch_size must be at most the number of training examples, {len(train.labels)}. "
             f"Received: batch_size={batch_size}"
         )
     decode, image_shape = decoder(source, resize)
@@ -250,8 +262,8 @@ def load(
         name=name,
         image_shape=image_shape,
         class_names=source.class_names,
-        batch_size=int(batch_size),
-        seed=int(seed),
+        batch_size=batch_size,
+        seed=seed,
         mean=mean,
         std=std,
         _splits={"train": train, "test": test},
@@ -260,29 +272,36 @@ def load(
 
 
 def load_arrays(
-    name, split="train", subset=None, seed=0, resize=None, data_dir=None, cache_dir=None
-):
+    name: str,
+    split: str = "train",
+    subset: int | None = None,
+    seed: int = 0,
+    resize: int | None = None,
+    data_dir: str | None = None,
+    cache_dir: str | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Examples as NumPy arrays, for kernels.
 
     Both splits are normalized by the statistics of the whole training split, so that arrays of
     different calls fit together.
 
     Args:
-        name: As for `load`.
+        name: as for `load`.
         split: "train" or "test".
-        subset: Number of examples, shuffled and balanced over the classes; None is all.
-        seed: Of the subset.
-        resize: As for `load`.
-        data_dir: As for `load`.
-        cache_dir: As for `load`.
+        subset: number of examples, shuffled and balanced over the classes; None is all.
+        seed: of the subset.
+        resize: as for `load`.
+        data_dir: as for `load`.
+        cache_dir: as for `load`.
 
     Returns:
         (images float32 [n, h, w, c], labels int32 [n]).
 
     Raises:
-        ValueError: As for `load`, or an unknown split.
-        DatasetNotPreparedError: As for `load`.
+        ValueError: as for `load`, or an unknown split.
+        DatasetNotPreparedError: as for `load`.
     """
+    arguments.choice("split", split, ("train", "test"))
     data = load(name, 1, seed=seed, resize=resize, data_dir=data_dir, cache_dir=cache_dir)
     return data.arrays(split, subset)
 
@@ -291,11 +310,11 @@ def _take_subset(examples, subset, seed, name="subset"):
     """The first of a seeded shuffle that deals out the classes in turn."""
     if subset is None:
         return examples
-    _check_positive(name, subset)
+    subset = arguments.integer(name, subset, 1)
     images, labels = examples
     if subset > len(labels):
         raise ValueError(
-            f"`{name}` must be at most the {len(labels)} examples of the split. "
+            f"{name} must be at most the {len(labels)} examples of the split. "
             f"Received: {name}={subset}"
         )
     # RandomState: its stream is frozen, that of numpy.random.Generator may change.
@@ -307,8 +326,3 @@ def _take_subset(examples, subset, seed, name="subset"):
         turn[of_class] = np.arange(of_class.sum())
     keep = order[np.argsort(turn, kind="stable")][:subset]
     return sources.Examples(images[keep], labels[keep])
-
-
-def _check_positive(name, value):
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"`{name}` must be an int of at least 1. Received: {name}={value!r}")

@@ -4,13 +4,17 @@ A source holds every example in host memory: pixels as uint8, or, for ImageNet, 
 JPEG files, which the pipeline decodes batch by batch. So any order costs nothing.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from mfcnn import arguments, files
 
 __all__ = ["NAMES", "SNAKE_WORDNET_IDS", "DatasetNotPreparedError", "Examples", "Source", "read"]
 
@@ -58,28 +62,32 @@ class Source(NamedTuple):
 
     train: Examples
     test: Examples
-    class_names: tuple
+    class_names: tuple[str, ...]
     scale: float = 255.0
 
 
-def read(name, data_dir=None, cache_dir=None, download=True):
+def read(
+    name: str,
+    data_dir: str | None = None,
+    cache_dir: str | None = None,
+    download: bool = True,
+) -> Source:
     """Reads a data set by name.
 
     Args:
-        name: One of `NAMES`.
+        name: one of `NAMES`.
         data_dir: tensorflow-datasets directory; None is $TFDS_DATA_DIR, else its default.
-        cache_dir: Where the snakes found in ImageNet are kept for the next call, or None.
-        download: Whether a data set that is not prepared may be downloaded.
+        cache_dir: where the snakes found in ImageNet are kept for the next call, or None.
+        download: whether a data set that is not prepared may be downloaded.
 
     Returns:
         The `Source`.
 
     Raises:
-        ValueError: An unknown name.
-        DatasetNotPreparedError: It is not prepared and cannot be downloaded.
+        ValueError: an unknown name.
+        DatasetNotPreparedError: it is not prepared and cannot be downloaded.
     """
-    if name not in NAMES:
-        raise ValueError(f"`name` must be one of {', '.join(NAMES)}. Received: name={name!r}")
+    arguments.choice("name", name, NAMES)
     if name == "digits":
         return _digits()
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
@@ -90,7 +98,7 @@ def read(name, data_dir=None, cache_dir=None, download=True):
 
 
 @functools.lru_cache(maxsize=1)
-def _digits():
+def _digits() -> Source:
     """scikit-learn's 1,797 digits, 8 x 8, values 0..16: 1,437 for training and 360 for testing.
 
     Shuffled by a fixed seed and sorted by class; every fifth is a test example.
@@ -111,18 +119,20 @@ def _digits():
 
 
 @functools.lru_cache(maxsize=2)
-def _small(name, data_dir, download):
+def _small(name: str, data_dir: str | None, download: bool) -> Source:
     builder = _prepared_builder(name, data_dir, download)
 
     def take(split):
-        batches = list(builder.as_dataset(split=split).batch(1000).as_numpy_iterator())
+        with _whole(builder):
+            batches = list(builder.as_dataset(split=split).batch(1000).as_numpy_iterator())
         images = np.concatenate([batch["image"] for batch in batches])
+        _check_count(builder, split, len(images))
         return Examples(images, np.concatenate([batch["label"] for batch in batches], dtype="i4"))
 
     return Source(take("train"), take("test"), tuple(builder.info.features["label"].names))
 
 
-def _imagenet_snakes(data_dir, cache_dir):
+def _imagenet_snakes(data_dir: str | None, cache_dir: str | None) -> Source:
     """Encoded images of ten classes: train from ImageNet's train split, test from validation."""
     builder = _prepared_builder("imagenet2012", data_dir, download=False)
     names = builder.info.features["label"].names
@@ -134,12 +144,11 @@ def _imagenet_snakes(data_dir, cache_dir):
 
     def take(split):
         cache = cache_dir and pathlib.Path(cache_dir, f"imagenet_snakes-{builder.version}-{split}")
-        if cache and cache.exists():
-            records = list(tf.data.TFRecordDataset(str(cache)).as_numpy_iterator())
-        else:
+        records = _read_records(cache) if cache and cache.exists() else None
+        if records is None:
             records = _scan(builder, split, new_label)
-        if cache and not cache.exists():
-            _write_records(cache, records)
+            if cache:
+                _write_records(cache, records)
         images = np.empty(len(records), object)
         images[:] = [record[1:] for record in records]
         return Examples(images, np.array([record[0] for record in records], np.int32))
@@ -147,7 +156,7 @@ def _imagenet_snakes(data_dir, cache_dir):
     return Source(take("train"), take("validation"), SNAKE_WORDNET_IDS)
 
 
-def _scan(builder, split, new_label):
+def _scan(builder: Any, split: str, new_label: np.ndarray) -> list[bytes]:
     """The examples of a split with a new label, as label byte and encoded image."""
     import tensorflow_datasets as tfds
 
@@ -158,20 +167,62 @@ def _scan(builder, split, new_label):
         lambda example: (example["image"], tf.gather(new_label, example["label"]))
     )
     dataset = dataset.filter(lambda image, label: label >= 0)
-    return [bytes([label]) + image for image, label in dataset.as_numpy_iterator()]
+    with _whole(builder):
+        return [bytes([label]) + image for image, label in dataset.as_numpy_iterator()]
 
 
-def _write_records(path, records):
+@contextlib.contextmanager
+def _whole(builder: Any) -> Iterator[None]:
+    """Turns the errors of damaged files of a data set into one that names it."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = error.message.partition("\n")[0]
+        raise _damaged(builder, reason) from error
+
+
+def _check_count(builder: Any, split: str, count: int) -> None:
+    """A file that was cut between two of its records is not seen otherwise."""
+    expected = builder.info.splits[split].num_examples
+    if count != expected:
+        raise _damaged(builder, f"{count} of the {expected} examples of the split {split!r}")
+
+
+def _damaged(builder: Any, problem: str) -> files.DamagedFileError:
+    return files.DamagedFileError(
+        builder.data_dir, problem, "Remove that directory and prepare the data set again."
+    )
+
+
+# The last record of a cache, after as many others: no label is 255.
+_END = b"\xff"
+
+
+def _read_records(path: pathlib.Path) -> list[bytes]:
+    """The records of a cache."""
+    try:
+        records = list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    except tf.errors.OpError as error:
+        records, reason = [], error.message.partition("\n")[0]
+    else:
+        reason = "its end is missing"
+    if not records or records[-1] != _END + str(len(records) - 1).encode():
+        raise files.DamagedFileError(path, reason, "Remove it: it is made again from ImageNet.")
+    return records[:-1]
+
+
+def _write_records(path: pathlib.Path, records: list[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed when whole: a killed run leaves no half cache.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with tf.io.TFRecordWriter(str(partial)) as writer:
-        for record in records:
-            writer.write(record)
-    partial.replace(path)
+
+    def write(partial):
+        with tf.io.TFRecordWriter(str(partial)) as writer:
+            for record in [*records, _END + str(len(records)).encode()]:
+                writer.write(record)
+
+    files.write_atomically(path, write)
 
 
-def _prepared_builder(name, data_dir, download):
+def _prepared_builder(name: str, data_dir: str | None, download: bool) -> Any:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir)
@@ -197,7 +248,9 @@ def _prepared_builder(name, data_dir, download):
     return builder
 
 
-def _not_prepared(builder, data_dir, reason, remedy="run, with a network"):
+def _not_prepared(
+    builder: Any, data_dir: str | None, reason: str, remedy: str = "run, with a network"
+) -> DatasetNotPreparedError:
     arguments = f"{builder.name!r}" + (f", data_dir={data_dir!r}" if data_dir else "")
     return DatasetNotPreparedError(
         f"The data set {builder.name!r} is not prepared in {builder.data_dir}, and {reason}. If it "
@@ -208,7 +261,7 @@ def _not_prepared(builder, data_dir, reason, remedy="run, with a network"):
     )
 
 
-def _why_unreachable(url):
+def _why_unreachable(url: str) -> str | None:
     """None if the server answers within seconds, else the reason."""
     import requests
 

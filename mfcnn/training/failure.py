@@ -73,13 +73,16 @@ def time_limit(seconds: float | None, message: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lost_peers(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def lost_peers(strategy: tf.distribute.Strategy | None = None) -> Iterator[None]:
     """Turns the errors by which TensorFlow reports the end of another host into PeerLostError.
 
     That is another worker of a multi-worker strategy, or a host of a TPU, as when it is preempted.
+
+    Args:
+        strategy: of the program; None where one of several hosts is being made.
     """
     spanning = (tf.distribute.MultiWorkerMirroredStrategy, tf.distribute.TPUStrategy)
-    if not isinstance(strategy, spanning):
+    if strategy is not None and not isinstance(strategy, spanning):
         yield
         return
     try:

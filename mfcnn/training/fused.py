@@ -4,6 +4,8 @@ The gradient of the stack never exists: beside weights and momentum a step holds
 the checkpoints only. The result is that of the plain step, to rounding.
 """
 
+from collections.abc import Callable, Sequence
+
 import keras
 import tensorflow as tf
 
@@ -26,7 +28,7 @@ class FusedUpdate:
         ValueError: for another optimizer, or a model without exactly one deep stack.
     """
 
-    def __init__(self, model, optimizer):
+    def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
         stacks = [x for x in model.layers if isinstance(x, (DeepConvolution, DeepDense))]
         if len(stacks) != 1:
             raise ValueError(
@@ -50,7 +52,9 @@ class FusedUpdate:
         slots = zip(model.trainable_variables, optimizer.momentums)
         self._slots = {id(v): slot.value for v, slot in slots}
 
-    def step(self, images, loss_of_logits):
+    def step(
+        self, images: tf.Tensor, loss_of_logits: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
         """One update; for use inside a tf.function.
 
         Args:
@@ -78,7 +82,7 @@ class FusedUpdate:
         self._apply_others(d_before, d_after, rate)
         return logits
 
-    def _update(self, variables, rate):
+    def _update(self, variables: Sequence[tf.Variable], rate: tf.Tensor) -> Callable:
         momentum = self._optimizer.momentum
         slots = [self._slots.get(id(v)) for v in self._deep.trainable_variables]
 
@@ -92,7 +96,9 @@ class FusedUpdate:
 
         return lambda layer, gradients: update(tf.convert_to_tensor(layer), gradients)
 
-    def _apply_others(self, d_before, d_after, rate):
+    def _apply_others(
+        self, d_before: list[tf.Tensor], d_after: list[tf.Tensor], rate: tf.Tensor
+    ) -> None:
         gradients = {
             id(v): g
             for v, g in zip(

@@ -6,6 +6,8 @@ network that is twice its size on top of it. Cut along depth and written back in
 part; and a part of some megabytes uses the links between the chips as well as the whole.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from mfcnn import borrowed
@@ -15,7 +17,9 @@ __all__ = ["in_parts", "sum_over_replicas"]
 _PART_BYTES = 2**25
 
 
-def sum_over_replicas(strategy):
+def sum_over_replicas(
+    strategy: tf.distribute.Strategy,
+) -> Callable[[list[tf.Tensor]], list[tf.Tensor]] | None:
     """The function from a list of tensors to their sums, for use inside `strategy.run`.
 
     None for a single replica.
@@ -29,7 +33,9 @@ def sum_over_replicas(strategy):
     return lambda tensors: tf.distribute.get_replica_context().all_reduce("SUM", tensors)
 
 
-def in_parts(all_reduce, part_bytes=_PART_BYTES):
+def in_parts(
+    all_reduce: Callable[[tf.Tensor], tf.Tensor], part_bytes: int = _PART_BYTES
+) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
     """Makes a sum of lists of tensors, large ones in parts, from the sum of one tensor.
 
     For programs that XLA compiles.

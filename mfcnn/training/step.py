@@ -6,14 +6,18 @@ ahead-of-time check in `tpu/`, it is XLA's own.
 """
 
 import math
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
-from mfcnn import borrowed
+from mfcnn import arguments, borrowed
 from mfcnn.training.fused import FusedUpdate
 
 __all__ = ["LOSSES", "TrainingStep", "constant_loss"]
+
+# From a list of tensors to their sums over the replicas.
+AllReduce = Callable[[list[tf.Tensor]], list[tf.Tensor]]
 
 LOSSES = ("cross_entropy", "squared_error")
 
@@ -37,10 +41,18 @@ class TrainingStep:
     """
 
     def __init__(
-        self, model, optimizer, batch_size, loss="cross_entropy", fused=False, compiled=""
-    ):
-        if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {LOSSES}. Received: {loss!r}")
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        batch_size: int,
+        loss: str = "cross_entropy",
+        fused: bool = False,
+        compiled: str = "",
+    ) -> None:
+        arguments.choice("loss", loss, LOSSES)
+        batch_size = arguments.integer("batch_size", batch_size, 1)
+        fused = arguments.boolean("fused", fused)
+        arguments.choice("compiled", compiled, ("", "step", "gradient"))
         if fused and compiled:
             raise ValueError(f"fused=True needs compiled=''. Received: compiled={compiled!r}")
         self._model = model
@@ -51,7 +63,9 @@ class TrainingStep:
         self._compiled = compiled
         self._losses = _cross_entropy() if loss == "cross_entropy" else _squared_error
 
-    def train(self, images, labels, all_reduce=None):
+    def train(
+        self, images: tf.Tensor, labels: tf.Tensor, all_reduce: AllReduce | None = None
+    ) -> tf.Tensor:
         """Updates the model; for use inside a tf.function.
 
         Args:
@@ -68,14 +82,16 @@ class TrainingStep:
             update = _compile(update)
         return update(images, labels, all_reduce)
 
-    def test(self, images, labels, weights):
+    def test(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         """Sums of losses, hits and examples, weighted by weights [b]: float32 [3]."""
         test = _compile(self._test) if self._compiled else self._test
         return test(images, labels, weights)
 
     # Each replica traces functions of its own: XLA takes only variables of its own device.
 
-    def _update(self, images, labels, all_reduce):
+    def _update(
+        self, images: tf.Tensor, labels: tf.Tensor, all_reduce: AllReduce | None
+    ) -> tf.Tensor:
         gradient = _compile(self._gradient) if self._compiled == "gradient" else self._gradient
         gradients, sums = gradient(images, labels)
         if all_reduce:
@@ -83,7 +99,7 @@ class TrainingStep:
         self._optimizer.apply(gradients, self._model.trainable_variables)
         return sums
 
-    def _gradient(self, images, labels):
+    def _gradient(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         with tf.GradientTape() as tape:
             logits = self._model(images, training=True)
             losses = self._losses(labels, logits)
@@ -91,7 +107,9 @@ class TrainingStep:
         variables = [v.value for v in self._model.trainable_variables]
         return tape.gradient(loss, variables), _sums(losses, labels, logits)
 
-    def _fused_update(self, images, labels, all_reduce):
+    def _fused_update(
+        self, images: tf.Tensor, labels: tf.Tensor, all_reduce: AllReduce | None
+    ) -> tf.Tensor:
         if all_reduce:
             raise ValueError("The fused update never has the whole gradient to sum over replicas.")
         logits = self._fused.step(
@@ -99,7 +117,7 @@ class TrainingStep:
         )
         return _sums(self._losses(labels, logits), labels, logits)
 
-    def _test(self, images, labels, weights):
+    def _test(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         logits = self._model(images, training=False)
         return _sums(self._losses(labels, logits), labels, logits, weights)
 
@@ -109,21 +127,23 @@ def constant_loss(loss: str, classes: int) -> float:
     return math.log(classes) if loss == "cross_entropy" else (1 - 1 / classes) / 2
 
 
-def _compile(function):
+def _compile(function: Callable) -> Callable:
     return tf.function(function, autograph=False, jit_compile=True)
 
 
-def _cross_entropy():
+def _cross_entropy() -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
 
 
-def _squared_error(labels, logits):
+def _squared_error(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     classes = logits.shape[-1]
     targets = tf.one_hot(labels, classes, dtype=logits.dtype) - 1 / classes
     return tf.reduce_sum(tf.square(logits - targets), axis=-1) / 2
 
 
-def _sums(losses, labels, logits, weights=None):
+def _sums(
+    losses: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor | None = None
+) -> tf.Tensor:
     weights = tf.ones_like(losses) if weights is None else weights
     hits = tf.cast(tf.argmax(logits, -1, output_type=labels.dtype) == labels, weights.dtype)
     return tf.stack([tf.reduce_sum(weights * t) for t in (losses, hits, tf.ones_like(weights))])

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.training.failure import time_limit
+from mfcnn import arguments
+from mfcnn.training.failure import lost_peers, time_limit
 
 __all__ = ["STRATEGIES", "is_chief", "make_strategy", "use_logical_cpus"]
 
@@ -19,7 +20,7 @@ STRATEGIES = ("default", "mirrored", "multiworker", "tpu")
 _PORT_TIMEOUT = 10.0  # seconds for a TCP connection
 
 
-def use_logical_cpus(count):
+def use_logical_cpus(count: int) -> None:
     """Splits the CPU into logical devices, over which "mirrored" then runs.
 
     To be called before anything else of TensorFlow.
@@ -31,15 +32,16 @@ def use_logical_cpus(count):
         ValueError: if count is below 1.
         RuntimeError: if TensorFlow has started already.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1. Received: {count!r}")
+    count = arguments.integer("count", count, 1)
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * count,
     )
 
 
-def make_strategy(name="default", tpu="local", timeout=300.0):
+def make_strategy(
+    name: str = "default", tpu: str = "local", timeout: float | None = 300.0
+) -> tf.distribute.Strategy:
     """The tf.distribute strategy of a name; to be made before variables and data.
 
     Args:
@@ -57,6 +59,9 @@ def make_strategy(name="default", tpu="local", timeout=300.0):
         ValueError: for an unknown name, or a TF_CONFIG that is missing or wrong.
         RuntimeError: if there is no TPU.
     """
+    arguments.choice("strategy", name, STRATEGIES)
+    if timeout is not None:
+        timeout = arguments.number("timeout", timeout, above=0)
     if name == "default":
         return tf.distribute.get_strategy()
     if name == "mirrored":
@@ -65,15 +70,13 @@ def make_strategy(name="default", tpu="local", timeout=300.0):
     if name == "multiworker":
         workers, own = _cluster(os.environ.get("TF_CONFIG"))
         others = ", ".join(worker for worker in workers if worker != own)
-        with time_limit(timeout, f"Not all of the other workers came: {others}"):
+        with time_limit(timeout, f"Not all of the other workers came: {others}"), lost_peers():
             return tf.distribute.MultiWorkerMirroredStrategy()
-    if name == "tpu":
-        with time_limit(timeout, f"The TPU at tpu={tpu!r} does not answer"):
-            return _tpu_strategy(tpu)
-    raise ValueError(f"strategy must be one of {STRATEGIES}. Received: {name!r}")
+    with time_limit(timeout, f"The TPU at tpu={tpu!r} does not answer"):
+        return _tpu_strategy(tpu)
 
 
-def is_chief(strategy):
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes checkpoints and results: the first worker, or the only one."""
     resolver = strategy.cluster_resolver
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -82,13 +85,15 @@ def is_chief(strategy):
     return resolver.task_type == "chief" or (not has_chief and resolver.task_id == 0)
 
 
-def scope_of(strategy):
+def scope_of(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextManager:
     """The strategy's scope; nothing to enter for the default one."""
     is_default = strategy is tf.distribute.get_strategy()
     return contextlib.nullcontext() if is_default else strategy.scope()
 
 
-def distribute(strategy, batches):
+def distribute(
+    strategy: tf.distribute.Strategy, batches: Callable[..., tf.data.Dataset]
+) -> tf.distribute.DistributedDataset:
     """The batches of a function from `tf.distribute.InputContext` to a dataset, on all replicas."""
     options = None
     if strategy is not tf.distribute.get_strategy():
@@ -98,7 +103,7 @@ def distribute(strategy, batches):
     return strategy.distribute_datasets_from_function(batches, options)
 
 
-def agree(strategy, number):
+def agree(strategy: tf.distribute.Strategy, number: int) -> bool:
     """Whether all workers have the same number, below 2^26; waits for all of them."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return True

@@ -2,11 +2,13 @@
 
 import os
 import pathlib
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from mfcnn import data
+from mfcnn import data, files
 from mfcnn.data import sources
 
 MNIST_DIR = pathlib.Path(__file__).parents[3] / "shared" / "tfds"
@@ -156,3 +158,45 @@ def test_the_real_mnist_has_its_published_statistics():
     assert images.shape == (100, 28, 28, 1) and len(np.unique(labels)) == 10
     assert sum(float(np.sum(weights)) for _, _, weights in record.test) == 10_000
     assert sorted(os.listdir(MNIST_DIR / "mnist")) == before
+
+
+def records():
+    return [bytes([label % 10]) + bytes(range(label, label + 40)) for label in range(12)]
+
+
+@pytest.mark.parametrize("how", ["cut", "a record less", "flipped", "emptied", "older"])
+def test_a_damaged_cache_is_named_and_never_shorter(tmp_path, how):
+    path = tmp_path / "imagenet_snakes-5.1.0-train"
+    sources._write_records(path, records())
+    assert sources._read_records(path) == records()
+    content = bytearray(path.read_bytes())
+    size = len(records()[0]) + 16  # of a record in its frame
+    if how == "a record less":
+        content = content[size:]
+    elif how == "older":
+        content = content[: 12 * size]
+    elif how == "flipped":
+        content[3 * size + 20] ^= 1
+    path.write_bytes({"cut": content[:-5], "emptied": b""}.get(how, content))
+    with pytest.raises(files.DamagedFileError, match=f"{path.name} is damaged .*Remove it"):
+        sources._read_records(path)
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "shorter"])
+def test_damaged_files_of_a_prepared_data_set_are_named(tmp_path, how):
+    """A stand-in for a builder, on real record files."""
+    path = tmp_path / "mnist.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records():
+            writer.write(record)
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1 if how == "flipped" else 0
+    path.write_bytes(content[: {"cut": -5, "shorter": -57}.get(how, len(content))])
+    split = types.SimpleNamespace(num_examples=12)
+    builder = types.SimpleNamespace(
+        data_dir=str(tmp_path), info=types.SimpleNamespace(splits={"train": split})
+    )
+    with pytest.raises(files.DamagedFileError, match="Remove that directory and prepare"):
+        with sources._whole(builder):
+            count = len(list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()))
+        sources._check_count(builder, "train", count)
