@@ -14,6 +14,7 @@ import os
 import pathlib
 import shutil
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -69,7 +70,8 @@ def write_atomically(
     """
     path = pathlib.Path(path)
     about_to_write(path)
-    name = f".{path.stem}.{socket.gethostname()}.{os.getpid()}{_PARTIAL}{path.suffix}"
+    writer = f"{socket.gethostname()}.{os.getpid()}.{threading.get_native_id()}"
+    name = f".{path.stem}.{writer}{_PARTIAL}{path.suffix}"
     partial = path.with_name(name)
     try:
         if callable(content):

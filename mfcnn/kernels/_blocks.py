@@ -9,7 +9,9 @@ the processes of a multi-worker strategy share them out, and each of them gets t
 
 import concurrent.futures
 import json
-import os
+import pathlib
+import warnings
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +19,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from mfcnn import files
 from mfcnn.kernels import _identity
 from mfcnn.numerics import equal_parts
+from mfcnn.run_directory import RunDirectory
 
 __all__ = ["Run", "extremes"]
 
@@ -133,7 +137,7 @@ class Run:
         mine = range(worker, len(jobs), workers)
         show = self._progress and worker == 0
         bar = keras.utils.Progbar(len(mine), unit_name="block") if show else None
-        store = _Store(self._output_dir, self._problem, division)
+        store = _Store(self._output_dir, self._problem, division, _place(strategy))
         devices = _devices(strategy)[: len(mine)]
         results = [None] * len(jobs)
 
@@ -148,12 +152,13 @@ class Run:
                 if bar:
                     bar.add(1)
 
-        if len(devices) > 1:
-            queues = [mine[d :: len(devices)] for d in range(len(devices))]
-            with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
-                list(pool.map(work, queues, devices))
-        else:
-            work(mine, devices[0] if devices else None)
+        with store:
+            if len(devices) > 1:
+                queues = [mine[d :: len(devices)] for d in range(len(devices))]
+                with concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
+                    list(pool.map(work, queues, devices))
+            else:
+                work(mine, devices[0] if devices else None)
         return results if workers == 1 else _exchange(strategy, results)
 
 
@@ -209,47 +214,77 @@ def _common_scale(results):
 
 
 class _Store:
-    """Finished blocks on disk; a directory belongs to one problem."""
+    """Finished blocks on disk, as a context manager; a directory belongs to one problem.
 
-    def __init__(self, directory: Any, problem: Callable[[], dict[str, Any]], division: tuple):
-        self._directory = directory
-        if directory is None:
-            return
-        os.makedirs(directory, exist_ok=True)
+    Args:
+        directory: of the blocks, or None.
+        problem: see `Run`.
+        division: (route, block size), part of the problem.
+        part: (index, count) of this process among those that share the blocks.
+    """
+
+    def __init__(
+        self,
+        directory: Any,
+        problem: Callable[[], dict[str, Any]],
+        division: tuple,
+        part: tuple[int, int],
+    ):
+        self._directory = None if directory is None else RunDirectory(directory, part=part)
+        self._problem, self._division = problem, division
+
+    def __enter__(self) -> "_Store":
+        """Locks the directory, and refuses one of another problem."""
+        if self._directory is None:
+            return self
+        self._directory.__enter__()
+        try:
+            self._check()
+        except BaseException:
+            self._directory.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Gives the directory back."""
+        if self._directory is not None:
+            self._directory.__exit__(*error)
+
+    def _check(self) -> None:
+        division = dict(zip(("route", "block_size"), self._division))
         # As it comes back from the file: lists for tuples.
-        mine = json.loads(json.dumps(problem() | dict(zip(("route", "block_size"), division))))
-        path = os.path.join(directory, "kernel.json")
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                differences = _identity.difference(json.load(file), mine)
+        self._mine = json.loads(json.dumps(self._problem() | division))
+        path = self._directory / "kernel.json"
+        if path.exists():
+            remedy = "Give another directory, or remove this one."
+            differences = _identity.difference(files.read_json(path, remedy), self._mine)
             if differences:
                 raise ValueError(
-                    f"output_dir={str(directory)!r} holds blocks of another kernel or other "
+                    f"output_dir={str(self._directory)!r} holds blocks of another kernel or other "
                     f"inputs: in it {'; '.join(differences)}. Give another directory."
                 )
-        else:
-            self._write(path, lambda file: file.write(json.dumps(mine, indent=1).encode()))
 
-    @staticmethod
-    def _write(path: str, write: Callable[[Any], Any]) -> None:
-        # Renamed when complete: an interrupted write never counts; two processes share no file.
-        partial = f"{path}.{os.getpid()}.partial"
-        with open(partial, "wb") as file:
-            write(file)
-        os.replace(partial, path)
-
-    def _path(self, job: tuple[int, ...]) -> str:
-        return os.path.join(self._directory, f"block_{'_'.join(map(str, job))}.npz")
+    def _path(self, job: tuple[int, ...]) -> pathlib.Path:
+        return self._directory / f"block_{'_'.join(map(str, job))}.npz"
 
     def load(self, job: tuple[int, ...]) -> tuple[tf.Tensor, ...] | None:
-        """A finished block, or None."""
-        if self._directory is None or not os.path.exists(self._path(job)):
+        """A finished block, or None; one that is damaged is named and computed again."""
+        if self._directory is None or not self._path(job).exists():
             return None
-        with np.load(self._path(job)) as saved:
-            return tuple(tf.constant(saved[name]) for name in ("nngp", "ntk", "log_scale"))
+        try:
+            with np.load(self._path(job)) as saved:  # it has a checksum of each array
+                return tuple(tf.constant(saved[name]) for name in ("nngp", "ntk", "log_scale"))
+        except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile):
+            words = f"{self._path(job)} is damaged: this block is computed again."
+            warnings.warn(words, stacklevel=2)
+            return None
 
     def save(self, job: tuple[int, ...], result: tuple[tf.Tensor, ...]) -> None:
         """Keeps a finished block."""
-        if self._directory is not None:
-            arrays = {k: v.numpy() for k, v in zip(("nngp", "ntk", "log_scale"), result)}
-            self._write(self._path(job), lambda file: np.savez(file, **arrays))
+        if self._directory is None:
+            return
+        path = self._directory / "kernel.json"
+        if not path.exists():
+            files.write_atomically(path, json.dumps(self._mine, indent=1))
+        arrays = {k: v.numpy() for k, v in zip(("nngp", "ntk", "log_scale"), result)}
+        files.write_atomically(self._path(job), lambda partial: np.savez(partial, **arrays))
