@@ -107,8 +107,9 @@ def plot(rows, path):
         r"critical: $|\kappa - \kappa_\infty|$",
     )
     for axis, title in zip(axes.flat, titles):
-        if not axis.lines:
-            continue  # log axes need something to show
+        if not axis.lines:  # log axes need something to show
+            axis.set_visible(False)
+            continue
         axis.set(title=title, xlabel="depth", xscale="log", yscale="log")
         axis.legend(fontsize=6)
     figure.suptitle("m-s: m inputs of s x s positions, d = s$^2$; CNN-F lies on FCN", fontsize=10)
@@ -118,7 +119,12 @@ def plot(rows, path):
 def main(_):
     """Measures all curves, writes metrics.csv and condition_numbers.png."""
     settings = common.settings(
-        quick={"configurations": [(6, 4), (12, 6)], "max_depth": 512, "q_star": 0.5},
+        quick={
+            "configurations": [(6, 4), (12, 6)],
+            "max_depth": 512,
+            "q_star": 0.5,
+            "architectures": list(ARCHITECTURES),
+        },
         paper={"configurations": [(12, 6), (12, 8), (24, 6)], "max_depth": 2048},
     )
     directory = common.prepare_output_dir(settings)
@@ -126,7 +132,7 @@ def main(_):
     rows = []
     for m, size in settings["configurations"]:
         for phase in _FACTORS:
-            for architecture in ARCHITECTURES:
+            for architecture in settings["architectures"]:
                 arguments = (phase, architecture, m, size, depths)
                 rows += measure("erf", *arguments, settings["q_star"], settings["seed"])
     common.write_csv(directory / "metrics.csv", rows)
@@ -144,6 +150,7 @@ def define_flags():
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("condition_numbers")
     common.define_override("max_depth", "Largest number of hidden layers.", lower_bound=2)
+    flags.DEFINE_multi_enum("architectures", None, ARCHITECTURES, "Those shown. Default: all.")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def plot(rows, path):
     for line, phase in enumerate(_FACTORS):
         for column, field in enumerate(FIELDS):
             axis = axes[line, column]
-            for color, architecture in enumerate(ARCHITECTURES):
+            for color, architecture in enumerate(dict.fromkeys(r["architecture"] for r in rows)):
                 chosen = [
                     r
                     for r in rows
@@ -153,7 +153,13 @@ def plot(rows, path):
 def main(_):
     """Measures the three phases, writes metrics.csv, rates.csv and ntk_spectrum.png."""
     settings = common.settings(
-        quick={"inputs": 6, "size": 4, "q_star": 0.5, "max_depth": 1024},
+        quick={
+            "inputs": 6,
+            "size": 4,
+            "q_star": 0.5,
+            "max_depth": 1024,
+            "architectures": list(ARCHITECTURES),
+        },
         paper={"inputs": 24, "size": 6, "max_depth": 2048},
     )
     directory = common.prepare_output_dir(settings)
@@ -168,7 +174,7 @@ def main(_):
             xi = kernels.limits("erf", *variances).xi_1
             depths = np.linspace(0.5 * xi, (24 if phase == "ordered" else 12) * xi, 24)
         depths = np.unique(np.round(depths).astype(int)).tolist()
-        for architecture in ARCHITECTURES:
+        for architecture in settings["architectures"]:
             limit, found = measure(architecture, variances, depths, m, size, settings["seed"])
             rows += found
             positions = size**2 if architecture == "cnn_p" else 1
@@ -188,6 +194,7 @@ def define_flags():
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("ntk_spectrum")
     common.define_override("inputs", "Number of inputs m.", lower_bound=2)
+    flags.DEFINE_multi_enum("architectures", None, ARCHITECTURES, "Those shown. Default: all.")
     common.define_override("size", "Height and width of the images.", lower_bound=3)
     common.define_override("max_depth", "Largest depth on the critical line.", lower_bound=64)
 

@@ -1,4 +1,6 @@
-"""Runs a binary's main with flags, in this process."""
+"""Runs a binary's main with flags, in this process, and reads what it wrote."""
+
+import csv
 
 from absl import flags
 
@@ -26,3 +28,17 @@ def run(module, directory, *arguments):
             delattr(defined, name)
         for name, flag in kept.items():
             defined[name] = flag
+
+
+def table(path, **chosen):
+    """The rows of a CSV file with these values, as dicts; what is a number is a float."""
+    with open(path) as file:
+        rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [row for row in rows if all(row[k] == v for k, v in chosen.items())]
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return text

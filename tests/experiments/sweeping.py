@@ -52,7 +52,13 @@ def assert_two_kills_change_nothing(module, directory, *arguments, kills=(2, 3))
     return directory / "whole"
 
 
-def assert_figure(directory, name):
-    """Asserts that the figure is there and that finished points left no folder."""
-    assert (directory / name).stat().st_size > 5_000
+def assert_figure(directory, pictures, name):
+    """Asserts that the figure is readable and that finished points left no folder.
+
+    Returns:
+      The `Picture`.
+    """
+    assert (directory / name).is_file()
+    pictures[name].assert_readable()
     assert (directory / "config.json").exists() and not (directory / "points").exists()
+    return pictures[name]

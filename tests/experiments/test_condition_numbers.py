@@ -1,12 +1,11 @@
 """The binary of condition numbers against a plain recursion."""
 
-import csv
-
 import numpy as np
 
 from experiments import condition_numbers
 from mfcnn import kernels
-from tests.experiments.running import run
+from tests.experiments.pictures import assert_drawn
+from tests.experiments.running import run, table
 from tests.kernels import reference
 
 
@@ -24,13 +23,17 @@ def test_curves_are_those_of_a_plain_recursion():
         assert row["chi_1"] > 1
 
 
-def test_the_binary_writes_its_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(condition_numbers, "ARCHITECTURES", ("fcn",))
-    run(condition_numbers, tmp_path, "--max_depth=4")
-    with open(tmp_path / "metrics.csv") as file:
-        rows = list(csv.DictReader(file))
+def test_the_binary_writes_its_files(tmp_path, pictures):
+    run(condition_numbers, tmp_path, "--max_depth=4", "--architectures=fcn")
+    rows = table(tmp_path / "metrics.csv")
     assert len(rows) == 2 * 3 * 4
-    assert (tmp_path / "condition_numbers.png").stat().st_size > 10_000
+    picture = pictures["condition_numbers.png"]
+    picture.assert_readable()
+    for phase, title in (("chaotic", "chaotic"), ("critical", "(m+2)/2")):
+        for inputs, size in ((6, 4), (12, 6)):
+            chosen = table(tmp_path / "metrics.csv", phase=phase, inputs=inputs, size=size)
+            depths, kappa = ([row[k] for row in chosen] for k in ("depth", "condition_number"))
+            assert_drawn(picture.panel(title).line(f"{inputs}-{size} FCN"), depths, kappa)
     limits = {r["leading_order"] for r in rows if r["phase"] == "critical"}
     assert sorted({round(float(x), 9) for x in limits}) == [4.0, 7.0]
 

@@ -1,12 +1,13 @@
 """Effective ranks of LeNet's features."""
 
 from experiments import effective_rank
-from tests.experiments.running import run
+from tests.experiments.pictures import assert_drawn
+from tests.experiments.running import run, table
 
 
-def test_the_binary_finds_ranks_that_grow_with_width(tmp_path):
+def test_the_binary_finds_ranks_that_grow_with_width(tmp_path, pictures):
     run(effective_rank, tmp_path, "--dataset=digits", "--width_factors=0.3,1", "--examples=10")
-    rows = (tmp_path / "metrics.csv").read_text().splitlines()[1:]
-    ranks = [float(row.split(",")[4]) for row in rows]
+    ranks = [row["effective_rank"] for row in table(tmp_path / "metrics.csv")]
     assert 1 < ranks[0] < ranks[1] <= 100
-    assert (tmp_path / "effective_rank.png").stat().st_size > 5_000
+    pictures["effective_rank.png"].assert_readable()
+    assert_drawn(pictures["effective_rank.png"].panel("lenet").lines[0][1:], [0.3, 1], ranks)

@@ -4,7 +4,8 @@ import numpy as np
 
 from experiments import fourier_modes
 from mfcnn import activations, meanfield
-from tests.experiments.running import run
+from tests.experiments.pictures import assert_drawn
+from tests.experiments.running import run, table
 
 ARGUMENTS = ("erf", 2.25, 0.25)
 
@@ -51,7 +52,17 @@ def test_slopes_agree_with_theory():
     assert np.all(np.abs(slope + 1 / scales) < 5 * error + 0.03 / scales)
 
 
-def test_the_binary_writes_its_files(tmp_path):
+def test_the_binary_writes_its_files(tmp_path, pictures):
     run(fourier_modes, tmp_path, "--channels=1000", "--networks=60", "--depth=24")
-    assert (tmp_path / "fourier_modes.png").stat().st_size > 10_000
+    picture = pictures["fourier_modes.png"]
+    picture.assert_readable()
+    for amplitude in (1, 0.01):
+        panel = picture.panel(f"times {amplitude:g}")
+        assert panel.scales == ("linear", "log") and panel.x_label == "layer"
+        for mode in range(6):
+            rows = table(tmp_path / "metrics.csv", amplitude=amplitude, mode=mode)
+            layers = [row["layer"] for row in rows]
+            measured, iterated = panel.lines[3 * mode : 3 * mode + 2]
+            assert_drawn(measured[1:], layers, [abs(row["measured"]) for row in rows])
+            assert_drawn(iterated[1:], layers, [abs(row["iterated"]) for row in rows])
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 2 * 6 * 25

@@ -5,7 +5,8 @@ import tensorflow as tf
 
 from experiments import gradient_norms
 from mfcnn import meanfield
-from tests.experiments.running import run
+from tests.experiments.pictures import assert_drawn
+from tests.experiments.running import run, table
 
 
 def test_back_propagation_agrees_with_automatic_differentiation():
@@ -49,10 +50,18 @@ def test_measured_gradients_agree_with_theory():
         assert np.all(np.abs(mean - predicted) <= 4 * error + 1.0 * depth / channels * predicted)
 
 
-def test_the_binary_writes_its_files(tmp_path):
+def test_the_binary_writes_its_files(tmp_path, pictures):
     run(
         gradient_norms, tmp_path, "--depth=5", "--channels=4", "--draws=2", "--size=3",
         "--weight_variances=1,2",
     )  # fmt: skip
-    assert (tmp_path / "gradient_norms.png").stat().st_size > 10_000
+    pictures["gradient_norms.png"].assert_readable()
+    (panel,) = pictures["gradient_norms.png"].panels
+    assert panel.scales == ("linear", "log")
+    for i, variance in enumerate((1, 2)):
+        rows = table(tmp_path / "metrics.csv", weight_variance=variance)
+        layers = [row["layer"] for row in rows]
+        drawn = panel.line(f"$\\sigma_w^2$ = {variance}")
+        assert_drawn(drawn, layers, [row["measured"] for row in rows])
+        assert_drawn(panel.lines[2 * i + 1][1:], layers, [row["predicted"] for row in rows])
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 2 * 5

@@ -1,5 +1,6 @@
 """Jacobian spectra of random Keras stacks against theory."""
 
+import numpy as np
 import pytest
 
 from experiments import jacobian_spectrum
@@ -25,7 +26,14 @@ def test_short_stacks_have_the_moments_of_theory(kind):
     assert abs(variance - theory.variance) < 6 * variance_error + 2 * correction * theory.variance
 
 
-def test_the_binary_writes_its_files(tmp_path):
+def test_the_binary_writes_its_files(tmp_path, pictures):
     run(jacobian_spectrum, tmp_path, "--depth=3", "--channels=8", "--draws=2")
-    assert (tmp_path / "jacobian_spectrum.png").stat().st_size > 10_000
+    pictures["jacobian_spectrum.png"].assert_readable()
+    for panel, name in zip(
+        pictures["jacobian_spectrum.png"].panels, ("Gaussian", "Delta-orthogonal")
+    ):
+        assert panel.title == name and panel.x_label == "log10 singular value"
+        x, density = panel.line("theory")
+        # A density: one but for its tails, and for the rule at the steep edges of 400 points.
+        assert 0.9 < np.trapezoid(density, x) < 1.01
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3

@@ -1,11 +1,10 @@
 """kappa_1 and kappa_2 against the gradients of a finite network."""
 
-import csv
-
 import numpy as np
 
 from experiments import kappa
-from tests.experiments.running import run
+from tests.experiments.pictures import assert_drawn
+from tests.experiments.running import run, table
 
 
 def test_kappa_is_the_weights_part_of_the_ntk_over_alpha_m():
@@ -39,18 +38,27 @@ def test_kappa_is_the_weights_part_of_the_ntk_over_alpha_m():
     np.testing.assert_allclose(mean[0, 1], kappa_2[-1, 0], rtol=0.1)
 
 
-def test_the_binary_shows_the_three_phases(tmp_path):
+def test_the_binary_shows_the_three_phases(tmp_path, pictures):
     run(kappa, tmp_path, "--max_depth=24")
-    with open(tmp_path / "metrics.csv") as file:
-        rows = list(csv.DictReader(file))
     last = {
-        (row["activation"], row["phase"]): float(row["kappa_1"]) / float(row["kappa_2"])
-        for row in rows
-        if row["depth"] == "24" and float(row["correlation"]) == 0
+        (row["activation"], row["phase"]): row["kappa_1"] / row["kappa_2"]
+        for row in table(tmp_path / "metrics.csv", depth=24, correlation=0)
     }
     # Orthogonal inputs: in the ordered phase all entries become equal, on the border the ratio goes
     # to 3 (erf) and 4 (relu), and in erf's chaotic phase only the diagonal grows.
     for activation in ("erf", "relu"):
         assert last[activation, "ordered"] < 0.5 * last[activation, "border"] < 2.5
     assert last["erf", "chaotic"] > 10
-    assert (tmp_path / "kappa.png").stat().st_size > 10_000
+    picture = pictures["kappa.png"]
+    picture.assert_readable()
+    for activation, phase in last:
+        rows = table(tmp_path / "metrics.csv", activation=activation, phase=phase, correlation=0)
+        depth, kappa_1, kappa_2 = (
+            np.array([row[name] for row in rows]) for name in ("depth", "kappa_1", "kappa_2")
+        )
+        panels = [
+            picture.panel(f"{activation}, {phase}: ${what}$")
+            for what in (r"\kappa_2", r"\kappa_1/\kappa_2")
+        ]
+        assert_drawn(panels[0].lines[0][1:], depth, kappa_2)
+        assert_drawn(panels[1].lines[0][1:], depth, kappa_1 / kappa_2)

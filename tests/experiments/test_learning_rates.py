@@ -7,6 +7,8 @@ import pytest
 
 from experiments import learning_rates
 from experiments.dense_networks import DenseNetworks
+from tests.experiments.pictures import assert_drawn
+from tests.experiments.running import table
 from tests.experiments.sweeping import assert_figure, assert_two_kills_change_nothing
 
 
@@ -30,13 +32,17 @@ def test_a_linear_network_trains_below_eta_theory_and_not_above(rho, falls, tmp_
         assert not np.isfinite(losses[-1]) and curve[-1]["step"] < 100
 
 
-def test_two_kills_change_nothing(tmp_path, capsys):
+def test_two_kills_change_nothing(tmp_path, capsys, pictures):
     directory = assert_two_kills_change_nothing(
         learning_rates, tmp_path, "--dataset=digits", "--depths=1", "--weight_stds=1.5",
         "--width=16", "--examples=20", "--steps=4", "--eval_every=2", "--checkpoint_every=2",
         "--rates=3",
     )  # fmt: skip
-    assert_figure(directory, "learning_rates.png")
+    panel = assert_figure(directory, pictures, "learning_rates.png").panel("depth 1")
+    rows = table(directory / "metrics.csv")
+    drawn = panel.line("$\\sigma_w$ = 1.5")
+    assert_drawn(drawn, [row["rho"] for row in rows], [row["train_accuracy"] for row in rows])
+    assert panel.scales[0] == "log" and panel.x_label == "$\\eta / \\eta_{theory}$"
     assert "theory: 1" in capsys.readouterr().out
 
 

@@ -4,7 +4,8 @@ import numpy as np
 
 from experiments import linearization
 from mfcnn import data
-from tests.experiments.running import run
+from tests.experiments.pictures import assert_drawn
+from tests.experiments.running import run, table
 
 
 def test_both_models_start_at_the_same_outputs_and_a_stopped_run_goes_on_exactly(tmp_path):
@@ -35,7 +36,7 @@ def test_a_linearized_step_costs_at_most_four_steps():
     assert linearization.step_cost_ratio(runs, dataset) < 4
 
 
-def test_the_binary_writes_its_files_and_repeats_nothing(tmp_path, monkeypatch):
+def test_the_binary_writes_its_files_and_repeats_nothing(tmp_path, monkeypatch, pictures):
     arguments = (
         linearization, tmp_path, "--dataset=digits", "--train_size=64", "--epochs=1",
         "--linear_epochs=1", "--width_factors=0.5", "--trajectory_steps=3",
@@ -44,7 +45,16 @@ def test_the_binary_writes_its_files_and_repeats_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(linearization, "Run", None)  # no model is made the second time
     run(*arguments)
     for name in ("accuracy.png", "trajectories.png"):
-        assert (tmp_path / name).stat().st_size > 5_000
+        assert (tmp_path / name).is_file()
+        pictures[name].assert_readable()
+    for row in table(tmp_path / "metrics.csv"):
+        for split, column in (("train", "train_accuracy"), ("test", "test_accuracy")):
+            drawn = pictures["accuracy.png"].panels[0].line(f"{row['model']}, {split}")
+            assert_drawn(drawn, [0.5], [100 * row[column]])
+    for model in ("network", "linearization"):
+        rows = table(tmp_path / "trajectories.csv", model=model)
+        drawn = pictures["trajectories.png"].panel("width x0.5").line(model)
+        assert_drawn(drawn, [row["step"] for row in rows], [row["example_0"] for row in rows])
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
     assert len((tmp_path / "trajectories.csv").read_text().splitlines()) == 1 + 2 * 4
     assert len((tmp_path / "lenet_x0.5_network.csv").read_text().splitlines()) == 2

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments import ntk_change
-from tests.experiments.running import run
+from tests.experiments.running import run, table
 
 
 def test_the_change_falls_with_width_and_training_stops_early():
@@ -23,17 +23,22 @@ def test_the_change_falls_with_width_and_training_stops_early():
     assert still[-1]["steps"] == 101 and still[-1]["change"] == 0
 
 
-def test_the_binary_writes_its_files_and_does_not_repeat_what_is_there(tmp_path, monkeypatch):
+def test_the_binary_writes_its_files_and_repeats_nothing(tmp_path, monkeypatch, pictures):
     arguments = "--widths=8", "--depths=1", "--grid=2", "--examples=4", "--max_steps=20"
     run(ntk_change, tmp_path, *arguments)
-    assert (tmp_path / "ntk_change.png").stat().st_size > 5_000
-    table = (tmp_path / "metrics.csv").read_text()
+    picture = pictures["ntk_change.png"]
+    picture.assert_readable()
+    assert picture.colour_labels == ["relative change", "loss"]
+    rows = table(tmp_path / "metrics.csv", checkpoint=10)
+    drawn = picture.panel("width 8, 10 steps").images[0]
+    np.testing.assert_allclose(drawn, [[row["change"] for row in rows]], rtol=1e-12)
+    text = (tmp_path / "metrics.csv").read_text()
     # Two networks, at 10 steps and in the end.
-    assert len(table.splitlines()) == 1 + 2 * 2
+    assert len(text.splitlines()) == 1 + 2 * 2
     # A kill after the first network.
-    (tmp_path / "metrics.csv").write_text("".join(table.splitlines(keepends=True)[:3]))
+    (tmp_path / "metrics.csv").write_text("".join(text.splitlines(keepends=True)[:3]))
     track, calls = ntk_change.track, []
     monkeypatch.setattr(ntk_change, "track", lambda *a: calls.append(1) or track(*a))
     run(ntk_change, tmp_path, *arguments)
-    assert (tmp_path / "metrics.csv").read_text() == table
+    assert (tmp_path / "metrics.csv").read_text() == text
     assert len(calls) == 1

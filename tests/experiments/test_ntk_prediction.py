@@ -1,11 +1,9 @@
 """The mean predictor over depth and variance."""
 
-import csv
-
 import numpy as np
 
 from experiments import ntk_prediction
-from tests.experiments.running import run
+from tests.experiments.running import run, table
 
 
 def test_predictor_is_kernel_regression():
@@ -31,12 +29,19 @@ def test_a_singular_kernel_has_no_accuracy_without_ridge():
     assert accuracy == 1 / 3 and variation < 1e-9
 
 
-def test_the_binary_learns_something_and_writes_its_files(tmp_path):
+def test_the_binary_learns_something_and_writes_its_files(tmp_path, pictures):
     sizes = ["--grid=2", "--max_depth=3", "--train_size=40", "--test_size=40", "--resize=4"]
     run(ntk_prediction, tmp_path, *sizes)
-    with open(tmp_path / "metrics.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = table(tmp_path / "metrics.csv")
+    rows.sort(key=lambda row: (row["depth"], row["weight_variance"]))
     assert len(rows) == 4 and {row["phase"] for row in rows} == {"ordered", "chaotic"}
     # Ten classes: chance is 4 of 40, and more than 12 has a probability of 1e-4.
-    assert all(float(row[f"accuracy_{r}"]) > 12 / 40 for row in rows for r in ("pool", "flatten"))
-    assert (tmp_path / "ntk_prediction.png").stat().st_size > 10_000
+    assert all(row[f"accuracy_{r}"] > 12 / 40 for row in rows for r in ("pool", "flatten"))
+    picture = pictures["ntk_prediction.png"]
+    picture.assert_readable()
+    pool, flatten = (
+        np.array([row[f"accuracy_{readout}"] for row in rows]) for readout in ("pool", "flatten")
+    )
+    for panel, values in zip(picture.panels, (pool, flatten, pool - flatten)):
+        assert panel.title.startswith("test accuracy")
+        np.testing.assert_allclose(panel.images[0].ravel(), values, rtol=1e-12)

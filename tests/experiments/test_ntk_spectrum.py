@@ -1,12 +1,11 @@
 """The table of the NTK's spectrum: fitted rates beside theory."""
 
-import csv
-
 import numpy as np
 import pytest
 
 from experiments import ntk_spectrum
-from tests.experiments.running import run
+from tests.experiments.pictures import assert_drawn
+from tests.experiments.running import run, table
 
 
 def test_fits_find_known_rates():
@@ -19,22 +18,22 @@ def test_fits_find_known_rates():
     np.testing.assert_allclose(line, 0.3, rtol=1e-9)
 
 
-def test_fitted_rates_are_those_of_theory(tmp_path, monkeypatch):
-    monkeypatch.setattr(ntk_spectrum, "ARCHITECTURES", ("fcn",))
-    run(ntk_spectrum, tmp_path, "--inputs=4")
-    with open(tmp_path / "rates.csv") as file:
-        rows = list(csv.DictReader(file))
+def test_fitted_rates_are_those_of_theory(tmp_path, pictures):
+    run(ntk_spectrum, tmp_path, "--inputs=4", "--architectures=fcn")
+    rows = table(tmp_path / "rates.csv")
     assert {row["phase"] for row in rows} == {"ordered", "critical", "chaotic"}
     for row in rows:
         # kappa itself is met within O(log(l) / l), everything else is a rate.
         tolerance = 0.02 if row["quantity"] == "kappa" else 5e-3
-        assert float(row["fitted"]) == pytest.approx(float(row["theory"]), rel=tolerance)
-    assert (tmp_path / "ntk_spectrum.png").stat().st_size > 10_000
-    with open(tmp_path / "metrics.csv") as file:
-        deepest = [r for r in csv.DictReader(file) if r["kernel"] == "ntk" and r["depth"] == "1024"]
-    ((kappa, law),) = [
-        (float(row["condition_number"]), float(row["condition_number_law"])) for row in deepest
-    ]
+        assert row["fitted"] == pytest.approx(row["theory"], rel=tolerance)
+    pictures["ntk_spectrum.png"].assert_readable()
+    for phase in ("ordered", "critical", "chaotic"):
+        rows = table(tmp_path / "metrics.csv", phase=phase, kernel="ntk")
+        panel = pictures["ntk_spectrum.png"].panel(f"{phase}: $\\kappa$")
+        depths, numbers = ([row[k] for row in rows] for k in ("depth", "condition_number"))
+        assert_drawn(panel.line("FCN"), depths, numbers)
+    (deepest,) = table(tmp_path / "metrics.csv", kernel="ntk", depth=1024)
+    kappa, law = deepest["condition_number"], deepest["condition_number_law"]
     leading = (4 + 2) / 2
     # The amplitude comes from the middle depth, 64 or more, and is off by O(log(64) / 64).
     assert abs(kappa - law) < np.log(64) / 64 * abs(kappa - leading)

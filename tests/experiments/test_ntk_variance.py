@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments import ntk_variance
-from tests.experiments.running import run
+from tests.experiments.running import run, table
 
 
 def test_the_ratio_is_near_1_below_the_critical_line_and_grows_above():
@@ -14,12 +14,27 @@ def test_the_ratio_is_near_1_below_the_critical_line_and_grows_above():
     assert ratios[-1, -1] > 2
 
 
-def test_the_binary_writes_its_files(tmp_path):
+def test_the_binary_writes_its_files(tmp_path, pictures):
     run(
         ntk_variance, tmp_path, "--width=8", "--depth=6", "--initializations=20", "--grid=3",
         "--curve_widths=8", "--law_networks=200",
     )  # fmt: skip
-    for name in ("heat_map.png", "curves.png"):
-        assert (tmp_path / name).stat().st_size > 10_000
+    assert (tmp_path / "heat_map.png").is_file() and (tmp_path / "curves.png").is_file()
+    maps, curves = pictures["heat_map.png"], pictures["curves.png"]
+    for picture in (maps, curves):
+        picture.assert_readable()
+    for activation in ("tanh", "relu"):
+        rows = table(tmp_path / "metrics.csv", activation=activation, width=8, bias_variance=1)
+        drawn = maps.panel(activation).images[0]
+        grid = [row for row in rows if row["weight_variance"] not in (1, 1.5, 3)]
+        ratios = [
+            row["ratio"] for row in sorted(grid, key=lambda r: (r["depth"], r["weight_variance"]))
+        ]
+        np.testing.assert_allclose(drawn.ravel(), ratios, rtol=1e-12)
+    for variances in ((1, 1), (1.5, 1), (2, 0), (3, 1)):
+        label = f"({variances[0]:g}, {variances[1]:g}), width 8"
+        assert len(curves.panels[0].line(label)[0]) == 6
+    measured, law = (curves.panel("exponent").lines[i] for i in (0, 1))
+    assert law[0] == "law, exponent 5" and np.all(np.abs(np.log(measured[2] / law[2])) < 1)
     # Two heat maps of 3 x 6, four curves of 6, the law's 12 depths, and the heading.
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 36 + 24 + 12 + 1

@@ -3,6 +3,7 @@
 import math
 
 from experiments import orthogonal_speed, vanilla_sweep
+from tests.experiments.running import table
 from tests.experiments.sweeping import assert_figure, assert_two_kills_change_nothing
 
 ARGUMENTS = [
@@ -19,10 +20,18 @@ ARGUMENTS = [
 ]
 
 
-def test_two_kills_change_nothing(tmp_path, capsys):
+def test_two_kills_change_nothing(tmp_path, capsys, pictures):
     arguments = [*ARGUMENTS, "--depth=3", "--learning_rates=0.01,0.02"]
     directory = assert_two_kills_change_nothing(orthogonal_speed, tmp_path, *arguments)
-    assert_figure(directory, "orthogonal_speed.png")
+    (panel,) = assert_figure(directory, pictures, "orthogonal_speed.png").panels
+    for name in ("orthogonal", "gaussian"):
+        drawn = panel.line(name)
+        rows = table(directory / "metrics.csv", initialization=name)
+        accuracies = [
+            [row["train_accuracy"] for row in rows if row["learning_rate"] == rate]
+            for rate in {row["learning_rate"] for row in rows}
+        ]
+        assert list(drawn[0]) == [2, 4] and list(drawn[1]) in accuracies
     assert "gaussian" in capsys.readouterr().out
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from experiments import output_variance
-from tests.experiments.running import run
+from tests.experiments.pictures import assert_drawn
+from tests.experiments.running import run, table
 
 
 def test_a_trained_ensemble_has_the_variance_of_wide_networks():
@@ -25,10 +26,17 @@ def test_a_trained_ensemble_has_the_variance_of_wide_networks():
     assert abs(squares.sum() / 199 - exact) < 4 * error + 0.04 * exact
 
 
-def test_the_binary_writes_its_files(tmp_path):
+def test_the_binary_writes_its_files(tmp_path, pictures):
     run(
         output_variance, tmp_path, "--weight_variances=2", "--depth=1", "--widths=16",
         "--networks=5", "--examples=4", "--steps=5",
     )  # fmt: skip
-    assert (tmp_path / "output_variance.png").stat().st_size > 5_000
+    picture = pictures["output_variance.png"]
+    picture.assert_readable()
+    (row,) = table(tmp_path / "metrics.csv")
+    panel = picture.panel("depth 1")
+    assert_drawn(panel.line("wide networks, exact"), [2], [row["exact_wide"]])
+    assert_drawn(panel.line("theorem 5.3"), [2], [row["theorem"]])
+    assert_drawn(panel.lines[0][1:], [2], [row["measured"]])
+    assert panel.legend[-1] == "trained, width 16"
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 2

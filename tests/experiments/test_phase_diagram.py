@@ -1,6 +1,5 @@
 """The phase diagram binary on a small grid."""
 
-import csv
 import json
 
 import numpy as np
@@ -8,7 +7,8 @@ import pytest
 
 from experiments import phase_diagram
 from mfcnn import meanfield
-from tests.experiments.running import run
+from tests.experiments.pictures import assert_drawn
+from tests.experiments.running import run, table
 
 
 def test_the_line_separates_the_phases():
@@ -22,13 +22,23 @@ def test_the_line_separates_the_phases():
     assert np.all(np.diff(line[:, 2]) > 0)
 
 
-def test_the_binary_writes_its_files(tmp_path):
+def test_the_binary_writes_its_files(tmp_path, pictures):
     run(phase_diagram, tmp_path, "--grid=6", "--activation=erf")
     assert json.loads((tmp_path / "config.json").read_text())["activation"] == "erf"
-    with open(tmp_path / "metrics.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 36 and float(rows[-1]["chi_1"]) > 0
-    assert (tmp_path / "phase_diagram.png").stat().st_size > 10_000
+    rows = table(tmp_path / "metrics.csv")
+    assert len(rows) == 36 and rows[-1]["chi_1"] > 0
+    picture = pictures["phase_diagram.png"]
+    picture.assert_readable()
+    left, right = picture.panels
+    line = table(tmp_path / "critical_line.csv")
+    x, y = ([row[name] for row in line] for name in ("weight_variance", "bias_variance"))
+    np.testing.assert_allclose(left.points[-1], np.transpose([x, y]), rtol=1e-12)
+    assert_drawn(right.line("$\\chi_1 = 1$"), x, y)
+    found = {(r["weight_variance"], r["bias_variance"]): r["xi_c"] for r in rows}
+    drawn = [
+        found[w, b] for b in sorted({b for _, b in found}) for w in sorted({w for w, _ in found})
+    ]
+    np.testing.assert_allclose(right.images[0].ravel(), drawn)
 
 
 def test_bad_flags_are_refused(tmp_path):

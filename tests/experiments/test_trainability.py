@@ -3,6 +3,8 @@
 import numpy as np
 
 from experiments import trainability
+from mfcnn import meanfield
+from tests.experiments.running import table
 from tests.experiments.sweeping import assert_figure, assert_two_kills_change_nothing
 
 ARGUMENTS = [
@@ -19,10 +21,19 @@ ARGUMENTS = [
 ]
 
 
-def test_two_kills_change_nothing(tmp_path, capsys):
+def test_two_kills_change_nothing(tmp_path, capsys, pictures):
     arguments = [*ARGUMENTS, "--depths=2,4", "--weight_variances=0.5,1.5"]
     directory = assert_two_kills_change_nothing(trainability, tmp_path, *arguments)
-    assert_figure(directory, "trainability.png")
+    picture = assert_figure(directory, pictures, "trainability.png")
+    for steps in (2, 4):
+        panel = picture.panel(f"{steps} steps")
+        rows = table(directory / "metrics.csv", step=steps)
+        rows.sort(key=lambda row: (row["depth"], row["weight_variance"]))
+        drawn = [row["train_accuracy"] for row in rows]
+        np.testing.assert_allclose(panel.images[0].ravel(), drawn, rtol=1e-12)
+        variances, depths = panel.line("$6\\,\\xi_c$")
+        expected = [6 * meanfield.fixed_point("tanh", v, 2e-5).xi_c for v in variances[::50]]
+        np.testing.assert_allclose(depths[::50], expected)
     assert "rank correlation" in capsys.readouterr().out
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from experiments import weight_spectrum
-from tests.experiments.running import run
+from tests.experiments.pictures import assert_drawn
+from tests.experiments.running import run, table
 
 
 @pytest.mark.parametrize("size", [5, 6, 9])
@@ -28,8 +29,15 @@ def test_wide_convolutions_approach_the_quarter_circle():
     assert distances[0] > distances[1] > distances[2] and distances[2] < 0.02
 
 
-def test_the_binary_writes_its_files(tmp_path):
+def test_the_binary_writes_its_files(tmp_path, pictures):
     run(weight_spectrum, tmp_path, "--channels=2,4", "--dense_limit=60", "--size=8")
-    assert (tmp_path / "weight_spectrum.png").stat().st_size > 10_000
+    pictures["weight_spectrum.png"].assert_readable()
+    left, right = pictures["weight_spectrum.png"].panels
+    x, density = left.line("dense, infinite size")
+    np.testing.assert_allclose(density, np.sqrt(np.maximum(4 - x**2, 0)) / np.pi, atol=1e-12)
+    for channels in (2, 4):
+        rows = table(tmp_path / "metrics.csv", channels=channels)
+        fraction, values = ([row[k] for row in rows] for k in ("fraction", "convolution"))
+        assert_drawn(right.line(f"c = {channels}"), values, fraction)
     with pytest.raises(ValueError, match="size must be at least the kernel's 5"):
         run(weight_spectrum, tmp_path, "--size=4")
