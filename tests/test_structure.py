@@ -12,7 +12,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 _LEVELS = (
     ("version",),
     ("arguments",),
-    ("numerics", "profiles", "borrowed"),
+    ("numerics", "profiles", "borrowed", "files", "ownership"),
+    ("run_directory",),
     ("activations",),
     ("meanfield",),
     ("initializers",),
@@ -29,9 +30,14 @@ def _modules(folder: str) -> list[pathlib.Path]:
 
 
 def _imports(path: pathlib.Path) -> Iterator[str]:
-    """The full names of all modules that a file imports, wherever the statement stands."""
+    """The full names of all modules that a file imports, wherever the statement stands.
+
+    But for `__getattr__`, where a package still answers to names that have moved up.
+    """
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if getattr(node, "name", "") != "__getattr__"]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -142,8 +142,10 @@ def recorder(saved: dict[str, Picture]) -> Any:
 
     def savefig(self: Figure, path: Any, *args: Any, **kwargs: Any) -> None:
         original(self, path, *args, **kwargs)
-        if isinstance(path, (str, pathlib.Path)):
-            assert pathlib.Path(path).read_bytes().startswith(b"\x89PNG")
-            saved[pathlib.Path(path).name] = read(self)
+        file = pathlib.Path(path)
+        assert file.read_bytes().startswith(b"\x89PNG")
+        # A file that is not whole yet is ".name.host.process.partial.png".
+        name = file.name[1:].split(".")[0] + file.suffix if file.name[0] == "." else file.name
+        saved[name] = read(self)
 
     return savefig
