@@ -3,7 +3,13 @@
 `get("tanh")` gives an `Activation`; `Activation(phi, phi_prime)` makes one from any function.
 """
 
-from mfcnn.activations.activation import Activation
-from mfcnn.activations.library import NAMES, get, keras_identifier
+import mfcnn.activations.forms  # noqa: F401  each file registers itself
+from mfcnn.activations._activation import Activation
+from mfcnn.activations._dual import Dual
+from mfcnn.activations._maps import dual_maps
+from mfcnn.activations._registry import get, keras_identifier
+from mfcnn.activations._registry import names as _names
 
-__all__ = ["NAMES", "Activation", "get", "keras_identifier"]
+NAMES = _names()
+
+__all__ = ["NAMES", "Activation", "Dual", "dual_maps", "get", "keras_identifier"]

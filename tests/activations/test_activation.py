@@ -246,10 +246,8 @@ def test_a_derivative_that_is_none_is_refused(phi, phi_prime):
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match="tanh, erf, relu.*Received: 'tahn'"):
+    with pytest.raises(ValueError, match="abs, cos, erf.*Received: 'tahn'"):
         activations.get("tahn")
-    with pytest.raises(TypeError, match=r"Activation\(phi, phi_prime\)"):
-        activations.get(lambda x: x**3)
     with pytest.raises(TypeError, match="Received: 3"):
         activations.get(3)
     with pytest.raises(TypeError, match="phi_prime must be callable"):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy import stats
 
 from mfcnn import activations
-from mfcnn.activations import dual
+from mfcnn.activations import _dual, dual_maps
 
 CLOSED = ("linear", "relu", "leaky_relu", "abs", "hard_tanh", "erf", "sin", "cos", "exp")
 CLOSED += ("gaussian", "gelu")
@@ -42,7 +42,7 @@ def test_maps_equal_quadrature_in_the_plane(name, q1, q2):
     sizes = [plane_quadrature(activation, q, q, 1.0) for q in (q1, q2)]
     for c in (1.0, 0.999, 0.5, 0.0, -0.3, -1.0):
         q12 = c * np.sqrt(q1) * np.sqrt(q2) if q1 != q2 else c * q1
-        values = dual.dual_maps(name, np.float64(q1), np.float64(q2), np.float64(q12))
+        values = dual_maps(name, np.float64(q1), np.float64(q2), np.float64(q12))
         expected = plane_quadrature(activation, q1, q2, c)
         for k in range(2):
             size = np.sqrt(sizes[0][k] * sizes[1][k])
@@ -56,7 +56,7 @@ def test_kinked_maps_equal_monte_carlo(name):
     z = rng.normal(size=(2, 10**6))
     for q1, q2, c in ((1.0, 1.0, 0.6), (0.5, 3.0, -0.7), (2.0, 1e-3, 0.99)):
         u, v = np.sqrt(q1) * z[0], np.sqrt(q2) * (c * z[0] + np.sqrt(1 - c * c) * z[1])
-        values = dual.dual_maps(name, q1, q2, c * np.sqrt(q1 * q2))
+        values = dual_maps(name, q1, q2, c * np.sqrt(q1 * q2))
         for f, value in zip((activation.phi, activation.phi_prime), values):
             draws = np.asarray(f(tf.constant(u))) * np.asarray(f(tf.constant(v)))
             assert abs(draws.mean() - value) < 5 * draws.std() / 1e3
@@ -67,7 +67,7 @@ def test_kinked_maps_equal_monte_carlo(name):
 def test_equal_signals_have_the_moments_of_one_signal(name, dtype):
     activation = activations.get(name)
     q = np.array([1e-6, 0.02, 1.0, 10.0 if name != "exp" else 3.0])
-    value, derivative = dual.dual_maps(name, *[tf.constant(q, dtype)] * 3)
+    value, derivative = dual_maps(name, *[tf.constant(q, dtype)] * 3)
     # No half of the digits is lost at c = 1; a table of wide range keeps 1e-9 of its largest value.
     tolerance = {"float64": 1e-9 if name in TABULATED else 1e-13, "float32": 3e-6}[dtype]
     second, slope = activation.second_moment(q), activation.derivative_second_moment(q)
@@ -78,7 +78,7 @@ def test_equal_signals_have_the_moments_of_one_signal(name, dtype):
 def test_relu_at_opposite_and_equal_inputs_is_exact():
     for dtype in ("float64", "float32"):
         one = tf.constant(1.0, dtype)
-        value, derivative = dual.dual_maps("relu", one, one, tf.stack([one, -one, 0 * one]))
+        value, derivative = dual_maps("relu", one, one, tf.stack([one, -one, 0 * one]))
         np.testing.assert_array_almost_equal_nulp(value[0].numpy(), np.asarray(0.5, dtype))
         assert abs(float(value[1])) < 1e-7 and abs(float(derivative[1])) < 1e-7
         np.testing.assert_allclose(
@@ -92,7 +92,7 @@ def test_hard_tanh_equals_quadrature_of_the_conditional_means():
     pairs = [(1e-6, 1e-6), (0.3, 0.3), (10, 10), (0.7, 2.1), (2, 1e-3), (1, 1.000001), (5, 0.1)]
     correlations = (0.999999, 0.999, 0.5, 0.0, -0.3, -0.99)
     q1, q2, c = np.array([(*pair, c) for pair in pairs for c in correlations]).T
-    maps = dual.dual_maps("hard_tanh", q1, q2, c * np.sqrt(q1 * q2))
+    maps = dual_maps("hard_tanh", q1, q2, c * np.sqrt(q1 * q2))
     sizes = activation.second_moment, activation.derivative_second_moment
     nodes, weights = np.polynomial.legendre.leggauss(20)
     edges = np.linspace(-1, 1, 2001)
@@ -115,7 +115,7 @@ def test_hard_tanh_equals_quadrature_of_the_conditional_means():
 
 def test_erf_at_extreme_variances():
     q = np.array([1e-20, 1e-12, 1e12, 1e20])
-    value, derivative = dual.dual_maps("erf", q, q, q)
+    value, derivative = dual_maps("erf", q, q, q)
     np.testing.assert_allclose(value[:2], 4 / np.pi * q[:2], rtol=1e-11)
     # arcsin(1 - e) = pi/2 - sqrt(2 e), e = 1 / (2 q).
     np.testing.assert_allclose(value[2:], 1 - 2 / np.pi / np.sqrt(q[2:]), rtol=1e-12)
@@ -132,7 +132,7 @@ def test_gradients_are_finite(name, c):
     ]
     with tf.GradientTape() as tape:
         tape.watch(q)
-        value, derivative = dual.dual_maps(name, *q)
+        value, derivative = dual_maps(name, *q)
         total = value + derivative
     assert all(np.isfinite(g) for g in tape.gradient(total, q))
 
@@ -143,7 +143,7 @@ def test_covariance_gradient_is_the_derivative_map():
     for name in CLOSED + TABULATED:
         with tf.GradientTape() as tape:
             tape.watch(q12)
-            value, derivative = dual.dual_maps(name, q1, q2, q12)
+            value, derivative = dual_maps(name, q1, q2, q12)
         assert abs(tape.gradient(value, q12) - derivative) < 1e-8
 
 
@@ -154,7 +154,7 @@ def test_a_users_activation_is_tabulated():
         lambda x: tf.exp(-x * x / 2) * np.sqrt(2 / np.pi) + 0.1,
         name="erf",  # a library name on another function must not pick the library's formula
     )
-    value, _ = dual.dual_maps(mine, 1.0, 1.0, 0.5)
+    value, _ = dual_maps(mine, 1.0, 1.0, 0.5)
     rho = 0.5 / 2
     cross = 2 * 0.1 * 0.5 * np.sqrt(2 / np.pi) / np.sqrt(2.0)
     expected = 2 / np.pi * np.arcsin(rho) + cross + 0.01 * 0.5
@@ -163,17 +163,17 @@ def test_a_users_activation_is_tabulated():
 
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="q1 must be finite"):
-        dual.dual_maps("relu", np.float64(-1), np.float64(1), np.float64(0))
+        dual_maps("relu", np.float64(-1), np.float64(1), np.float64(0))
     bent = activations.Activation(
         lambda x: tf.nn.relu(x - 1), lambda x: tf.cast(x > 1, x.dtype), name="bent"
     )
     with pytest.raises(ValueError, match="'bent'.*Hermite.*kink"):
-        dual.dual_maps(bent, np.float64(1), np.float64(1), np.float64(0.2))
+        dual_maps(bent, np.float64(1), np.float64(1), np.float64(0.2))
 
 
 def test_arcsine_polynomial_is_exact_to_rounding():
     y = np.linspace(0, 0.5, 1001)[1:]
     for dtype, ulps in (("float64", 4), ("float32", 4)):
-        ratio = dual._arcsin_ratio(tf.constant(y, dtype)).numpy()
+        ratio = _dual.arcsin_ratio(tf.constant(y, dtype)).numpy()
         expected = np.arcsin(np.sqrt(y)) / np.sqrt(y)
         assert np.max(np.abs(ratio / expected - 1)) < ulps * np.finfo(dtype).eps

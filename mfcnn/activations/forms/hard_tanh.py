@@ -1,4 +1,4 @@
-"""Dual maps of hard_tanh, phi(x) = min(max(x, -1), 1), for two variances.
+"""hard_tanh, phi(x) = min(max(x, -1), 1), with dual maps quicker than `_piecewise_dual`.
 
 phi'' is a pair of delta functions at -1 and 1. With x = 1 / sqrt(q1), y = 1 / sqrt(q2) and the
 correlation cos(a) >= 0, Price's theorem gives
@@ -16,35 +16,39 @@ t = |x - y|, however small: so the 128 nodes are the fourth powers of Gauss-Lege
 
 import math
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["HardTanh"]
+from mfcnn.activations._activation import Activation
+from mfcnn.activations._dual import Dual, Side
+from mfcnn.activations._piecewise import piecewise
+from mfcnn.activations._registry import form
+from mfcnn.numerics import safe_sqrt
 
 _TINY = 1e-18  # its square is a float32
 
 
-def _rule(count=128, power=4):
+def _rule(count: int = 128, power: int = 4) -> tuple[np.ndarray, np.ndarray]:
     nodes, weights = np.polynomial.legendre.leggauss(count)
     nodes = (nodes + 1) / 2
     return nodes**power, weights / 2 * power * nodes ** (power - 1)
 
 
-class HardTanh:
+class _HardTanh(Dual):
     """A dual (see `dual`) of hard_tanh."""
 
     # E[phi' phi'] falls like the root of the gap: no rounding of variances may enter that.
     keeps_float64 = True
 
-    def moments(self, q):
+    def moments(self, q: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """E[phi(u)^2] and E[phi'(u)^2]."""
         _, root, inside, outside, density, _ = self.side(q)
         return self._equal(root, root, inside, outside, density), inside
 
-    def side(self, q):
+    def side(self, q: tf.Tensor) -> Side:
         """x, sqrt(q), P(|u| < 1), P(|u| > 1), the normal density at x, and E[phi^2]^(-1/2)."""
-        positive = q > 0
-        root = tf.where(positive, tf.sqrt(tf.where(positive, q, tf.ones_like(q))), tf.zeros_like(q))
+        root = safe_sqrt(q)
         x = 1 / tf.maximum(root, _TINY)
         inside, outside = tf.math.erf(x * math.sqrt(0.5)), tf.math.erfc(x * math.sqrt(0.5))
         density = tf.exp(-x * x / 2) * (1 / math.sqrt(2 * math.pi))
@@ -52,11 +56,17 @@ class HardTanh:
         return x, root, inside, outside, density, tf.math.rsqrt(tf.maximum(second, _TINY * _TINY))
 
     @staticmethod
-    def _equal(smaller, larger, inside, outside, density):
+    def _equal(
+        smaller: tf.Tensor,
+        larger: tf.Tensor,
+        inside: tf.Tensor,
+        outside: tf.Tensor,
+        density: tf.Tensor,
+    ) -> tf.Tensor:
         """E[phi(u) phi(v)] at correlation one; `inside` is of the larger root, the others not."""
         return smaller * larger * inside - 2 * smaller * density + outside
 
-    def pair(self, side1, side2, gap):
+    def pair(self, side1: Side, side2: Side, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The output gap and E[phi'(u) phi'(v)], in the dtype of the gap."""
         (x, root1, inside1, outside1, density1, inverse1) = side1
         (y, root2, inside2, outside2, density2, inverse2) = side2
@@ -76,7 +86,9 @@ class HardTanh:
         return tf.cast(output_gap, dtype), tf.cast(inside - slope_drop, dtype)
 
     @staticmethod
-    def _drops(difference, product, gap):
+    def _drops(
+        difference: tf.Tensor, product: tf.Tensor, gap: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """The integrals of g(t) and of g(t) (cos(t) - cos(a))."""
         dtype = gap.dtype
         nodes, weights = (tf.constant(a, dtype) for a in _rule())
@@ -84,7 +96,7 @@ class HardTanh:
         half_angle = tf.asin(tf.sqrt(tf.maximum(gap, 1e-30) / 2))
         squared = difference * difference
 
-        def add(k, slope, value):
+        def add(k: tf.Tensor, slope: tf.Tensor, value: tf.Tensor) -> tuple:
             half = half_angle * nodes[k]
             sine, cosine = tf.maximum(tf.sin(half) ** 2, 1e-30), tf.cos(half) ** 2
             apart = squared / (8 * sine * cosine)
@@ -99,3 +111,13 @@ class HardTanh:
             lambda k, *_: k < count, add, (tf.constant(0), zero, zero), maximum_iterations=count
         )
         return slope, value
+
+
+def _clip(x: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(x, -1.0, 1.0)
+
+
+@form("hard_tanh", functions=(keras.activations.hard_tanh,))
+def build() -> Activation:
+    """An odd function with two kinks."""
+    return piecewise([-1.0, 1.0], [[-1.0], [0.0, 1.0], [1.0]], _clip, dual=_HardTanh())

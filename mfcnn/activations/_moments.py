@@ -18,19 +18,54 @@ the secant are differences that vanish with q and gap: they are never formed by 
 whole, so that the critical line and c -> 1 keep their digits.
 """
 
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.activations import quadrature
+from mfcnn.activations import _quadrature as quadrature
 
-__all__ = ["Numerical"]
+__all__ = ["ClosedForm", "Numerical", "Pair"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The two-point moments at some variances, as functions of the gap."""
+
+    derivative: Callable[[np.ndarray], np.ndarray]
+    secant: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedForm:
+    """The moments as functions of q, and the two-point moments as functions of (q, gap)."""
+
+    second: Callable[[np.ndarray], np.ndarray]
+    derivative: Callable[[np.ndarray], np.ndarray]
+    slope: Callable[[np.ndarray], np.ndarray]
+    mean: Callable[[np.ndarray], np.ndarray]
+    deficit: Callable[[np.ndarray], np.ndarray]
+    pair_derivative: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    pair_secant: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def pair(self, q: np.ndarray) -> Pair:
+        """The two-point moments at variances q."""
+        parts = self.pair_derivative, self.pair_secant
+        return Pair(*(functools.partial(part, q) for part in parts))
 
 
 class Numerical:
     """Moments by quadrature; locates the features and kinks of phi and phi' once, when needed."""
 
-    def __init__(self, phi, phi_prime):
-        """Takes the activation and its derivative, callables on TF tensors or numpy arrays."""
+    def __init__(self, phi: Callable, phi_prime: Callable, refusal: str | None = None) -> None:
+        """Takes the activation and its derivative, callables on TF tensors or numpy arrays.
+
+        With a refusal, the reason why there are no moments, asking for one raises a ValueError.
+        """
+        self._refusal = refusal
         self.phi = _on_float64(phi, "phi")
         self.phi_prime = _on_float64(phi_prime, "phi_prime")
         self._found = None
@@ -38,6 +73,8 @@ class Numerical:
     @property
     def panels(self):
         """(edges, kinks) of `quadrature.find_panels`."""
+        if self._refusal:
+            raise ValueError(self._refusal)
         if self._found is None:
             found = quadrature.find_panels([self.phi, self.phi_prime])
             self._check_derivative(found[0])
@@ -197,3 +234,28 @@ def _on_float64(function, name):
         return values
 
     return call
+
+
+class WithDual(Numerical):
+    """Moments of one variable by quadrature between given kinks, of two by the dual maps."""
+
+    def __init__(self, phi: Callable, phi_prime: Callable, kinks: list[float], dual: Any) -> None:
+        """Takes phi, phi', the kinks between which they are smooth, and the `Dual`."""
+        super().__init__(phi, phi_prime)
+        self._found = np.asarray(kinks), np.asarray(kinks)
+        self._dual = dual
+
+    def pair(self, q: np.ndarray) -> Pair:
+        """The two-point moments at variances q."""
+
+        def maps(gap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            with tf.init_scope():
+                side = self._dual.side(tf.constant(q))
+                output_gap, slope = self._dual.pair(side, side, tf.constant(gap))
+                return output_gap.numpy(), slope.numpy()
+
+        def secant(gap: np.ndarray) -> np.ndarray:
+            gap = np.maximum(gap, 1e-30)  # the limit at zero
+            return maps(gap)[0] * self.second(q) / (q * gap)
+
+        return Pair(lambda gap: maps(gap)[1], secant)

@@ -1,0 +1,312 @@
+"""Dual maps of an activation without a closed form: Hermite series, shortened.
+
+With b_n(q) = E[phi'(sqrt(q) z) h_n(z)], h_n the orthonormal Hermite polynomials, Mehler's formula
+is
+
+    E[phi'(u) phi'(v)] = sum_n b_n(q1) b_n(q2) c^n,
+    E[phi(u) phi(v)]   = E[phi(u)] E[phi(v)] + sqrt(q1 q2) sum_n b_n(q1) b_n(q2) c^(n+1) / (n+1),
+
+exact and separable. With p_n the terms at c = 1 and 1 - c^(n+1) = gap (1 + c + ... + c^n),
+
+    1 - T / sqrt(A1 A2) = |w1 - w2|^2 / 2 + r1 r2 gap sum_n p_n / (n+1) (1 + c + ... + c^n),
+
+w the unit vector of all Hermite coefficients of phi and r = sqrt(q / A): for c >= 0 a sum of terms
+of one sign, so that no digits are lost as c -> 1.
+
+tanh needs 200 terms at a variance of 2, 900 at 10. But for even and for odd n the terms are smooth
+in n, and a sum of smooth terms is a quadrature: the terms of a grid that doubles its step, with
+positive weights near those of the trapezoidal rule, give all sums to rounding. The weights are
+found by least squares over variances and correlations, and go into b_n: 20 to 40 terms are left.
+
+What depends on one variance alone, b_n, w and A, is a polynomial in y = sqrt(q) / (1 + sqrt(q)).
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from mfcnn.activations._dual import Dual
+from mfcnn.numerics import chebyshev_coefficients, chebyshev_nodes, safe_sqrt
+
+__all__ = ["HermiteTable", "build_table"]
+
+_TOLERANCE = {tf.float64: 1e-11, tf.float32: 1e-8}  # of E[phi'^2]: what the series may leave out
+_ORDERS = (128, 512, 2048)
+_RANKS = (6, 12, 24, 48, 96)
+_RESOLVED = 1e-13  # last coefficients of the polynomials in y over the largest
+_GRIDS = ((8, 4), (16, 8), (4096, 1))  # terms with step 1, then terms for each doubled step
+_REACH, _STEP = 13.0, 1 / 24  # E[...] by the trapezoidal rule: exact to rounding if phi is analytic
+
+
+class HermiteTable(NamedTuple):
+    """Chebyshev coefficients in y of what the dual maps need, for variances in [q_low, q_high].
+
+    Attributes:
+        domain: [3], centre and inverse half width of y, and whether phi(0) = 0.
+        moments: [2, r], sqrt(E[phi^2]) and E[phi'^2], the first divided by sqrt(q) if phi(0) = 0:
+            then a small variance keeps its relative accuracy beside a large one.
+        unit: [k, r], w in a basis of its own, in which few of its components differ from zero.
+        nodes: for even and for odd n, the m of the terms n = 2m or 2m + 1 that are kept, ascending.
+        terms: likewise b_n [k, r], with the square root of its weight.
+    """
+
+    domain: np.ndarray
+    moments: np.ndarray
+    unit: np.ndarray
+    nodes: tuple
+    terms: tuple
+
+    def dual(
+        self, dtype: tf.DType = tf.float64, variance: tf.Tensor | None = None
+    ) -> "TabulatedDual":
+        """The dual that evaluates the table; with a variance, of signals which all have it."""
+        return TabulatedDual(self, dtype, variance)
+
+
+@functools.cache
+def _hermite(order):
+    """Nodes z [m] and the matrix [m, order] that maps values f(z) to E[f h_n]."""
+    z = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
+    # Hermite functions: the polynomials times exp(-z^2 / 4) stay bounded.
+    basis = np.empty((order, z.size))
+    basis[0] = np.exp(-(z**2) / 4)
+    basis[1] = z * basis[0]
+    for n in range(1, order - 1):
+        basis[n + 1] = (z * basis[n] - np.sqrt(n) * basis[n - 1]) / np.sqrt(n + 1)
+    return z, (basis * np.exp(-(z**2) / 4) * (_STEP / np.sqrt(2 * np.pi))).T.copy()
+
+
+def _hermite_coefficients(activation, q, tolerance, least=0):
+    """E[phi] [r] and b_n [r, order >= least], enough to leave out less than the tolerance."""
+    for order in (order for order in _ORDERS if order >= least):
+        z, matrix = _hermite(order)
+        x = np.sqrt(q)[:, None] * z
+        phi, phi_prime = (
+            np.asarray(f(tf.constant(x))) for f in (activation.phi, activation.phi_prime)
+        )
+        b = phi_prime @ matrix
+        # Parseval: what the coefficients miss of E[phi'^2] bounds the error at any correlation.
+        missing = np.abs(1 - np.sum(b**2, axis=1) / (phi_prime**2 @ matrix[:, 0]))
+        if np.max(missing) < max(tolerance / 2, 1e-13):
+            return phi @ matrix[:, 0], b
+    raise ValueError(
+        f"activation {activation.name!r} can't be resolved by {order} Hermite polynomials at "
+        f"variance {np.max(q):.3g}: a fraction {np.max(missing):.1e} of E[phi'^2] is missing. Its "
+        "dual maps need phi smooth on the scale of its input. If phi has a kink, use relu, "
+        "leaky_relu, abs or hard_tanh, whose dual maps are known; else a smaller variance."
+    )
+
+
+def _y(q):
+    return np.sqrt(q) / (1 + np.sqrt(q))
+
+
+@functools.lru_cache(maxsize=64)
+def build_table(activation, q_low, q_high, dtype=tf.float64):
+    """Tabulates the dual maps for variances in [q_low, q_high].
+
+    Args:
+        activation: a `mfcnn.activations.Activation`, smooth.
+        q_low: the smallest variance, not negative.
+        q_high: the largest.
+        dtype: tf.float64 (1e-11 of E[phi'^2]) or tf.float32 (1e-8, with fewer terms).
+
+    Returns:
+        A `HermiteTable` of float64 arrays.
+
+    Raises:
+        ValueError: if the activation is not smooth enough on the scale sqrt(q_high).
+    """
+    vanishes = float(activation.phi(tf.zeros([], tf.float64))) == 0
+    y_low, y_high = _y(q_low), _y(q_high)
+    # Not a point: derivatives by the variance need a neighbourhood.
+    centre, half = (y_low + y_high) / 2, max((y_high - y_low) / 2, 5e-4 * y_high, 1e-150)
+    order = 0
+    for rank in _RANKS:
+        y = centre + half * chebyshev_nodes(rank)
+        q = np.maximum(y / (1 - y), 1e-100) ** 2
+        mean, b = _hermite_coefficients(activation, q, _TOLERANCE[dtype], order)
+        order = b.shape[1]
+        above = np.sqrt(q)[:, None] * b / np.sqrt(np.arange(1, order + 1))
+        a = np.concatenate([mean[:, None], above], axis=1)
+        root = np.sqrt(np.sum(a**2, axis=1))
+        moments = np.stack([root / (np.sqrt(q) if vanishes else 1.0), np.sum(b**2, axis=1)])
+        unit = chebyshev_coefficients((a / root[:, None]).T).T
+        b, moments = chebyshev_coefficients(b.T).T, chebyshev_coefficients(moments)
+        sizes = np.max([_relative(a) for a in (b, unit, moments.T)], axis=0)
+        if np.max(sizes[-2:]) < _RESOLVED:
+            break
+    else:
+        raise ValueError(
+            f"activation {activation.name!r}: its Hermite coefficients at variances from "
+            f"{q_low:.3g} to {q_high:.3g} are not polynomials of degree {rank}."
+        )
+    # The last rank tried is up to twice that needed. Few lengths, so that programs are shared.
+    rank = _rounded(np.flatnonzero(sizes > _RESOLVED)[-1] + 1, rank)
+    b, moments = b[:rank], moments[:, :rank]
+    points = np.polynomial.chebyshev.chebval(np.linspace(-1, 1, 7), b)
+    points /= np.sqrt(np.sum(points**2, axis=0))
+    nodes, weights = zip(*(_shorten(points[k::2], k, _TOLERANCE[dtype]) for k in (0, 1)))
+    terms = (np.sqrt(w)[:, None] * b.T[k::2][list(m)] for k, m, w in zip((0, 1), nodes, weights))
+    return HermiteTable(
+        np.array([centre, 1 / half, float(vanishes)]),
+        moments,
+        _rotated(unit[:rank]),
+        nodes,
+        tuple(terms),
+    )
+
+
+def _shorten(b, parity, tolerance):
+    """Terms of one parity that stand for all of them: nodes (m_1, ..., m_k) and weights [k].
+
+    `b` holds b_n at some variances, [m, points] for n = parity + 2 m.
+    """
+    tails = np.cumsum((b**2)[::-1], axis=0)[::-1]
+    count = int(np.max(np.sum(tails > tolerance / 4, axis=0)))
+    one, two = np.triu_indices(b.shape[1])
+    halves = 2.0 ** -np.arange(1, 25)
+    powers = np.concatenate([[1.0], 1 - halves, 1 - 0.75 * halves, np.linspace(0.05, 0.45, 6)])
+    for first, repeats in _GRIDS:
+        nodes = _grid(min(count, len(b)), first, repeats)
+        if len(nodes) == count:
+            break
+        m = np.arange(min(nodes[-1] + 1, len(b)))
+        nodes = nodes[nodes < m.size]
+        products = (b[: m.size, one] * b[: m.size, two]).T
+        powers_m = powers[:, None] ** m
+        pairs = (products, powers_m), (products / (parity + 2 * m + 1), np.cumsum(powers_m, axis=1))
+        matrix = np.concatenate([p[:, None, nodes] * f[:, nodes] for p, f in pairs])
+        matrix = matrix.reshape(-1, nodes.size)
+        total = np.concatenate([p @ f.T for p, f in pairs]).ravel()
+        # The smallest change of the trapezoidal rule: what the data don't decide stays positive.
+        weights = np.gradient(nodes.astype(float))
+        for _ in range(2):
+            weights = weights + np.linalg.lstsq(matrix, total - matrix @ weights, rcond=1e-14)[0]
+        error = np.max(np.abs(matrix @ weights - total))
+        if np.all(weights > 0) and error < tolerance / 8:
+            return tuple(map(int, nodes)), weights
+    return tuple(range(count)), np.ones(count)
+
+
+def _grid(count, first, repeats):
+    """Integers from 0 with steps that double after `first`, then `repeats` of them, past count."""
+    nodes, step = list(range(min(first, count))), 2
+    while nodes and nodes[-1] + 1 < count:
+        start = nodes[-1] + step // 2
+        nodes += range(start, start + repeats * step, step)
+        step *= 2
+    return np.array(nodes, int)
+
+
+def _relative(coefficients):
+    """The size of each row of Chebyshev coefficients relative to the largest."""
+    size = np.abs(coefficients)
+    return np.max(size, axis=1) / np.max(size)
+
+
+def _rounded(count, largest):
+    return min(-(-int(count) // 4) * 4, largest)
+
+
+def _rotated(unit):
+    """The unit vector [k, r] in the basis where few components give its squared distances."""
+    _, singular, right = np.linalg.svd(unit.T, full_matrices=False)
+    components = singular[:, None] * right
+    values = np.polynomial.chebyshev.chebval(np.linspace(-1, 1, 33), components.T)
+    one, two = np.triu_indices(33, 1)
+    squares = (values[:, one] - values[:, two]) ** 2
+    left_out = np.cumsum(squares[::-1], axis=0)[::-1] / np.sum(squares, axis=0)
+    needed = np.count_nonzero(np.max(left_out, axis=1) > _RESOLVED)
+    return components[: _rounded(needed, len(components))]
+
+
+class TabulatedDual(Dual):
+    """A dual (see `dual`) that evaluates a table."""
+
+    def __init__(self, table, dtype, variance=None):
+        """Takes a `HermiteTable` of arrays or tensors, of static shapes.
+
+        With a variance, a scalar tensor, the dual is that of signals which all have it.
+        """
+        self._domain, self._moments, self._unit = (tf.cast(a, dtype) for a in table[:3])
+        self._nodes = table.nodes
+        self._terms = [tf.cast(a, dtype) for a in table.terms if a.shape[0]]
+        self._fixed = None
+        if variance is not None:
+            q = tf.cast(variance, dtype)
+            self._fixed = self.moments(q), self.side(q)
+
+    def _basis(self, q):
+        """sqrt(q), and the Chebyshev polynomials of y(q) [r, ...]."""
+        rank = self._moments.shape[-1]
+        root = safe_sqrt(q)
+        t = (root / (1 + root) - self._domain[0]) * self._domain[1]
+        basis = tf.stack([tf.ones_like(t), t, 2 * t * t - 1])
+        while basis.shape[0] < rank:
+            # T_(m + j) = 2 T_m T_j - T_(m - j), for j = 1 ... m at once.
+            basis = tf.concat([basis, 2 * basis[-1] * basis[1:] - basis[-2::-1]], 0)
+        return root, basis[:rank]
+
+    def moments(self, q):
+        """E[phi(u)^2] and E[phi'(u)^2]."""
+        if self._fixed:
+            return tuple(value + tf.zeros_like(q) for value in self._fixed[0])
+        _, basis = self._basis(q)
+        root, derivative = tf.unstack(tf.tensordot(self._moments, basis, 1))
+        return root * root * tf.where(self._domain[2] > 0, q, tf.ones_like(q)), derivative
+
+    def side(self, q):
+        """sqrt(q / A), and w and b_n along axes in front."""
+        if self._fixed:
+            return ()
+        root, basis = self._basis(q)
+        size = tf.tensordot(self._moments[:1], basis, 1)[0]
+        ratio = tf.where(self._domain[2] > 0, tf.ones_like(q), root) / size
+        terms = (tf.tensordot(a, basis, 1) for a in self._terms)
+        return ratio, tf.tensordot(self._unit, basis, 1), *terms
+
+    def pair(self, side1, side2, gap):
+        """The output gap and E[phi' phi'], by Horner's rule over the terms."""
+        if self._fixed:
+            side1 = side2 = tuple(tf.cast(a, gap.dtype) for a in self._fixed[1])
+        (ratio1, unit1, *terms1), (ratio2, unit2, *terms2) = side1, side2
+        c = 1 - gap
+        secant, slope, kept = 0.0, 0.0, 0
+        for parity, nodes in enumerate(self._nodes):
+            if nodes:
+                sums = _sums(nodes, parity, terms1[kept], terms2[kept], c * c)
+                kept += 1
+                # 1 + c + ... + c^n is 1 + (c + c^2) (1 + c^2 + ...) or (1 + c) (1 + c^2 + ...).
+                tail, tails, value = sums
+                if parity:
+                    secant, slope = secant + (1 + c) * (tail + c * c * tails), slope + c * value
+                else:
+                    secant, slope = secant + tail + (c + c * c) * tails, slope + value
+        offset = 0.0
+        for k in range(0 if self._fixed else self._unit.shape[0]):
+            difference = unit1[k] - unit2[k]
+            offset = offset + difference * difference
+        return offset / 2 + ratio1 * ratio2 * gap * secant, slope
+
+
+def _sums(nodes, parity, terms1, terms2, power):
+    """With x = c^2, S_i = sum_(m >= i) p_m / (n + 1): S_0, sum_i x^i S_(i + 1), sum_m p_m x^m."""
+    jumps, geometric = {1: power}, {1: 1.0}
+    step = 1
+    while len(nodes) > 1 and step < nodes[-1] - nodes[-2]:
+        geometric[2 * step] = geometric[step] * (1 + jumps[step])
+        jumps[2 * step] = jumps[step] * jumps[step]
+        step *= 2
+    tail = tails = value = 0.0
+    for k in reversed(range(len(nodes))):
+        if k + 1 < len(nodes):
+            step = nodes[k + 1] - nodes[k]
+            tails = tails * jumps[step] + tail * geometric[step]
+            value = value * jumps[step]
+        product = terms1[k] * terms2[k]
+        tail = tail + product * (1 / (parity + 2 * nodes[k] + 1))
+        value = value + product
+    return tail, tails, value
