@@ -3,7 +3,7 @@
 `get("tanh")` gives an `Activation`; `Activation(phi, phi_prime)` makes one from any function.
 """
 
-import mfcnn.activations.forms  # noqa: F401  each file registers itself
+from mfcnn.activations import forms as _forms  # noqa: F401  each file registers itself
 from mfcnn.activations._activation import Activation
 from mfcnn.activations._dual import Dual
 from mfcnn.activations._maps import dual_maps
@@ -13,3 +13,7 @@ from mfcnn.activations._registry import names as _names
 NAMES = _names()
 
 __all__ = ["NAMES", "Activation", "Dual", "dual_maps", "get", "keras_identifier"]
+
+
+def __dir__() -> list[str]:
+    return __all__

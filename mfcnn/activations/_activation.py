@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.activations import _dual, _hermite_table, _moments
+from mfcnn import arguments
+from mfcnn.activations import _dual, _moments, _piecewise_dual, _tables
 
 __all__ = ["Activation"]
 
@@ -25,18 +26,29 @@ class Activation:
     dtype. Kinks are found by the moments themselves; phi must be piecewise smooth. An Activation is
     a Keras activation too: `keras.layers.Dense(8, activation=activation)`, saved with the model.
 
-    Example:
-        >>> cubic = Activation(lambda x: x - x**3 / 6, lambda x: 1 - x**2 / 2, name="cubic")
-        >>> print(f"{cubic.second_moment(0.5):.6f}")
-        0.302083
-
-    Attributes:
+    Args:
         phi: the function.
         phi_prime: its derivative (either value at a kink).
-        name: a name for messages and configurations; that of a form is what `get` finds it by.
+        name: for messages and configurations; phi's own where it is None.
+        moments: closed forms in place of quadrature, see `_moments`.
+        dual: its dual maps where they are known: a `Dual`, or a function (q1, q2, q12) ->
+            (E[phi(u) phi(v)], E[phi'(u) phi'(v)]) of tensors. It is compared with quadrature of
+            phi before its first use.
+        refusal: why phi has no moments, for the message.
+
+    Attributes:
+        phi, phi_prime, name: the arguments; the name of a form is what `get` finds it by.
         of_library: whether it is a form's, so that the name says all.
         homogeneity: (phi'(-1)^2 + phi'(1)^2) / 2 if phi(t x) = t phi(x) for t > 0 (linear, relu),
             so that E[phi^2] = homogeneity * q; None for all others.
+
+    Raises:
+        TypeError: if phi or phi_prime is not callable.
+
+    Example:
+        >>> cubic = mfcnn.activations.Activation(lambda x: x - x**3, lambda x: 1 - 3 * x**2)
+        >>> float(cubic.second_moment(0.01))  # q - 6 q^2 + 15 q^3
+        0.009415
     """
 
     def __init__(
@@ -49,21 +61,6 @@ class Activation:
         dual: "_dual.Dual | Callable | None" = None,
         refusal: str | None = None,
     ) -> None:
-        """Makes an activation of two functions.
-
-        Args:
-            phi: the function.
-            phi_prime: its derivative.
-            name: for messages; phi's own where it is None.
-            moments: closed forms in place of quadrature, see `_moments`.
-            dual: its dual maps where they are known: a `Dual`, or a function (q1, q2, q12) ->
-                (E[phi(u) phi(v)], E[phi'(u) phi'(v)]) of tensors. It is compared with quadrature of
-                phi before its first use.
-            refusal: why phi has no moments, for the message.
-
-        Raises:
-            TypeError: if phi or phi_prime is not callable.
-        """
         for argument, value in (("phi", phi), ("phi_prime", phi_prime)):
             if not callable(value):
                 raise TypeError(f"{argument} must be callable. Received: {argument}={value!r}")
@@ -105,9 +102,9 @@ class Activation:
     def identity(self) -> str:
         """What tells its results from another's: a form's name, else a hash of values on a grid."""
         if self.of_library:
-            return self.name
+            return str(self.name)
         values = [np.asarray(f(tf.constant(_GRID))) for f in (self.phi, self.phi_prime)]
-        if self._dual is not None:
+        if self._dual is not None and self.closed_form is not None:
             q1, q2 = tf.constant(_GRID[1:701:7]), tf.constant(_GRID[1:701:7][::-1].copy())
             values += [np.asarray(m) for m in self.closed_form.maps(q1, q2, 0.4 * q1 * q2 / 90)]
         digest = hashlib.sha256(b"".join(v.astype(np.float64).tobytes() for v in values))
@@ -116,7 +113,12 @@ class Activation:
     @functools.cached_property
     def closed_form(self) -> "_dual.Dual | None":
         """The dual maps in closed form, or None: then `table` makes those for some variances."""
-        if self._dual is None or isinstance(self._dual, _dual.Dual) and self.of_library:
+        if self._dual is None:
+            if self._numerical.refusal:
+                raise ValueError(self._numerical.refusal)
+            # A user's polynomials between kinks are recognized.
+            return _piecewise_dual.recognized(self._numerical.phi, self.kinks())
+        if isinstance(self._dual, _dual.Dual) and self.of_library:
             return self._dual
         given = self._dual if isinstance(self._dual, _dual.Dual) else _dual.FromMaps(self._dual)
         return _checked(given, self)
@@ -135,22 +137,21 @@ class Activation:
         Raises:
             ValueError: if phi can't be resolved at these variances; the message says what to do.
         """
-        return _hermite_table.build_table(self, float(q_low), float(q_high), dtype)
+        return _tables.build_table(self, float(q_low), float(q_high), dtype)
 
     def dual(self, q_low: float, q_high: float, dtype: tf.DType = tf.float64) -> "_dual.Dual":
         """The dual maps for variances in [q_low, q_high]: the closed form, or that of a table.
 
         Example:
-            >>> from mfcnn import activations
             >>> one = tf.ones([], tf.float64)
-            >>> value, slope = activations.get("abs").dual(1.0, 1.0).maps(one, one, one)
+            >>> value, slope = mfcnn.activations.get("abs").dual(1.0, 1.0).maps(one, one, one)
             >>> float(value), float(slope)
             (1.0, 1.0)
         """
         return self.closed_form or self.table(q_low, q_high, dtype).dual(dtype)
 
     @functools.cached_property
-    def homogeneity(self):
+    def homogeneity(self) -> float | None:
         """The factor in E[phi^2] = homogeneity * q, or None."""
         x = np.array([-3.0, -0.7, 0.0, 1.3, 8.0])
         values = self._numerical.phi(x)
@@ -159,80 +160,92 @@ class Activation:
                 return None
         return float(np.mean(self._numerical.phi(np.array([-1.0, 1.0])) ** 2))
 
-    def slopes_at_zero(self):
+    def kinks(self) -> np.ndarray:
+        """Where phi or phi' jumps, ascending."""
+        return self._numerical.panels[1]
+
+    def slopes_at_zero(self) -> np.ndarray:
         """Slopes phi' to the left and to the right of 0, float64 [2]."""
         return self._numerical.phi_prime(np.array([-1e-150, 1e-150]))
 
-    def at_zero(self):
+    def at_zero(self) -> tuple[float, float]:
         """(phi(0), (phi'(-0)^2 + phi'(+0)^2) / 2): what decides whether q* = 0 is stable."""
         slopes = self.slopes_at_zero()
         return float(self._numerical.phi(np.zeros(1))[0]), float(np.mean(slopes**2))
 
-    def hermite_basis(self, largest):
+    def hermite_basis(self, largest: float) -> tuple[np.ndarray, np.ndarray] | None:
         """Nodes z and a matrix that expand phi(sqrt(q) z) in Hermite polynomials, for q <= largest.
 
         Returns:
-          (z [m], matrix [m, order]) with phi(sqrt(q) z) @ matrix = E[phi He_k] / sqrt(k!), the sum
-          of whose squares is E[phi^2] to 1e-13; None where phi has a kink or needs over 400 terms.
+            (z [m], matrix [m, order]) with phi(sqrt(q) z) @ matrix = E[phi He_k] / sqrt(k!), the
+            sum of whose squares is E[phi^2] to 1e-13; None where phi has a kink or needs over 400
+            terms.
         """
         return self._numerical.hermite_basis(float(largest))
 
-    def derivative_distribution(self, q):
+    def derivative_distribution(self, q: float) -> tuple[np.ndarray, np.ndarray]:
         """(values, weights) such that E[f(phi'(u))] = weights @ f(values) for u ~ N(0, q)."""
         return self._numerical.derivative_distribution(float(q))
 
-    def second_moment(self, q):
+    def second_moment(self, q: Any) -> np.ndarray:
         """E[phi(u)^2] for u ~ N(0, q).
 
         Args:
-          q: variances, positive float64 scalar or array.
+            q: variances, positive float64 scalar or array.
 
         Returns:
-          float64 of the same shape.
+            float64 of the same shape.
+
+        Raises:
+            ValueError: if q is not positive and finite.
+
+        Example:
+            >>> float(mfcnn.activations.get("relu").second_moment(3.0))
+            1.5
         """
         return _apply(self._moments.second, q)
 
-    def derivative_second_moment(self, q):
+    def derivative_second_moment(self, q: Any) -> np.ndarray:
         """E[phi'(u)^2] for u ~ N(0, q); weight_variance times it is chi_1. As `second_moment`."""
         return _apply(self._moments.derivative, q)
 
-    def second_moment_slope(self, q):
+    def second_moment_slope(self, q: Any) -> np.ndarray:
         """d/dq E[phi(u)^2] = E[phi'^2 + phi phi'']; weight_variance times it is chi_q."""
         return _apply(self._moments.slope, q)
 
-    def mean(self, q):
+    def mean(self, q: Any) -> np.ndarray:
         """E[phi(u)] for u ~ N(0, q). As `second_moment`."""
         return _apply(self._moments.mean, q)
 
-    def deficit(self, q):
+    def deficit(self, q: Any) -> np.ndarray:
         """The difference q E[phi'^2] - E[phi^2], without cancellation.
 
         Divided by E[phi'^2] it is the bias_variance at which chi_1 = 1 and q* = q.
         """
         return _apply(self._moments.deficit, q)
 
-    def covariance(self, q, c):
+    def covariance(self, q: Any, c: Any) -> np.ndarray:
         """E[phi(u) phi(v)] for u, v ~ N(0, q) with correlation c.
 
         Args:
-          q: variances, positive float64 scalar or array.
-          c: correlations in [-1, 1], broadcast against q.
+            q: variances, positive float64 scalar or array.
+            c: correlations in [-1, 1], broadcast against q.
 
         Returns:
-          float64 of the broadcast shape.
+            float64 of the broadcast shape.
         """
-        q, c = np.broadcast_arrays(np.asarray(q, np.float64), np.asarray(c, np.float64))
+        q, c = np.broadcast_arrays(arguments.variances("q", q, positive=True), 1 - _gap(c))
         return self.second_moment(q) - q * (1 - c) * self.covariance_secant(q, c)
 
-    def derivative_covariance(self, q, c):
+    def derivative_covariance(self, q: Any, c: Any) -> np.ndarray:
         """E[phi'(u) phi'(v)]; weight_variance times it at c* is chi_c. As `covariance`."""
         return _apply(lambda q, gap: self._moments.pair(q).derivative(gap), q, _gap(c))
 
-    def covariance_secant(self, q, c):
+    def covariance_secant(self, q: Any, c: Any) -> np.ndarray:
         """(E[phi(u)^2] - E[phi(u) phi(v)]) / (q (1 - c)), exact as c -> 1. As `covariance`."""
         return _apply(lambda q, gap: self._moments.pair(q).secant(gap), q, _gap(c))
 
-    def pair_moments(self, q):
+    def pair_moments(self, q: np.ndarray) -> Any:
         """Two-point moments at q [n], prepared for many correlations: derivative, secant (gap)."""
         return self._moments.pair(q)
 
@@ -259,16 +272,14 @@ def _checked(dual: "_dual.Dual", activation: Activation) -> "_dual.Dual":
     return dual
 
 
-def _gap(c):
-    c = np.asarray(c, np.float64)
-    if np.any(~(np.abs(c) <= 1)):
+def _gap(c: Any) -> np.ndarray:
+    c = arguments.array("c", c)
+    if np.any(np.abs(c) > 1):
         raise ValueError(f"c must lie in [-1, 1]. Received: c={c!r}")
     return 1.0 - c
 
 
-def _apply(function, q, *rest):
-    q = np.asarray(q, np.float64)
-    if np.any(~((q > 0) & np.isfinite(q))):
-        raise ValueError(f"q must be a positive, finite variance. Received: q={q!r}")
-    q, *rest = np.broadcast_arrays(q, *rest)
-    return function(*(np.ravel(a) for a in (q, *rest))).reshape(q.shape)[()]
+def _apply(function: Callable, q: Any, *rest: np.ndarray) -> np.ndarray:
+    q = arguments.variances("q", q, positive=True)
+    arrays = np.broadcast_arrays(q, *rest)
+    return function(*map(np.ravel, arrays)).reshape(arrays[0].shape)[()]

@@ -22,20 +22,27 @@ What depends on one variance alone, b_n, w and A, is a polynomial in y = sqrt(q)
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.activations._dual import Dual
-from mfcnn.numerics import chebyshev_coefficients, chebyshev_nodes, safe_sqrt
+from mfcnn.activations._dual import Side
+from mfcnn.activations._table import (
+    RANKS,
+    RESOLVED,
+    TableDual,
+    domain,
+    relative,
+    rotated,
+    rounded,
+)
+from mfcnn.numerics import chebyshev_coefficients
 
 __all__ = ["HermiteTable", "build_table"]
 
 _TOLERANCE = {tf.float64: 1e-11, tf.float32: 1e-8}  # of E[phi'^2]: what the series may leave out
 _ORDERS = (128, 512, 2048)
-_RANKS = (6, 12, 24, 48, 96)
-_RESOLVED = 1e-13  # last coefficients of the polynomials in y over the largest
 _GRIDS = ((8, 4), (16, 8), (4096, 1))  # terms with step 1, then terms for each doubled step
 _REACH, _STEP = 13.0, 1 / 24  # E[...] by the trapezoidal rule: exact to rounding if phi is analytic
 
@@ -60,13 +67,13 @@ class HermiteTable(NamedTuple):
 
     def dual(
         self, dtype: tf.DType = tf.float64, variance: tf.Tensor | None = None
-    ) -> "TabulatedDual":
+    ) -> "_HermiteDual":
         """The dual that evaluates the table; with a variance, of signals which all have it."""
-        return TabulatedDual(self, dtype, variance)
+        return _HermiteDual(self, dtype, variance)
 
 
 @functools.cache
-def _hermite(order):
+def _hermite(order: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes z [m] and the matrix [m, order] that maps values f(z) to E[f h_n]."""
     z = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
     # Hermite functions: the polynomials times exp(-z^2 / 4) stay bounded.
@@ -78,7 +85,9 @@ def _hermite(order):
     return z, (basis * np.exp(-(z**2) / 4) * (_STEP / np.sqrt(2 * np.pi))).T.copy()
 
 
-def _hermite_coefficients(activation, q, tolerance, least=0):
+def _hermite_coefficients(
+    activation: Any, q: np.ndarray, tolerance: float, least: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """E[phi] [r] and b_n [r, order >= least], enough to leave out less than the tolerance."""
     for order in (order for order in _ORDERS if order >= least):
         z, matrix = _hermite(order)
@@ -93,18 +102,13 @@ def _hermite_coefficients(activation, q, tolerance, least=0):
             return phi @ matrix[:, 0], b
     raise ValueError(
         f"activation {activation.name!r} can't be resolved by {order} Hermite polynomials at "
-        f"variance {np.max(q):.3g}: a fraction {np.max(missing):.1e} of E[phi'^2] is missing. Its "
-        "dual maps need phi smooth on the scale of its input. If phi has a kink, use relu, "
-        "leaky_relu, abs or hard_tanh, whose dual maps are known; else a smaller variance."
+        f"variance {np.max(q):.3g}: a fraction {np.max(missing):.1e} of E[phi'^2] is missing."
     )
 
 
-def _y(q):
-    return np.sqrt(q) / (1 + np.sqrt(q))
-
-
-@functools.lru_cache(maxsize=64)
-def build_table(activation, q_low, q_high, dtype=tf.float64):
+def build_table(
+    activation: Any, q_low: float, q_high: float, dtype: tf.DType = tf.float64
+) -> HermiteTable:
     """Tabulates the dual maps for variances in [q_low, q_high].
 
     Args:
@@ -119,14 +123,9 @@ def build_table(activation, q_low, q_high, dtype=tf.float64):
     Raises:
         ValueError: if the activation is not smooth enough on the scale sqrt(q_high).
     """
-    vanishes = float(activation.phi(tf.zeros([], tf.float64))) == 0
-    y_low, y_high = _y(q_low), _y(q_high)
-    # Not a point: derivatives by the variance need a neighbourhood.
-    centre, half = (y_low + y_high) / 2, max((y_high - y_low) / 2, 5e-4 * y_high, 1e-150)
-    order = 0
-    for rank in _RANKS:
-        y = centre + half * chebyshev_nodes(rank)
-        q = np.maximum(y / (1 - y), 1e-100) ** 2
+    order, vanishes = 0, float(activation.phi(tf.zeros([], tf.float64))) == 0
+    for rank in RANKS:
+        place, q = domain(q_low, q_high, rank)
         mean, b = _hermite_coefficients(activation, q, _TOLERANCE[dtype], order)
         order = b.shape[1]
         above = np.sqrt(q)[:, None] * b / np.sqrt(np.arange(1, order + 1))
@@ -135,8 +134,8 @@ def build_table(activation, q_low, q_high, dtype=tf.float64):
         moments = np.stack([root / (np.sqrt(q) if vanishes else 1.0), np.sum(b**2, axis=1)])
         unit = chebyshev_coefficients((a / root[:, None]).T).T
         b, moments = chebyshev_coefficients(b.T).T, chebyshev_coefficients(moments)
-        sizes = np.max([_relative(a) for a in (b, unit, moments.T)], axis=0)
-        if np.max(sizes[-2:]) < _RESOLVED:
+        sizes = np.max([relative(a) for a in (b, unit, moments.T)], axis=0)
+        if np.max(sizes[-2:]) < RESOLVED:
             break
     else:
         raise ValueError(
@@ -144,22 +143,22 @@ def build_table(activation, q_low, q_high, dtype=tf.float64):
             f"{q_low:.3g} to {q_high:.3g} are not polynomials of degree {rank}."
         )
     # The last rank tried is up to twice that needed. Few lengths, so that programs are shared.
-    rank = _rounded(np.flatnonzero(sizes > _RESOLVED)[-1] + 1, rank)
+    rank = rounded(np.flatnonzero(sizes > RESOLVED)[-1] + 1, rank)
     b, moments = b[:rank], moments[:, :rank]
     points = np.polynomial.chebyshev.chebval(np.linspace(-1, 1, 7), b)
     points /= np.sqrt(np.sum(points**2, axis=0))
     nodes, weights = zip(*(_shorten(points[k::2], k, _TOLERANCE[dtype]) for k in (0, 1)))
     terms = (np.sqrt(w)[:, None] * b.T[k::2][list(m)] for k, m, w in zip((0, 1), nodes, weights))
     return HermiteTable(
-        np.array([centre, 1 / half, float(vanishes)]),
+        np.array([*place, float(vanishes)]),
         moments,
-        _rotated(unit[:rank]),
+        rotated(unit[:rank]),
         nodes,
         tuple(terms),
     )
 
 
-def _shorten(b, parity, tolerance):
+def _shorten(b: np.ndarray, parity: int, tolerance: float) -> tuple[tuple[int, ...], np.ndarray]:
     """Terms of one parity that stand for all of them: nodes (m_1, ..., m_k) and weights [k].
 
     `b` holds b_n at some variances, [m, points] for n = parity + 2 m.
@@ -191,7 +190,7 @@ def _shorten(b, parity, tolerance):
     return tuple(range(count)), np.ones(count)
 
 
-def _grid(count, first, repeats):
+def _grid(count: int, first: int, repeats: int) -> np.ndarray:
     """Integers from 0 with steps that double after `first`, then `repeats` of them, past count."""
     nodes, step = list(range(min(first, count))), 2
     while nodes and nodes[-1] + 1 < count:
@@ -201,77 +200,30 @@ def _grid(count, first, repeats):
     return np.array(nodes, int)
 
 
-def _relative(coefficients):
-    """The size of each row of Chebyshev coefficients relative to the largest."""
-    size = np.abs(coefficients)
-    return np.max(size, axis=1) / np.max(size)
-
-
-def _rounded(count, largest):
-    return min(-(-int(count) // 4) * 4, largest)
-
-
-def _rotated(unit):
-    """The unit vector [k, r] in the basis where few components give its squared distances."""
-    _, singular, right = np.linalg.svd(unit.T, full_matrices=False)
-    components = singular[:, None] * right
-    values = np.polynomial.chebyshev.chebval(np.linspace(-1, 1, 33), components.T)
-    one, two = np.triu_indices(33, 1)
-    squares = (values[:, one] - values[:, two]) ** 2
-    left_out = np.cumsum(squares[::-1], axis=0)[::-1] / np.sum(squares, axis=0)
-    needed = np.count_nonzero(np.max(left_out, axis=1) > _RESOLVED)
-    return components[: _rounded(needed, len(components))]
-
-
-class TabulatedDual(Dual):
+class _HermiteDual(TableDual):
     """A dual (see `dual`) that evaluates a table."""
 
-    def __init__(self, table, dtype, variance=None):
+    def __init__(
+        self, table: HermiteTable, dtype: tf.DType, variance: tf.Tensor | None = None
+    ) -> None:
         """Takes a `HermiteTable` of arrays or tensors, of static shapes.
 
         With a variance, a scalar tensor, the dual is that of signals which all have it.
         """
-        self._domain, self._moments, self._unit = (tf.cast(a, dtype) for a in table[:3])
         self._nodes = table.nodes
         self._terms = [tf.cast(a, dtype) for a in table.terms if a.shape[0]]
-        self._fixed = None
-        if variance is not None:
-            q = tf.cast(variance, dtype)
-            self._fixed = self.moments(q), self.side(q)
+        super().__init__(table[:3], dtype, variance)
 
-    def _basis(self, q):
-        """sqrt(q), and the Chebyshev polynomials of y(q) [r, ...]."""
-        rank = self._moments.shape[-1]
-        root = safe_sqrt(q)
-        t = (root / (1 + root) - self._domain[0]) * self._domain[1]
-        basis = tf.stack([tf.ones_like(t), t, 2 * t * t - 1])
-        while basis.shape[0] < rank:
-            # T_(m + j) = 2 T_m T_j - T_(m - j), for j = 1 ... m at once.
-            basis = tf.concat([basis, 2 * basis[-1] * basis[1:] - basis[-2::-1]], 0)
-        return root, basis[:rank]
-
-    def moments(self, q):
-        """E[phi(u)^2] and E[phi'(u)^2]."""
-        if self._fixed:
-            return tuple(value + tf.zeros_like(q) for value in self._fixed[0])
-        _, basis = self._basis(q)
-        root, derivative = tf.unstack(tf.tensordot(self._moments, basis, 1))
-        return root * root * tf.where(self._domain[2] > 0, q, tf.ones_like(q)), derivative
-
-    def side(self, q):
+    def side(self, q: tf.Tensor) -> Side:
         """sqrt(q / A), and w and b_n along axes in front."""
         if self._fixed:
             return ()
-        root, basis = self._basis(q)
-        size = tf.tensordot(self._moments[:1], basis, 1)[0]
-        ratio = tf.where(self._domain[2] > 0, tf.ones_like(q), root) / size
-        terms = (tf.tensordot(a, basis, 1) for a in self._terms)
-        return ratio, tf.tensordot(self._unit, basis, 1), *terms
+        ratio, unit, basis = self._shared_side(q)
+        return ratio, unit, *(tf.tensordot(a, basis, 1) for a in self._terms)
 
-    def pair(self, side1, side2, gap):
+    def pair(self, side1: Side, side2: Side, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The output gap and E[phi' phi'], by Horner's rule over the terms."""
-        if self._fixed:
-            side1 = side2 = tuple(tf.cast(a, gap.dtype) for a in self._fixed[1])
+        side1, side2 = self._sides(side1, side2, gap.dtype)
         (ratio1, unit1, *terms1), (ratio2, unit2, *terms2) = side1, side2
         c = 1 - gap
         secant, slope, kept = 0.0, 0.0, 0
@@ -285,14 +237,12 @@ class TabulatedDual(Dual):
                     secant, slope = secant + (1 + c) * (tail + c * c * tails), slope + c * value
                 else:
                     secant, slope = secant + tail + (c + c * c) * tails, slope + value
-        offset = 0.0
-        for k in range(0 if self._fixed else self._unit.shape[0]):
-            difference = unit1[k] - unit2[k]
-            offset = offset + difference * difference
-        return offset / 2 + ratio1 * ratio2 * gap * secant, slope
+        return self._offset(unit1, unit2) + ratio1 * ratio2 * gap * secant, slope
 
 
-def _sums(nodes, parity, terms1, terms2, power):
+def _sums(
+    nodes: tuple, parity: int, terms1: tf.Tensor, terms2: tf.Tensor, power: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """With x = c^2, S_i = sum_(m >= i) p_m / (n + 1): S_0, sum_i x^i S_(i + 1), sum_m p_m x^m."""
     jumps, geometric = {1: power}, {1: 1.0}
     step = 1

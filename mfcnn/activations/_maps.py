@@ -28,7 +28,7 @@ def dual_maps(activation: Any, q1: Any, q2: Any, q12: Any) -> tuple[tf.Tensor, t
             `Activation.table`.
 
     Example:
-        >>> value, slope = dual_maps("erf", 0.5, 0.5, 0.25)
+        >>> value, slope = mfcnn.activations.dual_maps("erf", 0.5, 0.5, 0.25)
         >>> print(f"{value:.6f} {slope:.6f}")
         0.160861 0.657498
     """

@@ -65,23 +65,23 @@ class Numerical:
 
         With a refusal, the reason why there are no moments, asking for one raises a ValueError.
         """
-        self._refusal = refusal
+        self.refusal = refusal
         self.phi = _on_float64(phi, "phi")
         self.phi_prime = _on_float64(phi_prime, "phi_prime")
-        self._found = None
+        self._found: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
-    def panels(self):
+    def panels(self) -> tuple[np.ndarray, np.ndarray]:
         """(edges, kinks) of `quadrature.find_panels`."""
-        if self._refusal:
-            raise ValueError(self._refusal)
+        if self.refusal:
+            raise ValueError(self.refusal)
         if self._found is None:
             found = quadrature.find_panels([self.phi, self.phi_prime])
             self._check_derivative(found[0])
             self._found = found
         return self._found
 
-    def _check_derivative(self, edges):
+    def _check_derivative(self, edges: np.ndarray) -> None:
         """Refuses phi_prime that is not the derivative of phi, as where phi jumps."""
         edges = edges[np.abs(edges) <= 16]  # where signals are, and phi has its features
         with np.errstate(over="ignore", invalid="ignore"):
@@ -96,26 +96,26 @@ class Numerical:
                 f"integral of phi_prime is {integral[i]:.6g}."
             )
 
-    def _expectation(self, function, q):
+    def _expectation(self, function: Callable, q: np.ndarray) -> np.ndarray:
         return quadrature.expectation(function, q, self.panels[0])
 
-    def second(self, q):
+    def second(self, q: np.ndarray) -> np.ndarray:
         """E[phi^2]."""
         return self._expectation(lambda x: self.phi(x) ** 2, q)
 
-    def derivative(self, q):
+    def derivative(self, q: np.ndarray) -> np.ndarray:
         """E[phi'^2]."""
         return self._expectation(lambda x: self.phi_prime(x) ** 2, q)
 
-    def slope(self, q):
+    def slope(self, q: np.ndarray) -> np.ndarray:
         """d/dq E[phi^2]; by Stein's lemma without a second derivative."""
         return self._expectation(lambda x: x * self.phi(x) * self.phi_prime(x), q) / q
 
-    def mean(self, q):
+    def mean(self, q: np.ndarray) -> np.ndarray:
         """E[phi]."""
         return self._expectation(self.phi, q)
 
-    def hermite_basis(self, largest):
+    def hermite_basis(self, largest: float) -> tuple[np.ndarray, np.ndarray] | None:
         """Nodes and matrix of `quadrature.hermite_basis` with enough orders for phi, or None."""
         edges, kinks = self.panels
         if kinks.size:
@@ -131,7 +131,7 @@ class Numerical:
                 return z, matrix
         return None
 
-    def derivative_distribution(self, q):
+    def derivative_distribution(self, q: float) -> tuple[np.ndarray, np.ndarray]:
         """Values of phi' at the nodes of the quadrature at one variance q, and their weights."""
         x, weights = quadrature.nodes(q, self.panels[0])
         values = self.phi_prime(x)
@@ -139,7 +139,7 @@ class Numerical:
         unique, inverse = np.unique(values, return_inverse=True)
         return unique, np.bincount(inverse, weights)
 
-    def deficit(self, q):
+    def deficit(self, q: np.ndarray) -> np.ndarray:
         """The difference q E[phi'^2] - E[phi^2]."""
         # With phi = a u + R and a = E[phi'], R is orthogonal to u and E[R'] = 0, so the deficit is
         # E[q R'^2 - R^2]: small terms only, where q E[phi'^2] and E[phi^2] agree in most digits.
@@ -155,7 +155,7 @@ class Numerical:
             )[0]
         return values
 
-    def pair(self, q):
+    def pair(self, q: np.ndarray) -> Any:
         """The two-point moments at variances q."""
         return _NumericalPair(self, q)
 
@@ -167,7 +167,7 @@ class _NumericalPair:
     _CONVERGED = 1e-12
     _CHUNK = 2**20  # points evaluated at once
 
-    def __init__(self, moments, q):
+    def __init__(self, moments: Numerical, q: np.ndarray) -> None:
         self._moments, self._q = moments, q
         # A variance often comes with many correlations.
         variances, rows = np.unique(q, return_inverse=True)
@@ -184,23 +184,30 @@ class _NumericalPair:
         resolution[off | np.isnan(secant)] = 0
         self._total, self._resolution = total[rows], resolution[rows]  # 0: not smooth
 
-    def derivative(self, gap):
+    def derivative(self, gap: np.ndarray) -> np.ndarray:
         """E[phi'(u) phi'(v)]."""
         f = self._moments.phi_prime
         values = self._by_fourier(f, self._q, gap, self._resolution)
         for i in np.flatnonzero(np.isnan(values)):
-            values[i] = self._total[i] - self._nested_half_square(f, i, gap[i])
+            values[i] = self._total[i] - self._nested_half_square(f, int(i), gap[i])
         return np.where(gap == 0, self._total, values)
 
-    def secant(self, gap):
+    def secant(self, gap: np.ndarray) -> np.ndarray:
         """(E[phi(u)^2] - E[phi(u) phi(v)]) / (q gap)."""
         f = self._moments.phi
         values = self._by_fourier(f, self._q, gap, self._resolution, half_square=True)
         for i in np.flatnonzero(np.isnan(values)):
-            values[i] = self._nested_half_square(f, i, gap[i])
+            values[i] = self._nested_half_square(f, int(i), gap[i])
         return np.where(gap == 0, self._total, values / np.where(gap == 0, 1.0, self._q * gap))
 
-    def _by_fourier(self, f, q, gap, resolutions, half_square=False):
+    def _by_fourier(
+        self,
+        f: Callable,
+        q: np.ndarray,
+        gap: np.ndarray,
+        resolutions: np.ndarray,
+        half_square: bool = False,
+    ) -> np.ndarray:
         """`quadrature.pair_expectation` where there is a resolution, NaN elsewhere."""
         values = np.full_like(q, np.nan)
         for resolution in np.unique(resolutions[resolutions > 0]):
@@ -211,7 +218,7 @@ class _NumericalPair:
                 )
         return values
 
-    def _nested_half_square(self, f, i, gap):
+    def _nested_half_square(self, f: Callable, i: int, gap: float) -> float:
         """E[(f(u) - f(v))^2] / 2 = E[f(u)^2] - E[f(u) f(v)], without cancellation."""
         if gap == 0:
             return 0.0
@@ -220,10 +227,10 @@ class _NumericalPair:
         )
 
 
-def _on_float64(function, name):
+def _on_float64(function: Callable, name: str) -> Callable[[np.ndarray], np.ndarray]:
     """The function on float64 numpy arrays, also when called while a graph is being built."""
 
-    def call(x):
+    def call(x: np.ndarray) -> np.ndarray:
         with tf.init_scope():
             values = np.asarray(function(x))
         if values.dtype != np.float64 or values.shape != np.shape(x):

@@ -34,25 +34,25 @@ def piecewise(
         ValueError: if the kinks don't ascend, or there is not one more polynomial than kinks.
     """
     kinks = [float(k) for k in kinks]
-    polynomials = [[float(a) for a in p] or [0.0] for p in polynomials]
+    pieces = [[float(a) for a in p] or [0.0] for p in polynomials]
     if sorted(set(kinks)) != kinks or not np.all(np.isfinite(kinks)):
         raise ValueError(f"kinks must be finite and ascend. Received: kinks={kinks}")
-    if len(polynomials) != len(kinks) + 1:
+    if len(pieces) != len(kinks) + 1:
         raise ValueError(
-            f"polynomials must be one more than kinks. Received: {len(polynomials)} of them for "
+            f"polynomials must be one more than kinks. Received: {len(pieces)} of them for "
             f"kinks={kinks}"
         )
-    derivatives = [[k * a for k, a in enumerate(p)][1:] or [0.0] for p in polynomials]
-    refusal = _jump(kinks, polynomials)
-    functions = phi or _function(kinks, polynomials), _function(kinks, derivatives)
+    derivatives = [[k * a for k, a in enumerate(p)][1:] or [0.0] for p in pieces]
+    refusal = _jump(kinks, pieces)
+    functions = phi or _function(kinks, pieces), _function(kinks, derivatives)
     if refusal:
         return Activation(*functions, "piecewise_polynomial", dual=dual, refusal=refusal)
     slopes = [d[0] for d in derivatives]
     linear = all(not any(d[1:]) for d in derivatives)
-    homogeneous = linear and kinks in ([], [0.0]) and not any(p[0] for p in polynomials)
+    homogeneous = linear and kinks in ([], [0.0]) and not any(p[0] for p in pieces)
     if dual is None and homogeneous and any(slopes):
         dual = ArcCosine(*slopes) if kinks else Linear(*slopes)
-    dual = dual or PiecewisePolynomial(kinks, polynomials)
+    dual = dual or PiecewisePolynomial(kinks, pieces)
     moments: Any = None
     if linear:
         moments = PiecewiseLinear(*functions, kinks, slopes)
@@ -65,8 +65,8 @@ def _jump(kinks: list[float], polynomials: list[list[float]]) -> str | None:
     """Why there are no moments, if phi jumps at a kink."""
     evaluate = np.polynomial.polynomial.polyval
     for kink, left, right in zip(kinks, polynomials, polynomials[1:]):
-        values = evaluate(kink, left), evaluate(kink, right)
-        if abs(values[0] - values[1]) > 1e-12 * max(1.0, *map(abs, values)):
+        values = float(evaluate(kink, left)), float(evaluate(kink, right))
+        if abs(values[0] - values[1]) > 1e-12 * max(1.0, abs(values[0]), abs(values[1])):
             return (
                 f"phi jumps from {values[0]:g} to {values[1]:g} at x = {kink:g}: its derivative "
                 "has no finite second moment, chi_1 is infinite at every variance. Use a "

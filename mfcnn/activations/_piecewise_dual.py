@@ -25,7 +25,7 @@ F_m is written as its polynomial about zero plus truncated powers (z - x)_+^k / 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -33,7 +33,7 @@ import tensorflow as tf
 from mfcnn.activations._dual import Dual, Side
 from mfcnn.numerics import inverse, safe_sqrt
 
-__all__ = ["PiecewisePolynomial"]
+__all__ = ["PiecewisePolynomial", "recognized"]
 
 _TINY = 1e-18  # least standard deviation in which a kink's place is measured
 _NODES, _POWER = 128, 4
@@ -173,14 +173,14 @@ class PiecewisePolynomial(Dual):
         s = tf.maximum(s, 1e-30)
         jumps = [(k, jump[m]) for k, jump in zip(self._kinks, self._jumps) if jump[m]]
         for k, jump in jumps:
-            x, a = k / tf.maximum(root1, _TINY), _scaled(jump, root1, m, 0)
+            x, a = k / tf.maximum(root1, _TINY), jump * root1 ** (m - 1)
             for other, other_jump in jumps:
-                y, b = other / tf.maximum(root2, _TINY), _scaled(other_jump, root2, m, 0)
+                y, b = other / tf.maximum(root2, _TINY), other_jump * root2 ** (m - 1)
                 # x^2 - 2 x y cos(t) + y^2 over sin(t)^2; the first term is 0 / 0 for x = y, t = 0.
                 exponent = ((x - y) / s) ** 2 + x * y / (cosine * cosine)
                 total += a * b * tf.exp(-exponent / 2) / (2 * math.pi)
             for one, two in ((root1, root2), (root2, root1)):
-                x, a = k / tf.maximum(one, _TINY), _scaled(jump, one, m, 0)
+                x, a = k / tf.maximum(one, _TINY), jump * one ** (m - 1)
                 mean = self._conditional(m + 1, two, x * c, s)
                 if mean is not None:
                     total += s * a * _density(x) * mean
@@ -205,6 +205,27 @@ class PiecewisePolynomial(Dual):
                     a * deviation**k * tails[k] for k, a in enumerate(powers) if a is not None
                 ]
         return tf.add_n([t + tf.zeros_like(terms[0] + t) for t in terms]) if terms else None
+
+
+def recognized(phi: Callable[[np.ndarray], np.ndarray], kinks: np.ndarray) -> Dual | None:
+    """The dual of a function that is a polynomial of degree five or less between its kinks."""
+    if not kinks.size:
+        return None
+    kinks = np.where(np.abs(kinks) < 1e-12, 0.0, kinks)
+    ends = np.concatenate([[kinks[0] - 16], kinks, [kinks[-1] + 16]])
+    pieces = []
+    for low, high in zip(ends, ends[1:]):
+        x = low + (high - low) * (np.arange(200) + 0.5) / 200
+        fit = np.polynomial.Polynomial.fit(x, phi(x), 5)
+        if np.max(np.abs(fit(x) - phi(x))) > 1e-12 * np.max(np.abs(phi(x))):
+            return None
+        coefficients = fit.convert().coef
+        size = np.max(np.abs(coefficients))
+        # The digits that the fit has: equal pieces shall be equal, and zeros zero.
+        pieces.append(
+            [round(float(a), 11 - int(np.ceil(np.log10(size or 1)))) for a in coefficients]
+        )
+    return PiecewisePolynomial(kinks.tolist(), pieces)
 
 
 def _scaled(coefficient: float, root: tf.Tensor, m: int, k: int) -> tf.Tensor | None:

@@ -3,6 +3,8 @@
 Y. Cho and L. Saul, "Kernel methods for deep learning" (2009), here from Price's theorem.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from scipy import special
 
@@ -24,23 +26,29 @@ class PiecewiseLinear(Numerical):
     and another integration over c gives the secant.
     """
 
-    def __init__(self, phi, phi_prime, kinks, slopes):
+    def __init__(
+        self,
+        phi: Callable,
+        phi_prime: Callable,
+        kinks: Sequence[float],
+        slopes: Sequence[float],
+    ) -> None:
         """Takes the kinks in ascending order and the slopes between them, one more."""
         super().__init__(phi, phi_prime)
         self._kinks = np.asarray(kinks, np.float64)
         self._slopes = np.asarray(slopes, np.float64)
         self._found = (self._kinks, self._kinks)
 
-    def derivative(self, q):
+    def derivative(self, q: np.ndarray) -> np.ndarray:
         """E[phi'^2]."""
         ends = np.concatenate([[-np.inf], self._kinks, [np.inf]]) / np.sqrt(2 * q[:, None])
         return np.diff(special.erf(ends), axis=1) @ self._slopes**2 / 2
 
-    def pair(self, q):
+    def pair(self, q: np.ndarray) -> Pair:
         """The two-point moments at variances q."""
         total = self.derivative(q)
 
-        def pair_secant(gap):
+        def pair_secant(gap: np.ndarray) -> np.ndarray:
             # cos(t) - cos(a), as a product that keeps its digits as a -> 0.
             drop = self._drop(
                 q, gap, lambda t, a: 2 * np.sin(0.5 * (a + t)) * np.sin(0.5 * (a - t))
@@ -49,7 +57,7 @@ class PiecewiseLinear(Numerical):
 
         return Pair(lambda gap: total - self._drop(q, gap, lambda t, a: 1.0), pair_secant)
 
-    def _drop(self, q, gap, factor):
+    def _drop(self, q: np.ndarray, gap: np.ndarray, factor: Callable) -> np.ndarray:
         """1/(2 pi) sum_ij w_i w_j integral_0^a g_ij(t) factor(t, a) dt."""
         # Panels that halve towards 0, where g_ij turns on at t = |k_i - k_j| / sqrt(q).
         angle = 2 * np.arcsin(np.sqrt(0.5 * gap))

@@ -5,6 +5,9 @@ at every standard deviation and at the edges that `find_panels` found: between t
 phi' are polynomials of degree 31 to rounding, so neither a kink nor a large q costs accuracy.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 
 __all__ = [
@@ -26,21 +29,23 @@ _TO_LEGENDRE = (
     np.polynomial.legendre.legvander(_NODES, 15) * _WEIGHTS[:, None] * (np.arange(16) + 0.5)
 ).T
 _RESOLVED = 1e-13
+Function = Callable[[np.ndarray], np.ndarray]
 _OUTWARD = 2.0 ** np.arange(0, 9)
 _START = np.concatenate([-_OUTWARD[::-1], [0.0], _OUTWARD])
 
 
-def find_panels(functions):
+def find_panels(functions: Sequence[Function]) -> tuple[np.ndarray, np.ndarray]:
     """Splits [-256, 256] into panels on which all functions are smooth.
 
     Args:
-      functions: callables from a float64 array to a float64 array of the same shape.
+        functions: callables from a float64 array to a float64 array of the same shape.
 
     Returns:
-      (edges, kinks): float64 arrays; kinks are the edges at which some function or its slope jumps.
+        (edges, kinks): float64 arrays; kinks are the edges at which some function or its
+        slope jumps.
 
     Raises:
-      ValueError: if the functions are not piecewise smooth to float64 precision.
+        ValueError: if the functions are not piecewise smooth to float64 precision.
     """
     scales = [np.max(np.abs(f(np.linspace(-1.0, 1.0, 101)))) for f in functions]
     edges, kinks = _bisect(functions, scales, _START)
@@ -53,7 +58,9 @@ def find_panels(functions):
     return edges, np.unique(np.concatenate([kinks, jumps]))
 
 
-def _bisect(functions, scales, edges):
+def _bisect(
+    functions: Sequence[Function], scales: list, edges: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     left, right = edges[:-1], edges[1:]
     done, kinks = [edges], []
     while left.size:
@@ -81,7 +88,7 @@ def _bisect(functions, scales, edges):
     return np.unique(np.concatenate(done)), _merge(np.concatenate(kinks) if kinks else np.array([]))
 
 
-def _merge(points):
+def _merge(points: np.ndarray) -> np.ndarray:
     """One point for each cluster of neighbours closer than 1e-12."""
     points = np.sort(points)
     if points.size < 2:
@@ -89,7 +96,7 @@ def _merge(points):
     return points[np.concatenate([[True], np.diff(points) > 1e-12 * (1 + np.abs(points[1:]))])]
 
 
-def _jumps(functions, scales, edge):
+def _jumps(functions: Sequence[Function], scales: list, edge: float) -> bool:
     """Whether a function or its slope jumps at an edge (polynomials from both sides disagree)."""
     h = 2.0**-6
     t = h * (0.5 + 0.5 * _NODES)
@@ -105,14 +112,14 @@ def _jumps(functions, scales, edge):
     return False
 
 
-def integrals(function, edges):
+def integrals(function: Function, edges: np.ndarray) -> np.ndarray:
     """Integral of the function over each panel, float64 [n - 1]."""
     half = 0.5 * np.diff(edges)
     x = 0.5 * (edges[1:] + edges[:-1])[:, None] + half[:, None] * _NODES
     return half * (function(x) @ _WEIGHTS)
 
 
-def _rule(mean, deviation, edges):
+def _rule(mean: Any, deviation: Any, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights for N(mean, deviation^2), broadcast over the leading axes: [..., m]."""
     mean, deviation = np.broadcast_arrays(mean, deviation)
     mean, deviation = mean[..., None], deviation[..., None]
@@ -127,23 +134,23 @@ def _rule(mean, deviation, edges):
     return mean + deviation * nodes.reshape(shape), weights.reshape(shape)
 
 
-def nodes(q, edges):
+def nodes(q: float, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Nodes x and weights of expectations under N(0, q) for one q, both [m]."""
     x, weights = _rule(0.0, np.sqrt(np.float64(q)), edges)
     keep = weights > 1e-40
     return x[keep], weights[keep]
 
 
-def expectation(function, q, edges):
+def expectation(function: Function, q: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """E[function(x)] for x ~ N(0, q).
 
     Args:
-      function: takes x [n, m] and returns values [n, m].
-      q: variances, float64 [n], positive.
-      edges: panel edges of `find_panels`.
+        function: takes x [n, m] and returns values [n, m].
+        q: variances, float64 [n], positive.
+        edges: panel edges of `find_panels`.
 
     Returns:
-      float64 [n].
+        float64 [n].
     """
     q = np.asarray(q, np.float64)
     values = np.empty_like(q)
@@ -154,7 +161,13 @@ def expectation(function, q, edges):
     return values
 
 
-def nested_expectation(function, q, gap, edges, kinks):
+def nested_expectation(
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    q: float,
+    gap: float,
+    edges: np.ndarray,
+    kinks: np.ndarray,
+) -> float:
     """E[function(u, v)] for u, v ~ N(0, q) with correlation 1 - gap, for kinked integrands.
 
     The inner integral runs over v given u, the outer one over u. Given u, v has the deviation
@@ -162,14 +175,14 @@ def nested_expectation(function, q, gap, edges, kinks):
     panels are refined there.
 
     Args:
-      function: takes u [m, 1] and v [m, k] and returns values [m, k].
-      q: one variance, a positive float.
-      gap: 1 - c, a float in (0, 2).
-      edges: panel edges of `find_panels`.
-      kinks: the kinks among them.
+        function: takes u [m, 1] and v [m, k] and returns values [m, k].
+        q: one variance, a positive float.
+        gap: 1 - c, a float in (0, 2).
+        edges: panel edges of `find_panels`.
+        kinks: the kinks among them.
 
     Returns:
-      A float.
+        A float.
     """
     c = 1.0 - gap
     deviation = np.sqrt(q * gap * (2.0 - gap))
@@ -189,13 +202,15 @@ def nested_expectation(function, q, gap, edges, kinks):
     return total
 
 
-def pair_resolution(q, edges):
+def pair_resolution(q: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Points per standard deviation that `pair_expectation` needs for N(0, q), powers of two."""
     feature = np.min(np.diff(edges)) / np.sqrt(q)
     return 2 ** np.ceil(np.log2(np.maximum(4.0, 2.0 / feature))).astype(int)
 
 
-def pair_expectation(f, q, gap, resolution, half_square=False):
+def pair_expectation(
+    f: Function, q: np.ndarray, gap: np.ndarray, resolution: int, half_square: bool = False
+) -> np.ndarray:
     """E[f(u) f(v)], or E[(f(u) - f(v))^2] / 2, for smooth f and u, v of correlation 1 - gap.
 
     In standard deviations and with c = |1 - gap| the density of u and v (or -v) is
@@ -207,14 +222,14 @@ def pair_expectation(f, q, gap, resolution, half_square=False):
     The half square has 1 - exp(-k^2 s^2 / 2) in each term: nothing cancels as gap -> 0.
 
     Args:
-      f: callable on float64 arrays [n, m].
-      q: variances, float64 [n].
-      gap: float64 [n], in [0, 2].
-      resolution: grid points in a standard deviation, a power of two.
-      half_square: which of the two.
+        f: callable on float64 arrays [n, m].
+        q: variances, float64 [n].
+        gap: float64 [n], in [0, 2].
+        resolution: grid points in a standard deviation, a power of two.
+        half_square: which of the two.
 
     Returns:
-      float64 [n].
+        float64 [n].
     """
     reach = int(_STANDARD_DEVIATIONS) * resolution
     z = np.arange(-reach, reach) / resolution
@@ -252,13 +267,13 @@ def pair_expectation(f, q, gap, resolution, half_square=False):
     return scale[:, 0] * ((kernel * product) @ copies)
 
 
-def hermite_basis(largest, edges, order):
+def hermite_basis(largest: float, edges: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes z [m] and the matrix [m, order] with f(sqrt(q) z) @ matrix = E[f He_k] / sqrt(k!).
 
     Args:
-      largest: the largest variance q that the nodes must resolve.
-      edges: panel edges of `find_panels`; f must be smooth.
-      order: the number of coefficients, >= 2.
+        largest: the largest variance q that the nodes must resolve.
+        edges: panel edges of `find_panels`; f must be smooth.
+        order: the number of coefficients, >= 2.
     """
     feature = np.min(np.diff(edges)) / np.sqrt(largest)
     width = min(1.0, feature, 8.0 / np.sqrt(order))

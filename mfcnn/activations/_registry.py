@@ -98,10 +98,12 @@ def get(identifier: Any, **parameters: Any) -> Activation:
         TypeError: for anything else, and for a parameter that the form does not have.
 
     Example:
-        >>> get("tanh")
+        >>> mfcnn.activations.get("tanh")
         Activation('tanh')
-        >>> get("leaky_relu", negative_slope=0.1) is get(keras.layers.LeakyReLU(0.1))
-        True
+        >>> mfcnn.activations.get("leaky_relu", negative_slope=0.1)
+        Activation('leaky_relu(negative_slope=0.1)')
+        >>> mfcnn.activations.get(keras.layers.LeakyReLU(0.1))
+        Activation('leaky_relu(negative_slope=0.1)')
     """
     if isinstance(identifier, Activation):
         return identifier
@@ -138,8 +140,8 @@ def keras_identifier(activation: Activation) -> Any:
     """What Keras's layers take for an `Activation`: Keras's name if there is one, else itself.
 
     Example:
-        >>> keras_identifier(get("tanh")), keras_identifier(get("erf"))
-        ('tanh', Activation('erf'))
+        >>> [mfcnn.activations.keras_identifier(mfcnn.activations.get(n)) for n in ("tanh", "erf")]
+        ['tanh', Activation('erf')]
     """
     name = activation.name
     known = name in _FORMS and activation is _make(name, {}) and hasattr(keras.activations, name)
@@ -157,9 +159,10 @@ def _named(identifier: str, parameters: dict[str, Any]) -> Activation:
     if rest:
         try:
             call = ast.parse(identifier, mode="eval").body
+            assert isinstance(call, ast.Call)
             given = [ast.literal_eval(a) for a in call.args]
             keywords = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-        except (SyntaxError, ValueError, AttributeError) as error:
+        except (SyntaxError, ValueError, AssertionError) as error:
             raise ValueError(
                 f"activation must be a name, with parameters as in 'leaky_relu(0.1)'. "
                 f"Received: {identifier!r}"

@@ -2,10 +2,19 @@
 
 import numpy as np
 
+from mfcnn.activations._activation import Activation
+
 __all__ = ["settled_variance", "variance_ranges"]
 
 
-def _image(activation, low, high, weight_variance, bias_variance, share=1.0):
+def _image(
+    activation: Activation,
+    low: float,
+    high: float,
+    weight_variance: float,
+    bias_variance: float,
+    share: float = 1.0,
+) -> tuple[float, float]:
     """The variances that those in [low, high] become in the next layer."""
     y = np.linspace(np.sqrt(low) / (1 + np.sqrt(low)), np.sqrt(high) / (1 + np.sqrt(high)), 9)
     second = activation.second_moment(np.maximum(y / (1 - y), 1e-100) ** 2)
@@ -13,7 +22,15 @@ def _image(activation, low, high, weight_variance, bias_variance, share=1.0):
     return float(low), float(weight_variance * second.max() + bias_variance)
 
 
-def variance_ranges(activation, low, high, depth, weight_variance, bias_variance, share=1.0):
+def variance_ranges(
+    activation: Activation,
+    low: float,
+    high: float,
+    depth: int,
+    weight_variance: float,
+    bias_variance: float,
+    share: float = 1.0,
+) -> tuple[tuple[float, float], tuple[float, float]]:
     """The variances of the first layer, and those of all layers after it.
 
     Args:
@@ -29,7 +46,8 @@ def variance_ranges(activation, low, high, depth, weight_variance, bias_variance
         Two pairs (low, high); the second is mapped into itself, or covers `depth` layers.
     """
 
-    def widened(low, high):  # by more than what lies between the samples, and rounding
+    def widened(low: float, high: float) -> tuple[float, float]:
+        # By more than what lies between the samples, and rounding.
         slack = 1e-2 * (high - low) + 1e-13 * high
         return max(low - slack, 0.0), high + slack
 
@@ -47,7 +65,14 @@ def variance_ranges(activation, low, high, depth, weight_variance, bias_variance
     return first, widened(*rest)
 
 
-def settled_variance(activation, low, high, depth, weight_variance, bias_variance):
+def settled_variance(
+    activation: Activation,
+    low: float,
+    high: float,
+    depth: int,
+    weight_variance: float,
+    bias_variance: float,
+) -> tuple[int, float] | None:
     """(layer, variance) from which on all variances are one to rounding.
 
     Arguments as of `variance_ranges`; None if that takes more than `depth` or 200 layers.

@@ -48,7 +48,7 @@ class _Gaussian(Dual):
     E[phi' phi'] = 4 a^2 q12 D^(-3/2).
     """
 
-    def __init__(self, a):
+    def __init__(self, a: float) -> None:
         self._a = a
 
     def moments(self, q: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

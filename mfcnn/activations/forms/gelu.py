@@ -62,7 +62,9 @@ class _Gelu(Dual):
         value, derivative = self._maps(q1, q2, root1 * root2, gap)
         return 1 - value * (inverse1 * inverse2), derivative
 
-    def _maps(self, q1, q2, product, gap):
+    def _maps(
+        self, q1: tf.Tensor, q2: tf.Tensor, product: tf.Tensor, gap: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         free1, free2 = 1 / (1 + q1), 1 / (1 + q2)
         q12 = product * (1 - gap)
         # D divided by (1 + q1) (1 + q2), as a sum of positive terms.

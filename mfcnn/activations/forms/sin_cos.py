@@ -60,10 +60,10 @@ class _Sinusoid(Dual):
     d and m are the variances of u - v and u + v; the derivative of one is the other.
     """
 
-    def __init__(self, sine):
+    def __init__(self, sine: bool) -> None:
         self._sine = sine
 
-    def _products(self, q12, minus):
+    def _products(self, q12: tf.Tensor, minus: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # exp(-(q1 + q2) / 2) sinh(q12) and cosh(q12); `minus` is exp(|q12| - (q1 + q2) / 2).
         magnitude = tf.abs(q12)
         decay = -tf.math.expm1(-2 * magnitude)
