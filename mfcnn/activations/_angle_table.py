@@ -79,8 +79,8 @@ def build_angle_table(activation: Any, q_low: float, q_high: float) -> AngleTabl
         x = np.sqrt(q)[:, None] * z
         values = phi(x) * np.sqrt(density)
         root = np.sqrt(np.sum(values**2, axis=1))
-        moments = [root / (np.sqrt(q) if vanishes else 1.0), phi_prime(x) ** 2 @ density]
-        moments = chebyshev_coefficients(np.stack(moments))
+        size = root / (np.sqrt(q) if vanishes else 1.0)
+        moments = chebyshev_coefficients(np.stack([size, phi_prime(x) ** 2 @ density]))
         unit = chebyshev_coefficients((values / root[:, None]).T)
         sizes = np.maximum(relative(unit.T), relative(moments.T))
         if np.max(sizes[-2:]) < 1000 * RESOLVED:

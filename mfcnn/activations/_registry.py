@@ -161,7 +161,7 @@ def _named(identifier: str, parameters: dict[str, Any]) -> Activation:
             call = ast.parse(identifier, mode="eval").body
             assert isinstance(call, ast.Call)
             given = [ast.literal_eval(a) for a in call.args]
-            keywords = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+            keywords = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
         except (SyntaxError, ValueError, AssertionError) as error:
             raise ValueError(
                 f"activation must be a name, with parameters as in 'leaky_relu(0.1)'. "
