@@ -1,10 +1,17 @@
 # make run    sets up the environment and trains the main job on the embedded data
 # make test   sets up the environment and runs the quick test suite
+# make test-slow  runs the tests that take minutes
+# make coverage   runs the quick suite and prints which lines it leaves out
 # make figures  draws every figure at its quick size into experiments/results (about an hour)
+# make bench  lists the benchmarks and runs them (hours); `make bench-NAME` runs one
 # make lint   checks style, format and types
 
-PYTHON ?= python3.11
+# Any Python from 3.11 that is there, the newest last: TensorFlow may not have it yet.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
+# A file of versions that pip must keep to, as .ci/lowest.txt.
+CONSTRAINTS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUTPUT_DIR ?= runs/digits
@@ -18,7 +25,10 @@ FIGURES := phase_diagram gradient_norms weight_spectrum kernel_modes fourier_mod
 	trainability_generalization trainability orthogonal_speed variance_profiles train_depths \
 	train_depths_sgd train_depths_momentum
 
-.PHONY: run test test-slow figures lint format clean
+BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py %_child.py, \
+	$(wildcard benchmarks/*.py)))
+
+.PHONY: run test test-slow coverage figures bench lint format clean
 
 run: $(STAMP)
 	$(BIN)/python -m experiments.train --output_dir=$(OUTPUT_DIR)
@@ -28,6 +38,16 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --cov=mfcnn --cov-report=term-missing:skip-covered
+
+bench: $(STAMP)
+	@for name in $(BENCHMARKS); do echo "$$name: $$(sed -n '1s/^r*\"*//p' benchmarks/$$name.py)"; done
+	@$(MAKE) --no-print-directory $(BENCHMARKS:%=bench-%)
+
+bench-%: $(STAMP)
+	$(BIN)/python -m benchmarks.$*
 
 # Goes on where it was interrupted: a binary does not repeat what its directory holds.
 figures: $(FIGURES:%=figure-%)
@@ -52,10 +72,11 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs build dist *.egg-info
 
 # Installs once; again only when the declared dependencies change.
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): setup.cfg setup.py
+	@test -n "$(PYTHON)" || { echo "No Python from 3.11 is there; name one: make PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test]' $(CONSTRAINTS:%=--constraint %)
 	touch $@
