@@ -16,6 +16,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tests.tolerances import float64
+
 __all__ = ["Panel", "Picture", "assert_drawn", "read"]
 
 
@@ -94,8 +96,8 @@ class Picture(NamedTuple):
 
 def assert_drawn(line: tuple[Any, Any], x: Any, y: Any) -> None:
     """Asserts that a curve has these points; they go through float64 unchanged, or a CSV file."""
-    np.testing.assert_allclose(line[0], np.asarray(x, float), rtol=1e-12)
-    np.testing.assert_allclose(line[1], np.asarray(y, float), rtol=1e-12)
+    np.testing.assert_allclose(line[0], np.asarray(x, float), rtol=float64.rounded)
+    np.testing.assert_allclose(line[1], np.asarray(y, float), rtol=float64.rounded)
 
 
 def read(figure: Figure) -> Picture:

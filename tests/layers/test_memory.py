@@ -27,6 +27,21 @@ def test_the_total_counts_each_part_once():
     assert "gradients 906.2 KiB" in str(full)
 
 
+def test_one_layer_at_work_is_counted_at_any_depth():
+    """Input, output, their cotangents, and the nine neighbourhoods of two of them: 4 + 2 * 9."""
+    for depth in (1, 2, 50):
+        memory = stack_memory(depth, LAYER, ACTIVATION, window=9, checkpoint_levels=0)
+        assert memory.activations == (max(depth - 1, 1) + 22) * ACTIVATION * 4
+    dense = stack_memory(50, LAYER, ACTIVATION, window=1, checkpoint_levels=0)
+    assert memory.activations - dense.activations == 2 * 8 * ACTIVATION * 4
+
+
+def test_the_process_itself_is_counted():
+    # Traces, code and freed pages: 23 to 55 MiB were measured, at any depth.
+    for depth in (1, 10_000):
+        assert 23 * 2**20 <= stack_memory(depth, LAYER, ACTIVATION).program <= 55 * 2**20
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["mfcnn", "mfcnn_jit", "mfcnn_fused"])
 def test_a_step_of_ten_thousand_layers_takes_the_predicted_memory_within_15_percent(
