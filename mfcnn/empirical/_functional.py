@@ -20,6 +20,7 @@ __all__ = [
     "jvp",
     "operation_types",
     "output_and_jvp",
+    "output_and_jvps",
     "run",
     "vjp",
 ]
@@ -32,8 +33,21 @@ def initial_values(model: keras.Model) -> list[tf.Tensor]:
     return [tf.identity(v.value) for v in model.trainable_variables]
 
 
-def run(model: keras.Model, variables: Sequence[Any], values: Sequence[tf.Tensor], x: Any) -> Any:
+def run(
+    model: keras.Model,
+    variables: Sequence[Any],
+    values: Sequence[tf.Tensor],
+    x: Any,
+    losses: list | None = None,
+) -> tf.Tensor:
     """The model's output in inference mode with other values for some variables.
+
+    Args:
+        model: a built Keras model.
+        variables: some of its variables.
+        values: a tensor for each.
+        x: its inputs.
+        losses: a list for the losses of activities that its layers add.
 
     Raises:
         ValueError: if a layer changes a variable: it is in training mode or keeps a state; or if
@@ -42,6 +56,8 @@ def run(model: keras.Model, variables: Sequence[Any], values: Sequence[tf.Tensor
     mapping = list(zip(variables, values))
     with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
         y = model(x, training=False)
+    if losses is not None:
+        losses.extend(scope.losses)
     replaced = {id(v) for v in variables}
     changed = [v.path for v in model.variables if id(v) in set(scope.state_mapping) - replaced]
     if changed:
@@ -121,6 +137,18 @@ def output_and_jvp(
             'Jacobian-vector product goes through it: method="structured" and "jacobian" need none'
         )
     return y, tangent
+
+
+def output_and_jvps(
+    function: Function, values: Sequence[tf.Tensor], tangents: Sequence[tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """(function(values), its first and its second derivative along the tangents)."""
+    y, _ = output_and_jvp(function, values, tangents)
+
+    def first(values: Sequence[tf.Tensor]) -> tf.Tensor:
+        return jvp(function, values, tangents)
+
+    return y, *output_and_jvp(first, values, tangents)
 
 
 def jvp(

@@ -8,7 +8,16 @@ import tensorflow as tf
 
 from mfcnn import arguments
 
-__all__ = ["check_model", "convert", "length", "same_shape", "signature", "specs", "take"]
+__all__ = [
+    "check_model",
+    "convert",
+    "length",
+    "same_shape",
+    "signature",
+    "specs",
+    "symbols",
+    "take",
+]
 
 
 def check_model(model: Any) -> None:
@@ -55,28 +64,28 @@ def convert(model: keras.Model, x: Any, name: str) -> Any:
             f"{name} must be given outside of a tf.function: the measurement makes programs of its "
             "own, runs and verifies them. Compute it first and pass the result in"
         )
-    symbols = _symbols(model)
-    expected = keras.tree.flatten(symbols)
-    if symbols is None:
+    symbolic = symbols(model)
+    expected = keras.tree.flatten(symbolic)
+    if symbolic is None:
         leaves = x if _is_structure(x) else [x]
         result = keras.tree.map_structure(lambda leaf: _leaf(leaf, model, None, name), leaves)
         result = result if _is_structure(x) else result[0]
     elif len(expected) == 1 and not isinstance(x, dict):
         only = x[0] if _is_structure(x) and len(x) == 1 else x
         leaf = _leaf(only, model, expected[0], name)
-        result = keras.tree.pack_sequence_as(symbols, [leaf])
+        result = keras.tree.pack_sequence_as(symbolic, [leaf])
     else:
         leaves = [
-            _leaf(leaf, model, e, name) for leaf, e in zip(_named(symbols, x, name), expected)
+            _leaf(leaf, model, e, name) for leaf, e in zip(_named(symbolic, x, name), expected)
         ]
-        result = keras.tree.pack_sequence_as(symbols, leaves)
+        result = keras.tree.pack_sequence_as(symbolic, leaves)
     sizes = {leaf.shape[0] for leaf in keras.tree.flatten(result)}
     if len(sizes) != 1:
         raise ValueError(f"{name} must hold inputs of one length. Received: {sorted(sizes)}")
     return result
 
 
-def _symbols(model: keras.Model) -> Any:
+def symbols(model: keras.Model) -> Any:
     """The symbolic inputs of a functional or Sequential model, None for a subclassed one."""
     if isinstance(model, keras.Sequential):
         return model.inputs[0]
@@ -92,17 +101,17 @@ def _is_structure(x: Any) -> bool:
 
 def _named(structure: Any, x: Any, name: str) -> list:
     """The inputs in the model's order."""
-    symbols = keras.tree.flatten(structure)
-    names = [symbol.name for symbol in symbols]
+    leaves = keras.tree.flatten(structure)
+    names = [symbol.name for symbol in leaves]
     if isinstance(x, dict):
         keys = sorted(structure) if isinstance(structure, dict) else names
         if set(keys) != set(x):
             raise ValueError(f"{name} must have the keys {keys}. Received: {sorted(x)}")
         return [x[key] for key in keys]
-    if not isinstance(x, (list, tuple)) or len(x) != len(symbols):
+    if not isinstance(x, (list, tuple)) or len(x) != len(leaves):
         count = len(x) if isinstance(x, (list, tuple)) else type(x).__name__
         raise arguments.ArgumentTypeError(
-            f"{name} must be a list or dict of {len(symbols)} arrays, {names}. Received: {count}"
+            f"{name} must be a list or dict of {len(leaves)} arrays, {names}. Received: {count}"
         )
     return list(x)
 

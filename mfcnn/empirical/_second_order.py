@@ -6,9 +6,8 @@ their path without a word; others have no entry at all. Within `differentiable` 
 kind has the right derivative or raises by name, and the second kind has one where it is known (an
 operation without an entry raises a LookupError by itself).
 
-Two ways give a derivative. The gradient of a linear operation (resizing, cropping) is its
-transpose, whose own transpose is the operation. The others are written out in operations that
-TensorFlow differentiates.
+The gradient of a linear operation (resizing, cropping) is its transpose, whose own transpose is
+the operation. The others are written out in operations that TensorFlow differentiates.
 """
 
 import contextlib
@@ -20,16 +19,32 @@ import tensorflow as tf
 
 from mfcnn import borrowed
 
-__all__ = ["FORMULAS", "TRANSPOSES", "differentiable", "not_differentiable"]
+__all__ = ["FORMULAS", "GRADIENTS", "TRANSPOSES", "differentiable", "not_differentiable"]
 
 
 def _resize(operation: Callable) -> Callable:
+    """Of the gradient of a resizing, whose first input has the resized shape."""
+
     def transpose(op: Any, g: tf.Tensor) -> list:
-        options = {name: op.get_attr(name) for name in ("align_corners", "half_pixel_centers")}
-        size = tf.shape(op.inputs[0])[1:3]
-        return [operation(images=g, size=size, **options), None]
+        return [operation(images=g, size=tf.shape(op.inputs[0])[1:3], **_resizing(op)), None]
 
     return transpose
+
+
+def _resizing(op: Any) -> dict[str, Any]:
+    return {name: op.get_attr(name) for name in ("align_corners", "half_pixel_centers")}
+
+
+def _bilinear_gradient(op: Any, c: tf.Tensor) -> list:
+    """The gradient of a bilinear resizing, in a form whose own gradient is that resizing."""
+    image, options, size = op.inputs[0], _resizing(op), tf.shape(c)[1:3]
+
+    @tf.custom_gradient
+    def transpose(c: tf.Tensor) -> tuple:
+        result = tf.raw_ops.ResizeBilinearGrad(grads=c, original_image=image, **options)
+        return result, lambda g: tf.raw_ops.ResizeBilinear(images=g, size=size, **options)
+
+    return [transpose(tf.cast(c, tf.float32)), None]
 
 
 def _scale_and_translate(op: Any, g: tf.Tensor) -> list:
@@ -78,7 +93,6 @@ def _update_slice(op: Any, g: tf.Tensor) -> list:
 
 # The gradient of a linear operation -> the derivative of that gradient, the operation itself.
 TRANSPOSES: dict[str, Callable] = {
-    "ResizeBilinearGrad": _resize(tf.raw_ops.ResizeBilinear),
     "ResizeBicubicGrad": _resize(tf.raw_ops.ResizeBicubic),
     "ResizeNearestNeighborGrad": _resize(tf.raw_ops.ResizeNearestNeighbor),
     "ScaleAndTranslateGrad": _scale_and_translate,
@@ -107,38 +121,35 @@ def _normalization_gradient(op: Any, c: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -
     return c * norm**-beta - 2 * alpha * beta * x * inner
 
 
-def _quantization_gradient(op: Any, *inputs: tf.Tensor) -> Any:
+def _quantization_gradient(op: Any, c: tf.Tensor) -> Any:
     """Each cotangent goes to the input within the range, to its ends outside."""
-    c, x = inputs[:2]
-    within, *ends = _quantization_masks(op, *inputs)
+    options = {name: op.get_attr(name) for name in ("num_bits", "narrow_range")}
+    x, ends = op.inputs[0], list(op.inputs)[1:]
+    ones = tf.ones_like(x)
     if not ends:
-        return c * within
-    low, high = inputs[2:]
-    axes = list(range(x.shape.rank - low.shape.rank))
-    return (c * within, *(tf.reduce_sum(c * end, axes) for end in ends))
-
-
-def _quantization_masks(op: Any, *inputs: tf.Tensor) -> list[tf.Tensor]:
-    raw = getattr(tf.raw_ops, op.type)
-    names = {"FakeQuantWithMinMaxArgsGradient": ("min", "max")}.get(op.type, ())
-    options = {name: op.get_attr(name) for name in (*names, "num_bits", "narrow_range")}
-    keys = ("gradients", "inputs", "min", "max")[: len(inputs)]
-    ones = tf.ones_like(inputs[1])
-    result = raw(**dict(zip(keys, (ones, *inputs[1:]))), **options)
-    if len(inputs) == 2:
-        return [result]
-    within, x, low, high = result[0], *inputs[1:]
+        options |= {name: op.get_attr(name) for name in ("min", "max")}
+        return c * tf.raw_ops.FakeQuantWithMinMaxArgsGradient(gradients=ones, inputs=x, **options)
+    low, high = ends
+    raw = getattr(tf.raw_ops, f"{op.type}Gradient")
+    within = raw(gradients=ones, inputs=x, min=low, max=high, **options)[0]
     below = (1 - within) * tf.cast(x < (low + high) / 2, x.dtype)
-    return [within, below, 1 - within - below]
+    axes = list(range(x.shape.rank - low.shape.rank))
+    above = 1 - within - below
+    return [c * within, tf.reduce_sum(c * below, axes), tf.reduce_sum(c * above, axes)]
 
 
+# Operation -> its gradient in operations with derivatives, in place of an operation without: of a
+# gradient operation that is declared not differentiable a tape does not even keep the inputs.
+GRADIENTS: dict[str, Callable] = {
+    "ResizeBilinear": _bilinear_gradient,
+    "FakeQuantWithMinMaxArgs": _quantization_gradient,
+    "FakeQuantWithMinMaxVars": _quantization_gradient,
+    "FakeQuantWithMinMaxVarsPerChannel": _quantization_gradient,
+}
 # Gradient operation -> the same function of its inputs, in operations with derivatives.
 FORMULAS: dict[str, Callable] = {
     "SoftsignGrad": _softsign_gradient,
     "LRNGrad": _normalization_gradient,
-    "FakeQuantWithMinMaxArgsGradient": _quantization_gradient,
-    "FakeQuantWithMinMaxVarsGradient": _quantization_gradient,
-    "FakeQuantWithMinMaxVarsPerChannelGradient": _quantization_gradient,
 }
 
 
@@ -155,9 +166,8 @@ def _by_formula(formula: Callable) -> Callable:
 
 def _refusal(name: str) -> Callable:
     def refuse(op: Any, *g: tf.Tensor) -> list:
-        where = getattr(op.outputs[0], "name", "") if not tf.executing_eagerly() else ""
         raise NotImplementedError(
-            f"the operation {name} {where} has no derivative in TensorFlow, so that no "
+            f"the operation {name} has no derivative in TensorFlow, so that no "
             "Jacobian-vector product goes through the layer that it is the gradient of: "
             'method="structured" and "jacobian" need none'
         )
@@ -194,7 +204,7 @@ def differentiable() -> Iterator[None]:
         table = borrowed.gradient_registry._registry
         entries: dict[str, Callable] = {n: _refusal(n) for n in not_differentiable()}
         entries |= {name: _by_formula(formula) for name, formula in FORMULAS.items()}
-        entries |= TRANSPOSES
+        entries |= TRANSPOSES | GRADIENTS
         before = {name: table.get(name) for name in entries}
         table.update({name: {"type": entry, "location": None} for name, entry in entries.items()})
         try:

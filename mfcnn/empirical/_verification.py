@@ -6,15 +6,16 @@ sum_i m[i] c . f(x_i) by each weight must be the plain one. So it must also be t
 one by one: a layer that mixes them shows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from mfcnn.empirical import _inputs, _programs, _traces
+from mfcnn.empirical import _functional, _inputs, _programs, _traces
 
-__all__ = ["check_products", "wrong_weights"]
+__all__ = ["check_linearization", "check_products", "wrong_weights"]
 
 
 def wrong_weights(
@@ -23,7 +24,8 @@ def wrong_weights(
     """Indices of the weights whose gradient by the features is not the plain one."""
     m, c = _directions(trace, x, model)
     found = [np.ravel(g) for g in features.gradient(x, c[None], m)]
-    return _differing(found, _plain(model, trace, x, m[:, None] * c), model)
+    plain = _plain(model, trace, x, m[:, None] * c)
+    return _differing(found, plain, _tolerance(model))
 
 
 def check_products(
@@ -31,27 +33,101 @@ def check_products(
 ) -> None:
     """Raises NotImplementedError where <u, J v> is not <J^T u, v> for random u and v.
 
-    Each weight's part of v is scaled by its part of J^T u, so that all count alike.
+    Nor is there a kernel where an example's gradient depends on the others in the batch.
     """
     m, c = _directions(trace, x, model)
     u = m[:, None] * c
     plain = _plain(model, trace, x, u)
+    if len(u) > 1:
+        first = np.where(np.arange(len(u)) == 0, 1, 0).astype(u.dtype)[:, None] * u
+        alone = _plain(model, trace, _inputs.take(x, [0]), u[:1])
+        if _differing(alone, _plain(model, trace, x, first), _tolerance(model)):
+            raise NotImplementedError(
+                "a layer of the model mixes the examples of a batch, so that it has no kernel of "
+                "pairs of examples. verify=False goes on"
+            )
+    variables, dtype = model.trainable_variables, model.trainable_variables[0].dtype
+    tangents = [_cast(v, dtype) for v in _tangents(plain, [tuple(w.shape) for w in variables])]
+    _compare(plain, tangents, u, products.jvp(x, tangents), _tolerance(model))
+
+
+def check_linearization(
+    function: Callable[[Sequence[tf.Tensor]], tf.Tensor],
+    values: Callable[[], list[tf.Tensor]],
+    dtypes: set[str],
+) -> None:
+    """The same for a function of weights, and that a tape finds J^T u again, as training does.
+
+    Args:
+        function: from weights to outputs.
+        values: makes the weights as tensors.
+        dtypes: of the weights and of the computation.
+
+    Raises:
+        NotImplementedError: where the products are not each other's transpose.
+    """
+    compiled = tf.function(lambda v: function(v), autograph=False)
+    shape = compiled(values()).shape
+    u = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+    @tf.function(autograph=False)
+    def plain(u: tf.Tensor) -> list[tf.Tensor]:
+        start = values()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(start)
+            y = function(start)
+        seed = tf.cast(u, y.dtype)
+        gradients = tape.gradient(y, start, seed, unconnected_gradients="zero")
+        return [tf.convert_to_tensor(g) for g in gradients]
+
+    @tf.function(autograph=False)
+    def product(tangents: list[tf.Tensor]) -> tf.Tensor:
+        return _functional.jvp(function, values(), tangents)
+
+    tolerance = _tolerance_of(dtypes)
+    expected = [np.ravel(np.asarray(g, np.float64)) for g in plain(u)]
+    start = values()
+    shapes = [tuple(v.shape) for v in start]
+    tangents = [tf.cast(t, v.dtype) for t, v in zip(_tangents(expected, shapes), start)]
+    _compare(expected, tangents, u, product(tangents), tolerance)
+
+    @tf.function(autograph=False)
+    def transposed(u: tf.Tensor, tangents: list[tf.Tensor]) -> list[tf.Tensor]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(tangents)
+            y = product(tangents)
+        return tape.gradient(y, tangents, tf.cast(u, y.dtype), unconnected_gradients="zero")
+
+    found = [np.ravel(np.asarray(g, np.float64)) for g in transposed(u, tangents)]
+    if _differing(found, expected, tolerance):
+        raise NotImplementedError(
+            "a tape does not find the gradient of the linearized model: a layer has a custom "
+            "gradient that cannot be differentiated three times. verify=False goes on"
+        )
+
+
+def _tangents(plain: list[np.ndarray], shapes: list[tuple]) -> list[np.ndarray]:
+    """Random directions of the weights, each scaled by its gradient so that all count alike."""
     norms = np.array([np.linalg.norm(g) for g in plain])
+    if not np.all(np.isfinite(norms)):
+        raise ValueError("the model's gradients are not finite for these inputs")
     floor = max(1e-3 * norms.max(initial=0.0), np.finfo(np.float32).tiny)
-    rng, dtype = np.random.default_rng(2), model.trainable_variables[0].dtype
-    directions = [
-        (rng.standard_normal(g.shape) / max(norm, floor)).astype(np.float32)
-        for g, norm in zip(plain, norms)
+    rng = np.random.default_rng(2)
+    return [
+        (rng.standard_normal(shape) / max(norm, floor)).astype(np.float32)
+        for shape, norm in zip(shapes, norms)
     ]
-    tangents = [
-        _cast(v.reshape(tuple(w.shape)), dtype)
-        for v, w in zip(directions, model.trainable_variables)
-    ]
-    product = np.asarray(products.jvp(x, tangents), np.float64)
-    expected = sum(float(g @ np.asarray(v, np.float64)) for g, v in zip(plain, directions))
-    error = abs(float(np.sum(product * np.asarray(u, np.float64))) - expected)
+
+
+def _compare(
+    plain: list[np.ndarray], tangents: list[Any], u: np.ndarray, product: Any, tolerance: float
+) -> None:
+    expected = sum(float(g @ np.ravel(np.asarray(v, np.float64))) for g, v in zip(plain, tangents))
+    error = abs(
+        float(np.sum(np.asarray(product, np.float64) * np.asarray(u, np.float64))) - expected
+    )
     # Of each weight a random sign: the errors of rounding add like the root of their number.
-    if not error <= _tolerance(model) * np.sqrt(len(plain)):
+    if not error <= tolerance * np.sqrt(len(plain)):
         raise NotImplementedError(
             "the Jacobian-vector product of the model is not the transpose of its vector-Jacobian "
             f"product (off by {error:.1e} of each weight's part): a layer has a custom gradient or "
@@ -81,14 +157,17 @@ def _plain(
 
 
 def _tolerance(model: keras.Model) -> float:
+    return _tolerance_of({model.compute_dtype, model.trainable_variables[0].dtype})
+
+
+def _tolerance_of(names: set[str]) -> float:
     """Of relative errors: rounding of long sums of both signs, about ten roots of eps."""
-    names = {model.compute_dtype, model.trainable_variables[0].dtype}
     eps = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
     return 10 * max(eps.get(name, 2.0**-7) for name in names) ** 0.5
 
 
 def _differing(
-    found: Sequence[np.ndarray], plain: Sequence[np.ndarray], model: keras.Model
+    found: Sequence[np.ndarray], plain: Sequence[np.ndarray], tolerance: float
 ) -> list[int]:
     norms = np.array([np.linalg.norm(g) for g in plain])
     if not np.all(np.isfinite(norms)):
@@ -98,5 +177,5 @@ def _differing(
         i
         for i, (mine, gradient) in enumerate(zip(found, plain))
         if not np.linalg.norm(np.asarray(mine, np.float64) - gradient)
-        <= _tolerance(model) * (norms[i] + floor)
+        <= tolerance * (norms[i] + floor)
     ]
