@@ -106,10 +106,11 @@ SPECIAL_KINDS = {
     ("mfcnn.activations.get", "identifier"): "activation",
     ("mfcnn.activations.keras_identifier", "activation"): "activation",
     ("mfcnn.meanfield.variance_profile", "name"): "profile",
-    ("mfcnn.models.linearize", "order"): "integer",
+    ("mfcnn.empirical.relu_critical_ratio", "width"): "number",
+    ("mfcnn.empirical.relu_critical_ratio", "exponent"): "number",
 }
 # How a message may call an argument.
-ALIASES = {"identifier": "activation"}
+ALIASES = {"identifier": "activation", "profile": "variance_profile"}
 # Names that start processes, end them, reach for the network, or take only what others make.
 LEFT_OUT = (
     "mfcnn.kernels.position_map",
@@ -219,7 +220,7 @@ def samples() -> dict[str, Any]:
         "output_dir": tempfile.mkdtemp(),
         "config": {"depth": 1},
         "text": "text",
-        "rows": [{"step": 1, "loss": 1.0, "train_accuracy": 0.5}],
+        "rows": [{"step": 1, "loss": 1.0, "train_accuracy": 0.5, "test_accuracy": 0.5}],
         "strategy": tf.distribute.get_strategy(),
         "optimizer": keras.optimizers.SGD(),
         "batch_size": 4,

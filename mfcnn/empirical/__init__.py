@@ -1,6 +1,7 @@
 """Networks of finite width: their tangent kernel, its spectrum and its statistics."""
 
 from mfcnn.empirical._jacobian import jacobian_singular_values
+from mfcnn.empirical._monte_carlo import Estimate, monte_carlo_kernel, nngp
 from mfcnn.empirical._products import lambda_max, ntk_vector_product
 from mfcnn.empirical._ranks import effective_rank, feature_effective_rank
 from mfcnn.empirical._statistics import NTKMoments, fitted_exponent, ntk_moments, ntk_samples
@@ -15,6 +16,7 @@ from mfcnn.meanfield import (  # theory: here for those who knew it here
 __all__ = [
     "METHODS",
     "OUTPUTS",
+    "Estimate",
     "MeanFieldNTK",
     "MethodChoice",
     "NTKMoments",
@@ -25,6 +27,8 @@ __all__ = [
     "jacobian_singular_values",
     "lambda_max",
     "mean_field_ntk",
+    "monte_carlo_kernel",
+    "nngp",
     "ntk",
     "ntk_moments",
     "ntk_samples",

@@ -53,7 +53,19 @@ def jacobian_singular_values(
     max_bytes = arguments.integer("max_bytes", max_bytes, 0)
     batch_size = arguments.integer("batch_size", batch_size, 1)
     seed = arguments.integer("seed", seed, 0)
+    if not callable(model):
+        raise arguments.ArgumentTypeError(
+            f"model must be a keras.Model or a function of a batch. Received: model={model!r}"
+        )
+    if not tf.is_tensor(x):
+        x = np.asarray(x)
+        arguments.array("x", x)
     x = tf.convert_to_tensor(x)
+    expected = getattr(model, "input_shape", None)
+    if isinstance(expected, tuple) and not x.shape.is_compatible_with(expected[1:]):
+        raise ValueError(
+            f"x must be one input of shape {expected[1:]}. Received: x.shape={tuple(x.shape)}"
+        )
     if not x.dtype.is_floating:
         x = tf.cast(x, keras.config.floatx())  # integers, as images have, have no derivative
     outputs = int(np.prod(_call(model, x[None]).shape[1:]))

@@ -50,7 +50,7 @@ def ntk_vector_product(
         array([[2.],
                [1.]], dtype=float32)
     """
-    x1, x2 = _tangent_kernel._check(model, x1, x2, "full")
+    x1, x2 = _tangent_kernel._check(model, x1, x2)
     product = _Product(model, x1, x1 if x2 is None else x2, batch_size, verify)
     vector = tf.constant(arguments.array("vector", vector), product.dtype)
     if vector.shape.rank == 1 and product.outputs == 1:
@@ -97,7 +97,7 @@ def lambda_max(
 
     Source: NTK paper, section 3.1.
     """
-    x, _ = _tangent_kernel._check(model, x, None, "full")
+    x, _ = _tangent_kernel._check(model, x, None, name="x")
     tolerance = arguments.number("tolerance", tolerance, above=0, below=1)
     rng = np.random.default_rng(arguments.integer("seed", seed, 0))
     product = _Product(model, x, x, batch_size, verify)

@@ -93,6 +93,7 @@ def feature_effective_rank(model: keras.Model, x: Any, **options: Any) -> float:
 
     Source: linearization paper, Figure 5.
     """
+    x, _ = _tangent_kernel._check(model, x, None, name="x")
     theta = _tangent_kernel.ntk(model, x, outputs="full", **options).numpy()
     n, _, k, _ = theta.shape
     return effective_rank(theta.transpose(0, 2, 1, 3).reshape(n * k, n * k), gram=True)

@@ -154,10 +154,12 @@ def choose_method(
     )
 
 
-def _check(model: Any, x1: Any, x2: Any, outputs: Any) -> tuple[Any, Any]:
+def _check(
+    model: Any, x1: Any, x2: Any, outputs: Any = "trace", name: str = "x1"
+) -> tuple[Any, Any]:
     _inputs.check_model(model)
     arguments.choice("outputs", outputs, OUTPUTS)
-    x1 = _inputs.convert(model, x1, "x1")
+    x1 = _inputs.convert(model, x1, name)
     if x2 is not None:
         x2 = _inputs.convert(model, x2, "x2")
         _inputs.same_shape(x1, x2)

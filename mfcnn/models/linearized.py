@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn import arguments, borrowed
-from mfcnn.empirical import _functional, _inputs, _verification
+from mfcnn.empirical import _copies, _functional, _inputs, _verification
 
 __all__ = ["LinearizedModel", "linearize"]
 
@@ -249,7 +249,7 @@ def linearize(
     if name is not None and not isinstance(name, str):
         raise arguments.ArgumentTypeError(f"name must be a string or None. Received: name={name!r}")
     linear = LinearizedModel(
-        _copy(model), None, order, verify, name=name or f"linearized_{model.name}"
+        _copies.copy_of(model), None, order, verify, name=name or f"linearized_{model.name}"
     )
     symbols = _inputs.symbols(model)
     if verify and symbols is not None:
@@ -259,21 +259,3 @@ def linearize(
 
 def _spec(symbol: Any) -> tf.TensorSpec:
     return tf.TensorSpec(symbol.shape, symbol.dtype)
-
-
-def _copy(model: keras.Model) -> keras.Model:
-    try:
-        config = keras.saving.serialize_keras_object(model)
-        copy = keras.saving.deserialize_keras_object(config)
-    except (TypeError, NotImplementedError, ValueError) as error:
-        raise ValueError(
-            "model must be serializable, since it is copied: register its classes by "
-            "keras.saving.register_keras_serializable and give them a get_config. "
-            f"Received: {model.name!r}, {type(error).__name__}: {error}"
-        ) from error
-    if not copy.built:
-        copy.build(model.input_shape)
-    copy.set_weights(model.get_weights())
-    for mine, theirs in zip(copy.variables, model.variables):
-        mine.trainable = theirs.trainable
-    return copy

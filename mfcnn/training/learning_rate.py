@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn import arguments, numerics
+from mfcnn.empirical import _inputs
 
 __all__ = ["ntk_learning_rate"]
 
@@ -53,12 +54,15 @@ def ntk_learning_rate(
     """
     rho = arguments.number("rho", rho, above=0)
     iterations = arguments.integer("iterations", iterations, 1)
-    start = np.random.default_rng(arguments.integer("seed", seed, 0))
-    images = tf.convert_to_tensor(images)
+    rng = np.random.default_rng(arguments.integer("seed", seed, 0))
+    _inputs.check_model(model)
+    images = _inputs.convert(model, images, "images")
+    if not _inputs.length(images):
+        raise ValueError("images must hold at least one. Received: an empty batch")
     product = _kernel_product(model, images)
     size = int(np.prod(model.compute_output_shape(images.shape)))
     lambda_max, _ = numerics.largest_eigenvalue(
-        product, start.standard_normal(size), iterations, 1e-3
+        product, rng.standard_normal(size), iterations, 1e-3
     )
     if not 0 < lambda_max < math.inf:
         raise ValueError(
