@@ -345,8 +345,11 @@ def random_model(seed: int) -> tuple[keras.Model, np.ndarray, list[str]]:
         h = L.Conv2D(3, 3, padding="same", activation="tanh")(h)
     for _ in range(int(rng.integers(1, 4))):
         name = str(rng.choice(sorted(KINDS[len(h.shape) - 1])))
+        try:
+            new = KINDS[len(h.shape) - 1][name]()(h)
+        except ValueError:  # The layer does not fit: a window larger than the image, say.
+            continue
         names.append(name)
-        new = KINDS[len(h.shape) - 1][name]()(h)
         if new.shape == h.shape and rng.random() < 0.25:
             new, names = L.Add()([new, h]), [*names, "residual"]
         h = new
