@@ -127,7 +127,10 @@ def _read(path):
     """The rows of a table as text, none where there is no table."""
     if not files.was_checked(path):
         return []
-    remedy = "Put it back from a copy, or remove it and its points are measured again."
+    remedy = (
+        f"Put it back from a copy, or remove it and .{path.name}.sha256: its points are then "
+        "measured again."
+    )
     rows = list(csv.DictReader(io.StringIO(files.read_checked(path, remedy), newline="")))
     whole = all(None not in row and None not in row.values() for row in rows)
     if not rows or not whole:
