@@ -9,6 +9,7 @@ same command goes on. A traceback is a mistake of ours; `--verbosity=1` shows it
 """
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -39,9 +40,8 @@ def start(
         arguments: whether there may be any.
     """
     define_flags()
-    for flag in {id(flags.FLAGS[n]): flags.FLAGS[n] for n in flags.FLAGS}.values():
-        if not (flags.FLAGS.find_module_defining_flag(flag.name) or "").startswith("absl"):
-            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # for --help
+    for flag in _own_flags():
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # for --help
     app.run(lambda argv: _run(main, argv, arguments), flags_parser=_parse)
     raise AssertionError("absl's run ends the process")
 
@@ -64,9 +64,23 @@ def name() -> str:
     return spec.name if spec else os.path.basename(sys.argv[0])
 
 
+def _own_flags() -> list[flags.Flag]:
+    """All flags but absl's own."""
+    values = flags.FLAGS
+    owners = {name: values.find_module_defining_flag(name) or "" for name in values}
+    return [values[name] for name, owner in owners.items() if not owner.startswith("absl")]
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        for flag in _own_flags():
+            values = flag.value if isinstance(flag.value, list) else [flag.value]
+            if any(isinstance(value, float) and not math.isfinite(value) for value in values):
+                raise flags.Error(f"flag --{flag.name}={flag.value}: it must be finite")
+        if "output_dir" in flags.FLAGS and not flags.FLAGS.output_dir:
+            raise flags.Error("flag --output_dir=: it must be the path of a folder")
+        return rest
     except flags.Error as error:
         _refuse(f"{_line(error)} (--help shows all flags)")
 

@@ -19,8 +19,9 @@ A binary reads
 
 import csv
 import io
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -39,6 +40,8 @@ __all__ = [
     "csv_of",
     "csv_text",
     "define_flags",
+    "define_names",
+    "define_numbers",
     "define_override",
     "prepare_output_dir",
     "save_figure",
@@ -83,6 +86,52 @@ def define_override(
 ) -> None:
     """Defines a flag whose default is the preset's value."""
     kind(name, None, help=f"{default_help} Default: the preset's.", **bounds)
+
+
+def define_numbers(
+    name: str,
+    default: Sequence[str] | None,
+    help: str,
+    integers: bool = False,
+    lower_bound: float = -math.inf,
+    above: float = -math.inf,
+) -> None:
+    """Defines a flag for numbers separated by commas, which come as a list of texts.
+
+    Args:
+        name: of the flag.
+        default: list of texts or None.
+        help: for --help.
+        integers: whether all have to be integers.
+        lower_bound: the least that is accepted.
+        above: a bound that is itself refused.
+    """
+    bound = f" above {above:g}" if above > -math.inf else ""
+    bound = f" of at least {lower_bound:g}" if lower_bound > -math.inf else bound
+    kind = "integers" if integers else "numbers"
+
+    def fits(texts: Sequence[str] | None) -> bool:
+        try:
+            values = [int(text) if integers else float(text) for text in texts or ()]
+        except ValueError:
+            return False
+        inside = all(lower_bound <= v < math.inf and v > above for v in values)
+        return inside and (texts is None or bool(values))
+
+    flags.DEFINE_list(name, default, help)
+    flags.register_validator(name, fits, f"{name} must be {kind}{bound}, separated by commas")
+
+
+def define_names(
+    name: str, default: Sequence[str] | None, help: str, accepted: Sequence[str]
+) -> None:
+    """Defines a flag for some of a few names, separated by commas."""
+    flags.DEFINE_list(name, default, help)
+    flags.register_validator(
+        name,
+        lambda texts: texts is None or (bool(texts) and set(texts) <= set(accepted)),
+        f"{name} must be some of {', '.join(accepted)}, separated by commas",
+    )
 
 
 def settings(quick: dict[str, Any], paper: dict[str, Any] | None = None) -> dict[str, Any]:

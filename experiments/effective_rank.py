@@ -43,7 +43,9 @@ def define_flags():
         "dataset", "Data set; digits are enlarged.", flags.DEFINE_enum, enum_values=data.NAMES
     )
     flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
-    common.define_override("width_factors", "Factors of the widths.", flags.DEFINE_list)
+    common.define_override(
+        "width_factors", "Factors of the widths.", common.define_numbers, above=0
+    )
     common.define_override("examples", "Number of training examples.", lower_bound=1)
 
 

@@ -184,8 +184,11 @@ def define_flags():
     common.define_flags("gradient_norms")
     flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")
     flags.DEFINE_float("bias_variance", 0.05, "sigma_b^2.", lower_bound=0)
-    flags.DEFINE_list(
-        "weight_variances", ["1.0", "1.5", "1.7636", "2.75", "4.25"], "Values of sigma_w^2."
+    common.define_numbers(
+        "weight_variances",
+        ["1.0", "1.5", "1.7636", "2.75", "4.25"],
+        "Values of sigma_w^2.",
+        above=0,
     )
     common.define_override("depth", "Number of layers L.", lower_bound=2)
     common.define_override("channels", "Channels c.", lower_bound=2)

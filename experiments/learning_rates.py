@@ -62,8 +62,10 @@ def define_flags():
     common.define_override("activation", "Activation.", flags.DEFINE_enum,
                            enum_values=["tanh", "erf", "relu"])  # fmt: skip
     common.define_override("bias_std", "sigma_b.", flags.DEFINE_float, lower_bound=0)
-    common.define_override("weight_stds", "Values of sigma_w.", flags.DEFINE_list)
-    common.define_override("depths", "Numbers of hidden layers.", flags.DEFINE_list)
+    common.define_override("weight_stds", "Values of sigma_w.", common.define_numbers, above=0)
+    common.define_override(
+        "depths", "Numbers of hidden layers.", common.define_numbers, integers=True, lower_bound=1
+    )
     common.define_override("width", "Units of each hidden layer.", lower_bound=1)
     common.define_override("examples", "Training examples.", lower_bound=2)
     common.define_override("steps", "Gradient descent steps.", lower_bound=1)

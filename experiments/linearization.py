@@ -194,7 +194,9 @@ def define_flags():
         "weight_decay", 5e-5, "Times the weights, added to the gradient.", lower_bound=0
     )
     flags.DEFINE_enum("schedule", "linear", ["linear", "constant"], "Of the rate: to 0, or none.")
-    common.define_override("width_factors", "Factors of the widths.", flags.DEFINE_list)
+    common.define_override(
+        "width_factors", "Factors of the widths.", common.define_numbers, above=0
+    )
     common.define_override("epochs", "Epochs of the networks.", lower_bound=0)
     common.define_override("linear_epochs", "Epochs of the linearizations.", lower_bound=0)
     common.define_override("trajectory_steps", "Steps of the trajectories.", lower_bound=0)

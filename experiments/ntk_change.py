@@ -145,8 +145,12 @@ def define_flags():
     flags.DEFINE_enum("activation", "tanh", ["tanh", "relu", "erf"], "Activation.")
     flags.DEFINE_float("bias_variance", 1.0, "sigma_b^2.", lower_bound=0)
     flags.DEFINE_float("learning_rate", 1e-5, "The paper's is 1e-5.", lower_bound=0)
-    common.define_override("widths", "Units of each hidden layer.", flags.DEFINE_list)
-    common.define_override("depths", "Numbers of hidden layers.", flags.DEFINE_list)
+    common.define_override(
+        "widths", "Units of each hidden layer.", common.define_numbers, integers=True, lower_bound=1
+    )
+    common.define_override(
+        "depths", "Numbers of hidden layers.", common.define_numbers, integers=True, lower_bound=1
+    )
     common.define_override("grid", "Number of weight variances.", lower_bound=2)
     common.define_override("examples", "Training examples.", lower_bound=2)
     common.define_override("max_steps", "Steps at most.", lower_bound=10)

@@ -171,7 +171,9 @@ def main(_):
 def define_flags():
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("ntk_prediction")
-    common.define_override("dataset", "Name of the data set.", flags.DEFINE_string)
+    common.define_override(
+        "dataset", "Name of the data set.", flags.DEFINE_enum, enum_values=data.NAMES
+    )
     common.define_override("train_size", "Number of training examples.", lower_bound=10)
     common.define_override("test_size", "Number of test examples.", lower_bound=10)
     common.define_override("grid", "Depths and variances on each axis.", lower_bound=2)

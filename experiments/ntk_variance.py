@@ -100,13 +100,25 @@ def draw_curves(curves, law):
 def define_flags():
     """Defines the flags of this binary."""
     common.define_flags("ntk_variance")
-    flags.DEFINE_list("activations", ["tanh", "relu"], "Names of activations, a heat map for each.")
-    flags.DEFINE_list("bias_variances", ["1"], "Values of sigma_b^2, a row of heat maps for each.")
+    common.define_names(
+        "activations",
+        ["tanh", "relu"],
+        "Names of activations, a heat map for each.",
+        activations.NAMES,
+    )
+    common.define_numbers(
+        "bias_variances",
+        ["1"],
+        "Values of sigma_b^2, a row of heat maps for each.",
+        lower_bound=0,
+    )
     common.define_override("width", "Units of each layer in the heat maps.", lower_bound=1)
     common.define_override("depth", "Largest number of hidden layers.", lower_bound=2)
     common.define_override("initializations", "Networks for each point.", lower_bound=2)
     common.define_override("grid", "Number of weight variances.", lower_bound=2)
-    common.define_override("curve_widths", "Widths of the curves.", flags.DEFINE_list)
+    common.define_override(
+        "curve_widths", "Widths of the curves.", common.define_numbers, integers=True, lower_bound=1
+    )
     common.define_override("law_networks", "Networks for the fit at (2, 0).", lower_bound=100)
 
 

@@ -82,10 +82,16 @@ def define_flags():
     vanilla_sweep.define_network_flags()
     common.define_override("depth", "Layers of the deep block.", lower_bound=1)
     common.define_override(
-        "initializations", f"Some of {', '.join(models.INITIALIZATIONS)}.", flags.DEFINE_list
+        "initializations",
+        f"Some of {', '.join(models.INITIALIZATIONS)}.",
+        common.define_names,
+        accepted=models.INITIALIZATIONS,
     )
     common.define_override(
-        "learning_rates", "Learning rates times the depth, tried for each.", flags.DEFINE_list
+        "learning_rates",
+        "Learning rates times the depth, tried for each.",
+        common.define_numbers,
+        above=0,
     )
     common.define_override("target", "Training accuracy to reach.", flags.DEFINE_float,
                            lower_bound=0, upper_bound=1)  # fmt: skip

@@ -117,9 +117,13 @@ def define_flags():
     flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set.")
     flags.DEFINE_enum("activation", "erf", ["erf", "relu", "tanh"], "Activation.")
     flags.DEFINE_float("bias_variance", 0.1, "sigma_b^2.", lower_bound=0)
-    common.define_override("weight_variances", "Values of sigma_w^2.", flags.DEFINE_list)
+    common.define_override(
+        "weight_variances", "Values of sigma_w^2.", common.define_numbers, above=0
+    )
     common.define_override("depth", "Number of hidden layers.", lower_bound=1)
-    common.define_override("widths", "Units of each hidden layer.", flags.DEFINE_list)
+    common.define_override(
+        "widths", "Units of each hidden layer.", common.define_numbers, integers=True, lower_bound=1
+    )
     common.define_override("networks", "Size of the ensemble.", lower_bound=2)
     common.define_override("examples", "Training examples.", lower_bound=2)
     common.define_override("steps", "Gradient descent steps.", lower_bound=1)

@@ -63,9 +63,12 @@ def define_flags():
     """Defines the flags of this binary."""
     sweep.define_flags("train_depths")
     vanilla_sweep.define_network_flags()
-    common.define_override("depths", "Depths.", flags.DEFINE_list)
+    common.define_override("depths", "Depths.", common.define_numbers, integers=True, lower_bound=1)
     common.define_override(
-        "initializations", f"Some of {', '.join(models.INITIALIZATIONS)}.", flags.DEFINE_list
+        "initializations",
+        f"Some of {', '.join(models.INITIALIZATIONS)}.",
+        common.define_names,
+        accepted=models.INITIALIZATIONS,
     )
     common.define_override("target", "Training accuracy to reach.", flags.DEFINE_float,
                            lower_bound=0, upper_bound=1)  # fmt: skip

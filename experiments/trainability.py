@@ -89,14 +89,18 @@ def define_flags():
     """Defines the flags of this binary."""
     sweep.define_flags("trainability")
     vanilla_sweep.define_network_flags()
-    common.define_override("depths", "Depths.", flags.DEFINE_list)
-    common.define_override("weight_variances", "Values of sigma_w^2.", flags.DEFINE_list)
+    common.define_override("depths", "Depths.", common.define_numbers, integers=True, lower_bound=1)
+    common.define_override(
+        "weight_variances", "Values of sigma_w^2.", common.define_numbers, above=0
+    )
     common.define_override("bias_variance", "sigma_b^2.", flags.DEFINE_float, lower_bound=0)
     common.define_override(
         "initialization", "Kernels of the deep block.", flags.DEFINE_enum,
         enum_values=models.INITIALIZATIONS,
     )  # fmt: skip
-    common.define_override("readout_scale", "Factor before the readout.", flags.DEFINE_float)
+    common.define_override(
+        "readout_scale", "Factor before the readout.", flags.DEFINE_float, lower_bound=1e-12
+    )
 
 
 def main(_):

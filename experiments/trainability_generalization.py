@@ -68,8 +68,12 @@ def define_flags():
     common.define_override("activation", "Activation.", flags.DEFINE_enum,
                            enum_values=["tanh", "erf", "relu"])  # fmt: skip
     common.define_override("bias_variance", "sigma_b^2.", flags.DEFINE_float, lower_bound=0)
-    common.define_override("weight_variances", "Values of sigma_w^2.", flags.DEFINE_list)
-    common.define_override("depths", "Numbers of hidden layers.", flags.DEFINE_list)
+    common.define_override(
+        "weight_variances", "Values of sigma_w^2.", common.define_numbers, above=0
+    )
+    common.define_override(
+        "depths", "Numbers of hidden layers.", common.define_numbers, integers=True, lower_bound=1
+    )
     common.define_override("rho", "Learning rate / eta_theory.", flags.DEFINE_float, lower_bound=0)
     common.define_override("width", "Units of each hidden layer.", lower_bound=1)
     common.define_override("subset", "Training examples.", lower_bound=2)

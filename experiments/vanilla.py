@@ -19,6 +19,7 @@ __all__ = [
     "configuration",
     "define_flags",
     "deep_block_sides",
+    "define_learning_rate",
     "jit_compile",
     "learning_rate",
     "make_model",
@@ -64,11 +65,12 @@ def define_flags(flag_values=FLAGS):
     define.list("strides", ["1", "2", "2"], "Strides of the stem's 3x3 convolutions.")
     define.enum("readout", "pool", models.READOUTS, "Global average pooling or flatten.")
     define.enum("optimizer", "adam", OPTIMIZERS, "Optimizer; momentum is SGD with 0.9.")
-    define.string(
+    define_learning_rate(
         "learning_rate",
         "auto",
         "A number, or auto: for sgd and momentum rho * 2 / lambda_max of the own NTK on 32 "
         "images, for adam and rmsprop 0.01 / depth.",
+        flag_values=flag_values,
     )
     define.enum(
         "schedule",
@@ -129,12 +131,6 @@ def define_flags(flag_values=FLAGS):
         "strides must be positive integers, as 1,2,2",
         flag_values=flag_values,
     )
-    flags.register_validator(
-        "learning_rate",
-        lambda value: value == "auto" or _is_positive(value),
-        "learning_rate must be auto or a positive number",
-        flag_values=flag_values,
-    )
     flags.register_multi_flags_validator(
         ["logical_cpus", "strategy"],
         lambda values: values["logical_cpus"] is None or values["strategy"] == "mirrored",
@@ -145,6 +141,19 @@ def define_flags(flag_values=FLAGS):
         ["q_star", "weight_variance", "bias_variance"],
         _is_one_start,
         "give q_star, or both weight_variance and bias_variance, or none of the three",
+        flag_values=flag_values,
+    )
+
+
+def define_learning_rate(
+    name: str, default: str | None, help: str, flag_values: flags.FlagValues = FLAGS
+) -> None:
+    """Defines a flag for a positive number or auto."""
+    flags.DEFINE_string(name, default, help, flag_values=flag_values)
+    flags.register_validator(
+        name,
+        lambda value: value == "auto" or _is_positive(value),
+        f"{name} must be auto or a positive number",
         flag_values=flag_values,
     )
 

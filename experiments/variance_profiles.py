@@ -61,8 +61,10 @@ def define_flags():
     """Defines the flags of this binary."""
     sweep.define_flags("variance_profiles")
     vanilla_sweep.define_network_flags()
-    common.define_override("depths", "Depths.", flags.DEFINE_list)
-    common.define_override("profiles", f"Some of {', '.join(PROFILES)}.", flags.DEFINE_list)
+    common.define_override("depths", "Depths.", common.define_numbers, integers=True, lower_bound=1)
+    common.define_override(
+        "profiles", f"Some of {', '.join(PROFILES)}.", common.define_names, accepted=tuple(PROFILES)
+    )
     common.define_override("seeds", "Networks at each point.", lower_bound=1)
 
 

@@ -130,8 +130,12 @@ def define_flags():
     common.define_flags("weight_spectrum")
     common.define_override("size", "Spatial size n.", lower_bound=1)
     common.define_override("kernel_size", "Length of the filter.", lower_bound=1)
-    flags.DEFINE_list("channels", None, "Channel numbers c. Default: the preset's.")
-    common.define_override("dense_limit", "Largest n c for which the dense matrix is drawn too.")
+    common.define_override(
+        "channels", "Channel numbers c.", common.define_numbers, integers=True, lower_bound=1
+    )
+    common.define_override(
+        "dense_limit", "Largest n c for which the dense matrix is drawn too.", lower_bound=0
+    )
 
 
 if __name__ == "__main__":
