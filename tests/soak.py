@@ -36,8 +36,9 @@ import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 
 # Imported by the programs too, and here before any of them, once.
-from experiments import architectures, vanilla_sweep  # noqa: E402, F401
+from experiments import architectures, common, vanilla_sweep  # noqa: E402, F401
 from mfcnn import files, kernels  # noqa: E402
+from mfcnn.data import sources  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = (
@@ -64,9 +65,9 @@ def rows(directory: pathlib.Path) -> bytes:
 
 
 def compute_kernel(directory: str) -> int:
-    """A kernel of 21 blocks, kept on the disk; the whole goes beside them."""
-    kernel = kernels.fully_connected(3, "erf", 1.5, 0.1)
-    kernel._block = 4
+    """A kernel of 10 blocks, kept on the disk; the whole goes beside them."""
+    kernel = kernels.fully_connected(2, "relu", 1.5, 0.1)
+    kernel._block = 6
     x = np.random.default_rng(0).normal(size=(24, 5)) * np.linspace(1, 2, 24)[:, None]
     result = kernel(x, get="ntk", output_dir=directory).numpy()
     files.write_atomically(pathlib.Path(directory) / "result.npy", lambda p: np.save(p, result))
@@ -126,20 +127,21 @@ PROGRAMS = [
     ),
     Program(
         "sweep",
-        "experiments.trainability",
-        [*TINY, "--depths=1", "--weight_variances=1.5,2.5,3", "--steps=2", "--eval_every=1",
-         "--checkpoint_every=1", "--resize=8"],
+        "experiments.train_depths",
+        [*TINY, "--depths=1", "--initializations=delta_orthogonal,orthogonal,gaussian",
+         "--steps=2", "--eval_every=1", "--checkpoint_every=1", "--resize=8"],
         rows,
-        ["--depths=1,0", "--depths=a", "--weight_variances=-1", "--weight_variances=1,x",
-         "--batch_size=33", "--subset=100000", "--shard_index=1", "--learning_rate=fast",
-         "--strides=0,1", "--depths=", "--bias_variance=-1", "--resize=-3"],
+        ["--depths=1,0", "--depths=a", "--depths=", "--initializations=none", "--batch_size=33",
+         "--subset=100000", "--shard_index=1", "--learning_rate=fast", "--strides=0,1",
+         "--resize=-3", "--dataset=cifar10", "--target=2"],
     ),
     Program(
         "figure",
-        "experiments.kappa",
-        ["--max_depth=3"],
+        "experiments.weight_spectrum",
+        ["--size=6", "--kernel_size=3", "--channels=2,4", "--dense_limit=30"],
         rows,
-        ["--max_depth=1", "--preset=none", "--seed=-1", "--nothing=1", "--max_depth=2.5"],
+        ["--size=0", "--size=2", "--channels=", "--channels=2,x", "--preset=none", "--seed=-1",
+         "--nothing=1", "--kernel_size=2.5", "--dense_limit=-1"],
     ),
     Program(
         "kernel", None, [], lambda directory: (directory / "result.npy").read_bytes(), []
@@ -188,7 +190,16 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
             time.sleep(0.005)
         self.memory = usage.ru_maxrss / 1024  # MiB
-        return os.waitstatus_to_exitcode(status), self._log.read_text(errors="replace")
+        words = self._log.read_text(errors="replace") if self._log.exists() else ""
+        return os.waitstatus_to_exitcode(status), words
+
+
+def warm_up() -> None:
+    """What every program would do first, and what needs no TensorFlow, once for all of them."""
+    sources.read("digits")
+    figure, _ = common.subplots(1, 2)
+    figure.savefig(io.BytesIO())
+    common.plt.close(figure)
 
 
 class WrongError(Exception):
@@ -205,6 +216,7 @@ class Soak:
 
     def __init__(self, seed: int, scratch: pathlib.Path) -> None:
         self.random, self.scratch = random.Random(seed), scratch
+        warm_up()
         self.counts, self.wrong, self.memory = collections.Counter(), [], 0.0
         for program in PROGRAMS:
             program.reference = scratch / f"reference_{program.name}"
@@ -435,7 +447,7 @@ def _damage(path: pathlib.Path, content: bytes, how: str, draw: random.Random) -
 
 # How often each kind is dealt, and to whom.
 KINDS = {"kill": 6, "stop": 4, "limit": 4, "full": 3, "damage": 8, "two": 3, "refuse": 3}
-WHOM = {"train": 4, "sweep": 2, "figure": 3, "kernel": 3}
+WHOM = {"train": 4, "sweep": 1, "figure": 9, "kernel": 6}
 
 
 def soak(

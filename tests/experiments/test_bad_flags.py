@@ -108,8 +108,16 @@ AT_RUN_TIME = [
     ("ntk_prediction", ["--train_size=100000"], "subset"),
     ("learning_rates", ["--dataset=digits", "--examples=100000"], "subset"),
     ("learning_rates", ["--dataset=digits", "--examples=1000"], "subset"),  # of the test split
-    ("trainability_generalization", ["--dataset=digits", "--test_subset=9", "--batch_size=9999"], "batch_size"),
-    ("trainability_generalization", ["--dataset=digits", "--test_subset=9", "--kernel_size=9999"], "subset"),
+    (
+        "trainability_generalization",
+        ["--dataset=digits", "--test_subset=9", "--batch_size=9999"],
+        "batch_size",
+    ),
+    (
+        "trainability_generalization",
+        ["--dataset=digits", "--test_subset=9", "--kernel_size=9999"],
+        "subset",
+    ),
     ("output_variance", ["--examples=100000"], "subset"),
     ("weight_spectrum", ["--size=4", "--kernel_size=5"], "size"),
 ]
