@@ -95,6 +95,7 @@ def define_numbers(
     integers: bool = False,
     lower_bound: float = -math.inf,
     above: float = -math.inf,
+    empty: bool = False,
 ) -> None:
     """Defines a flag for numbers separated by commas, which come as a list of texts.
 
@@ -105,6 +106,7 @@ def define_numbers(
         integers: whether all have to be integers.
         lower_bound: the least that is accepted.
         above: a bound that is itself refused.
+        empty: whether there may be none.
     """
     bound = f" above {above:g}" if above > -math.inf else ""
     bound = f" of at least {lower_bound:g}" if lower_bound > -math.inf else bound
@@ -116,7 +118,7 @@ def define_numbers(
         except ValueError:
             return False
         inside = all(lower_bound <= v < math.inf and v > above for v in values)
-        return inside and (texts is None or bool(values))
+        return inside and (texts is None or empty or bool(values))
 
     flags.DEFINE_list(name, default, help)
     flags.register_validator(name, fits, f"{name} must be {kind}{bound}, separated by commas")

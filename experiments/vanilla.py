@@ -127,7 +127,7 @@ def define_flags(flag_values=FLAGS):
         )
     flags.register_validator(
         "strides",
-        lambda value: all(stride.isdigit() and int(stride) > 0 for stride in value),
+        lambda value: all(s.isdigit() and int(s) > 0 for s in value),
         "strides must be positive integers, as 1,2,2",
         flag_values=flag_values,
     )

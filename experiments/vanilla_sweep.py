@@ -23,7 +23,7 @@ _FLAGS = {
     "strides": (
         common.define_numbers,
         "Strides of the stem's convolutions.",
-        {"integers": True, "lower_bound": 1},
+        {"integers": True, "lower_bound": 1, "empty": True},
     ),
     "readout": (flags.DEFINE_enum, "pool or flatten.", {"enum_values": models.READOUTS}),
     "optimizer": (flags.DEFINE_enum, "Optimizer.", {"enum_values": vanilla.OPTIMIZERS}),

@@ -54,7 +54,8 @@ def nonsense(flag):
         above = [] if parser.upper_bound is None else [str(parser.upper_bound + 1)]
         return ["x", "nan", "inf", "-inf", "", "-1", *above]
     if kind in ("ListParser", "WhitespaceSeparatedListParser"):
-        return ["", "nothing", "1,nothing", "-1", "nan"]
+        none = [] if flag.name == "strides" else [""]  # a network may be without a stem
+        return [*none, "nothing", "1,nothing", "-1", "nan"]
     if kind == "EnumParser":
         return ["nothing", ""]
     if kind == "BooleanParser":
