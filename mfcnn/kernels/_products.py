@@ -1,0 +1,193 @@
+"""Products K(x1, x2) V by blocks that are computed, used and dropped: no kernel is ever whole.
+
+Two routes give the blocks. Where the kernel is a function of the angle (`kernel.function`: dense
+networks, inputs of one norm), a block is one matrix product and a short series, whatever the depth.
+Else it is a call of the kernel. The blocks go to one thread a core; each thread adds up its own in a
+fixed order, so that a product has the same bits in each run.
+"""
+
+import concurrent.futures
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mfcnn import arguments
+from mfcnn.kernels import _function
+
+__all__ = ["Products", "matvec"]
+
+_EQUAL = 4e-14  # relative spread of norms that are equal to rounding
+_BLOCK = 4096  # rows and columns of a block: 67 MB in float32
+
+
+def matvec(
+    kernel: Any, v: Any, x1: Any, x2: Any = None, get: str = "ntk", block_size: int = _BLOCK
+) -> np.ndarray:
+    """The product K(x1, x2) v of a kernel and vectors, without the kernel.
+
+    Args:
+        kernel: a kernel of `mfcnn.kernels` with one depth.
+        v: [n2, k] or [n2].
+        x1: inputs [n1, ...].
+        x2: inputs [n2, ...]; None is x1, at half the cost.
+        get: "ntk" or "nngp".
+        block_size: rows and columns of a block in memory.
+
+    Returns:
+        float64 [n1, k], or [n1] for one vector.
+
+    Raises:
+        ValueError: for a v of another length, and what the kernel refuses.
+    """
+    x1 = np.asarray(x1)
+    x2 = None if x2 is None else np.asarray(x2)
+    vectors = arguments.array("v", v)
+    count = len(x1 if x2 is None else x2)
+    if vectors.ndim not in (1, 2) or len(vectors) != count:
+        raise ValueError(f"v must be [{count}] or [{count}, k]. Received: v.shape={vectors.shape}")
+    product = Products(kernel, x1, x2, get, block_size)
+    result = product(vectors.reshape(count, -1))
+    return result.reshape(-1, *vectors.shape[1:])
+
+
+class Products:
+    """The linear map v -> K(x1, x2) v for fixed inputs, and single columns of it."""
+
+    def __init__(
+        self, kernel: Any, x1: np.ndarray, x2: np.ndarray | None, get: str, block_size: int = _BLOCK
+    ):
+        """Chooses the route; see `matvec` for the arguments."""
+        self._get = arguments.choice("get", get, ("nngp", "ntk"))
+        self._size = arguments.integer("block_size", block_size, 1)
+        self._kernel, self._x1, self._x2 = kernel, x1, x2
+        self.function = _function_of(kernel, *([x1] if x2 is None else [x1, x2]))
+        self._prepared: dict[str, Any] = {}
+
+    def __call__(
+        self,
+        vectors: np.ndarray,
+        dtype: str = "float64",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """K v in float64 sums of blocks in `dtype`; blocks of a kernel without table in its own."""
+        jobs = self._jobs()
+        block = self._block(dtype)
+        workers = min(os.cpu_count() or 1, len(jobs)) or 1
+
+        def work(worker: int) -> np.ndarray:
+            total = np.zeros([len(self._x1), vectors.shape[1]])
+            for rows, columns in jobs[worker::workers]:
+                mirrored = self._x2 is None and rows != columns
+                forward, backward = block(
+                    rows, columns, vectors[columns], vectors[rows] if mirrored else None
+                )
+                total[rows] += forward
+                if mirrored:
+                    total[columns] += backward
+                if progress is not None:
+                    progress(1, len(jobs))
+            return total
+
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            return sum(pool.map(work, range(workers)))
+
+    def columns(self, indices: np.ndarray) -> np.ndarray:
+        """K(x1, x2[indices]) as a matrix in float64."""
+        second = self._x1 if self._x2 is None else self._x2
+        result = np.empty([len(self._x1), len(indices)])
+        rows = _slices(len(self._x1), self._size)
+        if self.function is not None:
+            points, coefficients = self._points("float64")
+            other = tf.gather(points[-1], indices)
+            for part in rows:
+                result[part] = _table_block(points[0][part], other, coefficients)
+        else:
+            for part in rows:
+                result[part] = self._kernel(self._x1[part], second[indices], get=self._get)
+        return result
+
+    def diagonal(self) -> np.ndarray:
+        """K(x, x) at each input; x2 must be None."""
+        if self.function is not None:
+            return np.full(len(self._x1), float(self.function(1.0, get=self._get)))
+        blocks = (self._x1[part] for part in _slices(len(self._x1), 16))
+        return np.concatenate([np.diag(self._kernel(x, get=self._get)) for x in blocks])
+
+    def _jobs(self) -> list[tuple[slice, slice]]:
+        rows = _slices(len(self._x1), self._size)
+        columns = rows if self._x2 is None else _slices(len(self._x2), self._size)
+        pairs = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
+        return [(rows[i], columns[j]) for i, j in pairs if self._x2 is not None or j >= i]
+
+    def _points(self, dtype: str) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Inputs on the unit sphere, and the series, in one dtype; made once."""
+        if dtype not in self._prepared:
+            inputs = [self._x1] if self._x2 is None else [self._x1, self._x2]
+            row = self.function.truncated(dtype)[[("nngp", "ntk").index(self._get)]]
+            self._prepared[dtype] = (
+                [tf.constant(_on_sphere(x), dtype) for x in inputs],
+                tf.constant(row, dtype),
+            )
+        return self._prepared[dtype]
+
+    def _block(self, dtype: str) -> Callable[..., tuple[np.ndarray, np.ndarray | None]]:
+        if self.function is not None:
+            points, coefficients = self._points(dtype)
+
+            def block(rows, columns, right, left):  # noqa: ANN001, ANN202
+                first, second = points[0][rows], points[-1][columns]
+                return _products_of(
+                    _table_block(first, second, coefficients), right, left, dtype
+                )
+
+            return block
+        second = self._x1 if self._x2 is None else self._x2
+
+        def block(rows, columns, right, left):  # noqa: ANN001, ANN202
+            same = self._x2 is None and rows == columns
+            other = None if same else second[columns]
+            matrix = self._kernel(self._x1[rows], other, get=self._get)
+            return _products_of(matrix, right, left, matrix.dtype)
+
+        return block
+
+
+@tf.function(jit_compile=True, autograph=False, reduce_retracing=True)
+def _table_block(first: tf.Tensor, second: tf.Tensor, coefficients: tf.Tensor) -> tf.Tensor:
+    return _function.evaluate(tf.matmul(first, second, transpose_b=True), coefficients)[0]
+
+
+def _products_of(
+    matrix: tf.Tensor, right: np.ndarray, left: np.ndarray | None, dtype: Any
+) -> tuple[np.ndarray, np.ndarray | None]:
+    forward = tf.matmul(matrix, tf.constant(right, dtype)).numpy()
+    if left is None:
+        return forward, None
+    return forward, tf.matmul(matrix, tf.constant(left, dtype), transpose_a=True).numpy()
+
+
+def _function_of(kernel: Any, *inputs: np.ndarray) -> Any:
+    """The kernel's table for these inputs, or None where it has none: then blocks are computed."""
+    if not getattr(kernel, "sees_angles_only", False) or any(x.ndim != 2 for x in inputs):
+        return None
+    squares = np.concatenate(
+        [np.einsum("ij,ij->i", x, x, dtype=np.float64) / x.shape[1] for x in inputs]
+    )
+    if not squares.size or np.ptp(squares) > _EQUAL * squares.max() or inputs[0].shape[1] < 2:
+        return None
+    try:
+        return kernel.function(float(np.median(squares)), features=inputs[0].shape[1])
+    except _function.NotResolvedError:
+        return None
+
+
+def _on_sphere(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float64)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
