@@ -11,6 +11,7 @@ from mfcnn.kernels._asymptotics import (
 )
 from mfcnn.kernels._base import Kernel
 from mfcnn.kernels._eigenvalues import Spectrum, max_learning_rate, spectrum
+from mfcnn.kernels._function import KernelFunction
 from mfcnn.kernels._models.model_kernel import from_keras
 from mfcnn.kernels._models.registry import register_layer_rule
 from mfcnn.kernels._models.rules_positions import position_map
@@ -24,11 +25,14 @@ from mfcnn.kernels._prediction import (
     predict,
     train_mean,
 )
+from mfcnn.kernels._solve import Solution, solve
 
 __all__ = [
     "Ensemble",
     "Kernel",
+    "KernelFunction",
     "Limits",
+    "Solution",
     "Spectrum",
     "SpectrumLaw",
     "convolutional",
@@ -46,6 +50,7 @@ __all__ = [
     "posterior",
     "predict",
     "register_layer_rule",
+    "solve",
     "spectrum",
     "spectrum_law",
     "train_mean",

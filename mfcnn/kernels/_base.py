@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.kernels import _blocks, _identity
+from mfcnn import activations
+from mfcnn.kernels import _blocks, _function, _identity, _products
 
 __all__ = ["Kernel", "identities"]
 
@@ -35,6 +36,28 @@ class Kernel:
         """The call that makes it, on one line."""
         parts = (f"{name}={_identity.short(value)}" for name, value in self.config.items())
         return f"{self._name}({', '.join(parts)})"
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments in the form that scikit-learn and pickle copy."""
+        return {name: _plain(value) for name, value in self.config.items()}
+
+    def set_params(self, **params: Any) -> "Kernel":
+        """Makes this object the kernel of other arguments; for scikit-learn's grid searches."""
+        unknown = set(params) - set(self.config)
+        if unknown:
+            raise ValueError(
+                f"a {self._name} kernel has the arguments {', '.join(self.config)}. "
+                f"Received: {', '.join(sorted(unknown))}"
+            )
+        self.__init__(**self.config | params)  # type: ignore[misc]
+        return self
+
+    def __sklearn_clone__(self) -> "Kernel":
+        return type(self)(**self.config)
+
+    def __reduce__(self) -> Any:
+        """Pickled as the call that makes it."""
+        return _made, (type(self), self.get_params())
 
     def __call__(
         self,
@@ -86,6 +109,65 @@ class Kernel:
         fields = (*fields, "log_scale") if log_scale else fields
         return _restored(fields, [values[field] for field in fields])
 
+    @property
+    def sees_angles_only(self) -> bool:
+        """Whether inputs enter through their norms and angles alone: `function` then exists."""
+        return False
+
+    def function(self, mean_square: float = 1.0, features: int = 2) -> _function.KernelFunction:
+        """The kernel of inputs of one norm, as a function of their correlation.
+
+        Args:
+            mean_square: |x|^2 / features of all inputs, positive.
+            features: size of an input, where the kernel's own architecture fixes it.
+
+        Returns:
+            A `KernelFunction`: function(correlation, get="ntk"), at a cost that does not depend on
+            the depth.
+
+        Raises:
+            ValueError: for a kernel that is no function of the angle (convolutions, several
+                depths), or one that is too deep in the chaotic phase for a series.
+
+        Example:
+            >>> import mfcnn
+            >>> kernel = mfcnn.kernels.fully_connected(100, "relu", 2.0, 0.0)
+            >>> float(kernel.function()(1.0, get="nngp").numpy().round(6))
+            2.0
+        """
+        if not self.sees_angles_only:
+            raise ValueError(
+                "function needs a kernel of one depth that sees inputs through norms and angles "
+                f"alone: dense layers. Received: {self!r}"
+            )
+        return _function.tabulate(self, features, mean_square)
+
+    def matvec(
+        self, v: Any, x1: Any, x2: Any = None, get: str = "ntk", block_size: int = 2048
+    ) -> np.ndarray:
+        """The product K(x1, x2) v by blocks that are computed, used and dropped.
+
+        Args:
+            v: [n2, k] or [n2].
+            x1: inputs [n1, ...].
+            x2: inputs [n2, ...]; None is x1, at half the cost.
+            get: "ntk" or "nngp".
+            block_size: rows and columns of a block in memory.
+
+        Returns:
+            float64 [n1, k], or [n1] for one vector.
+
+        Raises:
+            ValueError: for a v of another length, and what the kernel refuses.
+
+        Example:
+            >>> import mfcnn, numpy as np
+            >>> kernel = mfcnn.kernels.fully_connected(2, "erf", 1.5, 0.1)
+            >>> kernel.matvec(np.ones([5, 3]), np.eye(5)).shape
+            (5, 3)
+        """
+        return _products.matvec(self, v, x1, x2, get, block_size)
+
     def _check(self, name: str, x: tf.Tensor) -> None:
         """Raises a ValueError unless x [n, ...] are inputs of this architecture."""
         raise NotImplementedError
@@ -127,6 +209,20 @@ class Kernel:
                 raise OverflowError(
                     f"the {field} of {self!r} is not finite in {self.dtype.name}: {advice[field]}"
                 )
+
+
+def _made(kind: type, params: dict[str, Any]) -> Kernel:
+    return kind(**params)
+
+
+def _plain(value: Any) -> Any:
+    """A library activation by its name, a scalar tensor as a float, a dtype by its name."""
+    if isinstance(value, activations.Activation):
+        own = value.name in activations.NAMES and activations.get(value.name) is value
+        return value.name if own else value
+    if isinstance(value, tf.DType):
+        return value.name
+    return float(value) if tf.is_tensor(value) and value.shape.rank == 0 else value
 
 
 def _fields(get: Any) -> tuple[str, ...]:

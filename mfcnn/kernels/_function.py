@@ -1,10 +1,10 @@
 """The kernel of a dense network on a sphere: one function of the angle between two inputs.
 
 For inputs of one norm all variances of a layer are equal, so that NNGP and NTK after any number of
-layers are functions of the first layer's angle t alone. They are smooth in t on [0, pi] (a kernel of
-a smooth activation is analytic in cos(t); that of a piecewise linear one, a polynomial in t, sin(t)
-and cos(t) in each layer, in t itself), so that a Chebyshev series in t takes their place: the depth
-is paid for at some hundred nodes, whatever the number of pairs.
+layers are functions of the first layer's angle t alone. They are smooth in t on [0, pi] (a kernel
+of a smooth activation is analytic in cos(t); that of a piecewise linear one, a polynomial in t,
+sin(t) and cos(t) in each layer, in t itself), so that a Chebyshev series in t takes their place:
+the depth is paid for at some hundred nodes, whatever the number of pairs.
 """
 
 import math
@@ -20,6 +20,7 @@ __all__ = ["KernelFunction", "NotResolvedError", "tabulate"]
 _DEGREES = (32, 64, 128, 256, 512)
 _TOLERANCE = 1e-13  # of the last coefficients beside the largest: rounding of the recursion
 _FIELDS = ("nngp", "ntk")
+_COINCIDENT = 32  # roundings of an inner product of some thousand coordinates
 
 
 class NotResolvedError(ValueError):
@@ -88,8 +89,14 @@ def evaluate(correlation: tf.Tensor, coefficients: tf.Tensor) -> tf.Tensor:
 
 
 def angle(correlation: tf.Tensor) -> tf.Tensor:
-    """arccos of a correlation that rounding may have brought beyond one."""
-    return tf.acos(tf.clip_by_value(correlation, -1, 1))
+    """The angle of a correlation; what is one to the rounding of an inner product counts as one.
+
+    An angle is the root of a gap: without this an input beside itself would have the angle 1e-8,
+    or in float32 3e-4, and a diagonal that is too small by as much.
+    """
+    same = correlation > 1 - _COINCIDENT * np.finfo(correlation.dtype.as_numpy_dtype).eps
+    clipped = tf.clip_by_value(correlation, -1, 1)
+    return tf.where(same, tf.zeros_like(clipped), tf.acos(clipped))
 
 
 def tabulate(kernel: Any, features: int, mean_square: float) -> KernelFunction:

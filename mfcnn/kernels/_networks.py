@@ -111,6 +111,11 @@ def _first_gap(q1, q2, product, bias_variance):
 class _FullyConnectedKernel(_layered.LayeredKernel):
     _name, _block = "fully_connected", 256
 
+    @property
+    def sees_angles_only(self) -> bool:
+        """Whether there is one depth: a function of norms and angles."""
+        return not isinstance(self.depth, tuple)
+
     def _check(self, name: str, x: tf.Tensor) -> None:
         if x.shape.rank != 2 or 0 in x.shape:
             raise ValueError(

@@ -1,12 +1,13 @@
 """Products K(x1, x2) V by blocks that are computed, used and dropped: no kernel is ever whole.
 
 Two routes give the blocks. Where the kernel is a function of the angle (`kernel.function`: dense
-networks, inputs of one norm), a block is one matrix product and a short series, whatever the depth.
-Else it is a call of the kernel. The blocks go to one thread a core; each thread adds up its own in a
-fixed order, so that a product has the same bits in each run.
+networks, inputs of one norm), a block is one matrix product and a short series, whatever the
+depth. Else it is a call of the kernel. The blocks go to one thread a core; each thread adds up its
+own in a fixed order, so that a product has the same bits in each run.
 """
 
 import concurrent.futures
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ from mfcnn.kernels import _function
 __all__ = ["Products", "matvec"]
 
 _EQUAL = 4e-14  # relative spread of norms that are equal to rounding
-_BLOCK = 4096  # rows and columns of a block: 67 MB in float32
+_BLOCK = 2048  # rows and columns of a block: 17 MB in float32
 
 
 def matvec(
@@ -139,9 +140,7 @@ class Products:
 
             def block(rows, columns, right, left):  # noqa: ANN001, ANN202
                 first, second = points[0][rows], points[-1][columns]
-                return _products_of(
-                    _table_block(first, second, coefficients), right, left, dtype
-                )
+                return _products_of(_table_block(first, second, coefficients), right, left, dtype)
 
             return block
         second = self._x1 if self._x2 is None else self._x2
@@ -155,9 +154,19 @@ class Products:
         return block
 
 
-@tf.function(jit_compile=True, autograph=False, reduce_retracing=True)
+@functools.lru_cache(maxsize=32)
+def _compiled(count: int, dtype: tf.DType) -> Callable[..., tf.Tensor]:
+    """Blocks of a series with `count` terms, from points on the sphere."""
+    points, series = tf.TensorSpec([None, None], dtype), tf.TensorSpec([1, count], dtype)
+
+    def block(first: tf.Tensor, second: tf.Tensor, coefficients: tf.Tensor) -> tf.Tensor:
+        return _function.evaluate(tf.matmul(first, second, transpose_b=True), coefficients)[0]
+
+    return tf.function(block, [points, points, series], autograph=False, jit_compile=True)
+
+
 def _table_block(first: tf.Tensor, second: tf.Tensor, coefficients: tf.Tensor) -> tf.Tensor:
-    return _function.evaluate(tf.matmul(first, second, transpose_b=True), coefficients)[0]
+    return _compiled(coefficients.shape[1], coefficients.dtype)(first, second, coefficients)
 
 
 def _products_of(

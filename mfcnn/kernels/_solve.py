@@ -5,8 +5,8 @@ inside iterative refinement: products in float32 where the ridge lets them, resi
 """
 
 import dataclasses
-import hashlib
 import io
+import json
 import math
 import os
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mfcnn import arguments
-from mfcnn.kernels import _preconditioner, _products
+from mfcnn.kernels import _identity, _preconditioner, _products
 
 __all__ = ["Solution", "solve"]
 
@@ -67,7 +67,7 @@ def solve(
     output_dir: Any = None,
     *,
     rank: int | None = None,
-    block_size: int = 4096,
+    block_size: int = 2048,
     max_iterations: int = 1000,
     seed: int = 0,
 ) -> Solution:
@@ -106,10 +106,15 @@ def solve(
         >>> solution.residual < 1e-6, solution.predict(x[:2]).shape
         (True, (2,))
     """
-    x = np.asarray(x)
-    targets = arguments.array("y", y)
+    if not getattr(kernel, "config", None) or isinstance(kernel.config.get("depth"), tuple):
+        raise ValueError(
+            f"kernel must be a kernel of mfcnn.kernels with one depth. Received: kernel={kernel!r}"
+        )
+    x, targets = _finite(x), arguments.array("y", y)
     if targets.ndim not in (1, 2) or len(targets) != len(x) or not len(x):
-        raise ValueError(f"y must be [{len(x)}] or [{len(x)}, k]. Received: y.shape={targets.shape}")
+        raise ValueError(
+            f"y must be [{len(x)}] or [{len(x)}, k]. Received: y.shape={targets.shape}"
+        )
     ridge = arguments.number("ridge", ridge, 0)
     tolerance = arguments.number("tolerance", tolerance, above=0)
     most = arguments.integer("max_iterations", max_iterations, 1)
@@ -118,8 +123,8 @@ def solve(
     products = _products.Products(kernel, x, None, get, block_size)
     diagonal = products.diagonal()
     shift = ridge * float(np.mean(diagonal))
-    problem = _identity(kernel, x, targets, ridge, get, rank, block_size, seed)
-    store = _Store(output_dir, problem)
+    decided = {"ridge": ridge, "get": get, "rank": rank, "block_size": block_size, "seed": seed}
+    store = _Store(output_dir, _problem(kernel, x, targets, **decided))
     factor = _preconditioner.partial_cholesky(products.columns, diagonal, rank, seed)
     system = _System(products, shift, _preconditioner.Preconditioner(factor, shift), ridge)
     state = _refine(system, targets.reshape(len(x), -1), tolerance, most, store, progress)
@@ -231,6 +236,14 @@ def _conjugate_step(system: _System, state: _State) -> None:
     state.iterations += 1
 
 
+def _finite(x: Any) -> np.ndarray:
+    """The inputs, in a dtype of their own if they are floats: a large array is not copied."""
+    array = x if isinstance(x, np.ndarray) and x.dtype.kind == "f" else arguments.array("x", x)
+    if not np.isfinite(np.sum(array, dtype=np.float64)):
+        raise ValueError("x must be finite. Received NaN or infinite values.")
+    return array
+
+
 def _rank(count: int) -> int:
     return min(count, max(1, round(8 * math.sqrt(count))))
 
@@ -242,20 +255,17 @@ def _gave_up(state: _State, most: int, tolerance: float) -> str:
     )
 
 
-def _identity(kernel: Any, x: np.ndarray, *rest: Any) -> str:
-    digest = hashlib.sha256(repr((repr(kernel), x.shape, x.dtype.str)).encode())
-    digest.update(np.ascontiguousarray(x))
-    for value in rest:
-        part = np.ascontiguousarray(value) if isinstance(value, np.ndarray) else repr(value).encode()
-        digest.update(part)
-    return digest.hexdigest()
+def _problem(kernel: Any, x: np.ndarray, targets: np.ndarray, **rest: Any) -> dict[str, Any]:
+    """All that decides the answer, as plain data."""
+    data = {"x": _identity.describe_array(x), "y": _identity.describe_array(targets)}
+    return {"kernel": repr(kernel), **_identity.describe(kernel.config), **data, **rest}
 
 
 class _Store:
     """The state in a file, replaced as a whole; None keeps nothing."""
 
-    def __init__(self, output_dir: Any, problem: str):
-        self._problem = problem
+    def __init__(self, output_dir: Any, problem: dict[str, Any]):
+        self._problem, self._output_dir = problem, output_dir
         self._path = None if output_dir is None else os.path.join(output_dir, "solve.npz")
         if output_dir is not None:
             os.makedirs(output_dir, exist_ok=True)
@@ -264,22 +274,22 @@ class _Store:
         if self._path is None or not os.path.exists(self._path):
             return None
         with np.load(self._path) as stored:
-            if str(stored["problem"]) != self._problem:
+            differs = _identity.difference(json.loads(str(stored["problem"])), self._problem)
+            if differs:
                 raise ValueError(
-                    "output_dir holds the state of another problem: another kernel, x, y, ridge, "
-                    f"rank, block_size or seed. Use a directory of its own. Received: {self._path}"
+                    f"output_dir holds the state of another problem, where {'; '.join(differs)}. "
+                    f"Use a directory of its own. Received: output_dir={self._output_dir!r}"
                 )
             values = {name: stored[name] for name in stored.files if name != "problem"}
         return _State(
-            **values
-            | {"iterations": int(values["iterations"]), "worst": float(values["worst"])}
+            **values | {"iterations": int(values["iterations"]), "worst": float(values["worst"])}
         )
 
     def save(self, state: _State) -> None:
         if self._path is None:
             return
         buffer = io.BytesIO()
-        np.savez(buffer, problem=self._problem, **dataclasses.asdict(state))
+        np.savez(buffer, problem=json.dumps(self._problem), **dataclasses.asdict(state))
         partial = f"{self._path}.{os.getpid()}"
         with open(partial, "wb") as file:
             file.write(buffer.getbuffer())
