@@ -75,25 +75,24 @@ class Products:
     ) -> np.ndarray:
         """K v in float64 sums of blocks in `dtype`; blocks of a kernel without table in its own."""
         jobs = self._jobs()
-        block = self._block(dtype)
+        if self.function is not None:
+            self._points(dtype)  # made before the threads start
         workers = min(os.cpu_count() or 1, len(jobs)) or 1
 
         def work(worker: int) -> np.ndarray:
             total = np.zeros([len(self._x1), vectors.shape[1]])
             for rows, columns in jobs[worker::workers]:
-                mirrored = self._x2 is None and rows != columns
-                forward, backward = block(
-                    rows, columns, vectors[columns], vectors[rows] if mirrored else None
-                )
-                total[rows] += forward
-                if mirrored:
-                    total[columns] += backward
+                matrix = self._matrix(rows, columns, dtype)
+                total[rows] += tf.matmul(matrix, tf.cast(vectors[columns], matrix.dtype)).numpy()
+                if self._x2 is None and rows != columns:
+                    right = tf.cast(vectors[rows], matrix.dtype)
+                    total[columns] += tf.matmul(matrix, right, transpose_a=True).numpy()
                 if progress is not None:
                     progress(1, len(jobs))
             return total
 
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            return sum(pool.map(work, range(workers)))
+            return functools.reduce(np.add, pool.map(work, range(workers)))
 
     def columns(self, indices: np.ndarray) -> np.ndarray:
         """K(x1, x2[indices]) as a matrix in float64."""
@@ -134,24 +133,14 @@ class Products:
             )
         return self._prepared[dtype]
 
-    def _block(self, dtype: str) -> Callable[..., tuple[np.ndarray, np.ndarray | None]]:
+    def _matrix(self, rows: slice, columns: slice, dtype: str) -> tf.Tensor:
+        """One block of the kernel."""
         if self.function is not None:
             points, coefficients = self._points(dtype)
-
-            def block(rows, columns, right, left):  # noqa: ANN001, ANN202
-                first, second = points[0][rows], points[-1][columns]
-                return _products_of(_table_block(first, second, coefficients), right, left, dtype)
-
-            return block
+            return _table_block(points[0][rows], points[-1][columns], coefficients)
         second = self._x1 if self._x2 is None else self._x2
-
-        def block(rows, columns, right, left):  # noqa: ANN001, ANN202
-            same = self._x2 is None and rows == columns
-            other = None if same else second[columns]
-            matrix = self._kernel(self._x1[rows], other, get=self._get)
-            return _products_of(matrix, right, left, matrix.dtype)
-
-        return block
+        same = self._x2 is None and rows == columns
+        return self._kernel(self._x1[rows], None if same else second[columns], get=self._get)
 
 
 @functools.lru_cache(maxsize=32)
@@ -167,15 +156,6 @@ def _compiled(count: int, dtype: tf.DType) -> Callable[..., tf.Tensor]:
 
 def _table_block(first: tf.Tensor, second: tf.Tensor, coefficients: tf.Tensor) -> tf.Tensor:
     return _compiled(coefficients.shape[1], coefficients.dtype)(first, second, coefficients)
-
-
-def _products_of(
-    matrix: tf.Tensor, right: np.ndarray, left: np.ndarray | None, dtype: Any
-) -> tuple[np.ndarray, np.ndarray | None]:
-    forward = tf.matmul(matrix, tf.constant(right, dtype)).numpy()
-    if left is None:
-        return forward, None
-    return forward, tf.matmul(matrix, tf.constant(left, dtype), transpose_a=True).numpy()
 
 
 def _function_of(kernel: Any, *inputs: np.ndarray) -> Any:

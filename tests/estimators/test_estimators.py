@@ -59,7 +59,7 @@ def test_the_iterative_route_agrees_with_the_direct_one(digits, monkeypatch):
     x, y, x_test, _ = digits
     model = KernelRegressor(_kernel(), ridge=1e-3)
     direct = model.fit(x, y).predict(x_test)
-    monkeypatch.setattr("mfcnn.estimators._DIRECT", 0)
+    monkeypatch.setattr("mfcnn.estimators._regression._DIRECT", 0)
     bound = mfcnn.kernels.solve(_kernel(), x, y - y.mean(), 1e-3).error_bound
     iterative = model.fit(x, y).predict(x_test)
     assert np.max(np.abs(iterative - direct)) <= 2 * bound * np.linalg.norm(y - y.mean())
@@ -112,9 +112,9 @@ def test_gradients_of_gaussian_processes_are_those_of_differences(get):
 
 def test_marginal_likelihood_finds_the_variances_of_the_process():
     random = np.random.default_rng(1)
-    x = random.standard_normal([150, 2])
+    x = random.standard_normal([60, 2])
     truth = GaussianProcessKernel(_kernel(activation="erf"), 3.0, 0.3)
-    y = np.linalg.cholesky(truth(x) + 1e-6 * np.eye(150)) @ random.standard_normal(150)
+    y = np.linalg.cholesky(truth(x) + 1e-6 * np.eye(60)) @ random.standard_normal(60)
     start = GaussianProcessKernel(_kernel(activation="erf"), 1.0, 0.05)
     process = gaussian_process.GaussianProcessRegressor(start, alpha=1e-6).fit(x, y)
     at_truth = process.log_marginal_likelihood(truth.theta)
