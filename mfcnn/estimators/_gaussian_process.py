@@ -48,7 +48,7 @@ class GaussianProcessKernel(gaussian_process.Kernel):
         weight_variance_bounds: Any = (1e-2, 1e2),
         bias_variance_bounds: Any = (1e-5, 1e2),
         get: str = "nngp",
-    ):
+    ) -> None:
         self.kernel = kernel
         missing = [name for name in self._NAMES if not hasattr(kernel, name)]
         if not isinstance(kernel, Kernel) or missing:

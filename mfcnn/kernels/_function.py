@@ -32,6 +32,10 @@ class KernelFunction:
 
     Made by `kernel.function(mean_square)`. Calling it evaluates a Chebyshev series of the angle.
 
+    Args:
+        coefficients: [2, degree + 1] in 2 angle / pi - 1, of NNGP and NTK.
+        mean_square: |x|^2 / features of the inputs.
+
     Example:
         >>> import mfcnn
         >>> kernel = mfcnn.kernels.fully_connected(5, "relu", 2.0, 0.0)
@@ -40,8 +44,7 @@ class KernelFunction:
         np.float64(1.7047)
     """
 
-    def __init__(self, coefficients: np.ndarray, mean_square: float):
-        """Chebyshev coefficients [2, degree] in 2 t / pi - 1 of NNGP and NTK."""
+    def __init__(self, coefficients: np.ndarray, mean_square: float) -> None:
         self.coefficients, self.mean_square = coefficients, mean_square
 
     def __repr__(self) -> str:

@@ -114,12 +114,12 @@ def test_marginal_likelihood_finds_the_variances_of_the_process():
     random = np.random.default_rng(1)
     x = random.standard_normal([60, 2])
     truth = GaussianProcessKernel(_kernel(activation="erf"), 3.0, 0.3)
-    y = np.linalg.cholesky(truth(x) + 1e-6 * np.eye(60)) @ random.standard_normal(60)
+    y = np.linalg.cholesky(truth(x) + 1e-2 * np.eye(60)) @ random.standard_normal(60)
     start = GaussianProcessKernel(_kernel(activation="erf"), 1.0, 0.05)
-    process = gaussian_process.GaussianProcessRegressor(start, alpha=1e-6).fit(x, y)
+    process = gaussian_process.GaussianProcessRegressor(start, alpha=1e-2).fit(x, y)
     at_truth = process.log_marginal_likelihood(truth.theta)
     assert process.log_marginal_likelihood_value_ >= at_truth - 1e-3
-    assert process.log_marginal_likelihood(start.theta) < at_truth - 5
+    assert process.log_marginal_likelihood(start.theta) < at_truth - 1
 
 
 def test_a_fixed_variance_stays():
