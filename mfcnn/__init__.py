@@ -27,3 +27,8 @@ __all__ = [
     "models",
     "training",
 ]
+
+
+def __dir__() -> list[str]:
+    """What completion shows: the public names, not the modules that are shared inside."""
+    return list(__all__)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from mfcnn import data
+from tests.tolerances import float32
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +195,7 @@ def test_arrays_of_both_splits_share_their_normalization():
     train = data.load("digits", 1)
     test, _ = data.load_arrays("digits", "test", subset=60)
     pixels = (test * train.std + train.mean) * 16
-    np.testing.assert_allclose(pixels, np.rint(pixels), atol=1e-5)
+    np.testing.assert_allclose(pixels, np.rint(pixels), atol=float32.summed)
 
 
 @pytest.mark.parametrize("size", [4, 8, 16])
@@ -216,7 +217,9 @@ def test_halving_by_an_antialiased_filter_keeps_the_mean_of_a_linear_ramp():
     inner = np.asarray(decode(tf.constant(examples.images)))[0, 1:-1, 1:-1, 0] * 15
     assert shape == (8, 8, 1)
     # Pixel i of the half-size image is centred between pixels 2 i and 2 i + 1.
-    np.testing.assert_allclose(inner, (2 * np.arange(8) + 0.5)[1:-1, None] + np.zeros(6), rtol=1e-5)
+    np.testing.assert_allclose(
+        inner, (2 * np.arange(8) + 0.5)[1:-1, None] + np.zeros(6), rtol=float32.summed
+    )
 
 
 def test_a_constant_channel_is_centred():

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import empirical, meanfield
+from tests.tolerances import float32
 
 
 def test_singular_values_of_a_model_are_those_of_its_jacobian():
@@ -26,14 +27,14 @@ def test_singular_values_of_a_model_are_those_of_its_jacobian():
     matrix = tape.jacobian(y, inputs).numpy().reshape(12, 50)
     expected = np.linalg.svd(matrix, compute_uv=False)
     exact = empirical.jacobian_singular_values(model, x, batch_size=5)
-    np.testing.assert_allclose(exact, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(exact, expected, rtol=float32.summed, atol=float32.rounded)
     whole = np.round(3 * x).astype(np.uint8)  # pixels are often integers
     np.testing.assert_array_equal(
         empirical.jacobian_singular_values(model, whole),
         empirical.jacobian_singular_values(model, whole.astype(np.float32)),
     )
     largest = empirical.jacobian_singular_values(model, x, count=4, max_bytes=0)
-    np.testing.assert_allclose(largest, expected[:4], rtol=1e-4)
+    np.testing.assert_allclose(largest, expected[:4], rtol=float32.deep)
     with pytest.raises(ValueError, match="give count"):
         empirical.jacobian_singular_values(model, x, max_bytes=0)
     with pytest.raises(ValueError, match="count must lie between 1 and 12"):

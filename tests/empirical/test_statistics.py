@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from mfcnn import empirical, kernels, layers
 from mfcnn.empirical import _statistics as module
+from tests.tolerances import float64
 
 
 @pytest.mark.parametrize("parameterization", ["standard", "ntk"])
@@ -40,7 +41,7 @@ def test_a_sample_is_the_kernel_of_a_network_with_the_same_weights(parameterizat
         model = keras.Sequential(model)
         model.set_weights([*weights, readout, np.zeros(1)])
         theta = empirical.ntk(model, np.ones([1, size])).numpy()[0, 0]
-        np.testing.assert_allclose(samples[depth - 1, which], theta, rtol=1e-12)
+        np.testing.assert_allclose(samples[depth - 1, which], theta, rtol=float64.summed)
 
 
 def test_the_mean_is_the_infinite_width_kernel_up_to_one_over_width():

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import empirical, kernels, layers
+from tests.tolerances import float32
 
 # Float32 sums of a few thousand terms of both signs: 30 units in the last place of the largest.
 _TOLERANCE = 30 * np.finfo(np.float32).eps
@@ -183,10 +184,16 @@ def test_blocks_of_any_size_put_the_same_full_kernel_together():
     x = _inputs(model, 7, 0)
     whole = empirical.ntk(model, x, outputs="full", batch_size=7)
     np.testing.assert_allclose(
-        empirical.ntk(model, x, outputs="full", batch_size=3), whole, rtol=1e-5, atol=1e-5
+        empirical.ntk(model, x, outputs="full", batch_size=3),
+        whole,
+        rtol=float32.summed,
+        atol=float32.summed,
     )
     np.testing.assert_allclose(
-        empirical.ntk(model, x, x, outputs="full", batch_size=2), whole, rtol=1e-5, atol=1e-5
+        empirical.ntk(model, x, x, outputs="full", batch_size=2),
+        whole,
+        rtol=float32.summed,
+        atol=float32.summed,
     )
 
 
@@ -195,11 +202,13 @@ def test_xla_and_float64_give_the_same_kernel():
     model = _ntk_layers()
     x = _inputs(model, 3, 0)
     plain = empirical.ntk(model, x)
-    np.testing.assert_allclose(empirical.ntk(model, x, jit_compile=True), plain, rtol=1e-5)
+    np.testing.assert_allclose(
+        empirical.ntk(model, x, jit_compile=True), plain, rtol=float32.summed
+    )
     behind = keras.Sequential([keras.Input((4, 4, 2)), keras.layers.Conv2D(4, 1), *_deep().layers])
     plain = empirical.ntk(behind, x, method="structured")
     compiled = empirical.ntk(behind, x, method="structured", jit_compile=True)
-    np.testing.assert_allclose(compiled, plain, rtol=1e-5, atol=1e-5 * np.max(plain))
+    np.testing.assert_allclose(compiled, plain, rtol=float32.summed, atol=1e-5 * np.max(plain))
     double = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, dtype="float64")])
     theta = empirical.ntk(double, np.eye(3))
     assert theta.dtype == tf.float64

@@ -7,6 +7,20 @@ import pytest
 from mfcnn.training import Trainer
 from tests.experiments.running import run
 
+# Flags of the smallest sweep of vanilla CNNs: seconds, and three checkpoints in each point.
+TINY = [
+    "--dataset=digits",
+    "--subset=64",
+    "--test_subset=32",
+    "--filters=3",
+    "--batch_size=16",
+    "--steps=4",
+    "--eval_every=2",
+    "--checkpoint_every=1",
+    "--steps_per_execution=1",
+    "--nojit_compile",
+]
+
 
 class KilledError(Exception):
     """Stands for a kill: nothing in the program catches it."""

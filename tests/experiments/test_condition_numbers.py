@@ -7,6 +7,7 @@ from mfcnn import kernels
 from tests.experiments.pictures import assert_drawn
 from tests.experiments.running import run, table
 from tests.kernels import reference
+from tests.tolerances import float64
 
 
 def test_curves_are_those_of_a_plain_recursion():
@@ -18,8 +19,12 @@ def test_curves_are_those_of_a_plain_recursion():
     for row, depth in zip(rows, depths):
         _, ntk = reference.fully_connected(x.reshape(m, -1), depth, "erf", *variances)
         values = np.linalg.eigvalsh(ntk)
-        np.testing.assert_allclose(row["condition_number"], values[-1] / values[0], rtol=1e-9)
-        np.testing.assert_allclose(row["first_to_second"], values[-1] / values[-2], rtol=1e-9)
+        np.testing.assert_allclose(
+            row["condition_number"], values[-1] / values[0], rtol=float64.solved
+        )
+        np.testing.assert_allclose(
+            row["first_to_second"], values[-1] / values[-2], rtol=float64.solved
+        )
         assert row["chi_1"] > 1
 
 

@@ -6,16 +6,19 @@ import pytest
 from experiments import ntk_spectrum
 from tests.experiments.pictures import assert_drawn
 from tests.experiments.running import run, table
+from tests.tolerances import float64
 
 
 def test_fits_find_known_rates():
     layers = np.arange(40.0, 100.0, 5.0)
-    np.testing.assert_allclose(ntk_spectrum._base(layers, 3 * 0.8**layers), 0.8, rtol=1e-12)
+    np.testing.assert_allclose(
+        ntk_spectrum._base(layers, 3 * 0.8**layers), 0.8, rtol=float64.summed
+    )
     values = 0.8**layers * (2 + 5 * layers)
     # log(1 + 0.4 / l) is 0.4 / l up to 0.08 / l^2: a change of slope below 2 * 0.08 / 40^3.
     np.testing.assert_allclose(ntk_spectrum._base(layers, values, power=1), 0.8, rtol=3e-6)
     line = ntk_spectrum._slope(layers, 0.3 * layers - 2 * np.log(layers) + 7)
-    np.testing.assert_allclose(line, 0.3, rtol=1e-9)
+    np.testing.assert_allclose(line, 0.3, rtol=float64.solved)
 
 
 def test_fitted_rates_are_those_of_theory(tmp_path, pictures):

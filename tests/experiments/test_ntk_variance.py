@@ -4,6 +4,7 @@ import numpy as np
 
 from experiments import ntk_variance
 from tests.experiments.running import run, table
+from tests.tolerances import float64
 
 
 def test_the_ratio_is_near_1_below_the_critical_line_and_grows_above():
@@ -30,7 +31,7 @@ def test_the_binary_writes_its_files(tmp_path, pictures):
         ratios = [
             row["ratio"] for row in sorted(grid, key=lambda r: (r["depth"], r["weight_variance"]))
         ]
-        np.testing.assert_allclose(drawn.ravel(), ratios, rtol=1e-12)
+        np.testing.assert_allclose(drawn.ravel(), ratios, rtol=float64.summed)
     for variances in ((1, 1), (1.5, 1), (2, 0), (3, 1)):
         label = f"({variances[0]:g}, {variances[1]:g}), width 8"
         assert len(curves.panels[0].line(label)[0]) == 6

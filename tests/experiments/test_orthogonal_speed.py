@@ -3,30 +3,17 @@
 import math
 
 from experiments import orthogonal_speed, vanilla_sweep
-from tests.experiments.running import table
-from tests.experiments.sweeping import assert_figure, assert_two_kills_change_nothing
-
-ARGUMENTS = [
-    "--dataset=digits",
-    "--subset=64",
-    "--test_subset=32",
-    "--filters=3",
-    "--batch_size=16",
-    "--steps=4",
-    "--eval_every=2",
-    "--checkpoint_every=1",
-    "--steps_per_execution=1",
-    "--nojit_compile",
-]
+from tests.experiments.running import run, table
+from tests.experiments.sweeping import TINY, assert_figure
 
 
-def test_two_kills_change_nothing(tmp_path, capsys, pictures):
-    arguments = [*ARGUMENTS, "--depth=3", "--learning_rates=0.01,0.02"]
-    directory = assert_two_kills_change_nothing(orthogonal_speed, tmp_path, *arguments)
-    (panel,) = assert_figure(directory, pictures, "orthogonal_speed.png").panels
+def test_the_binary_draws_its_table(tmp_path, capsys, pictures):
+    arguments = [*TINY, "--depth=3", "--learning_rates=0.01,0.02"]
+    run(orthogonal_speed, tmp_path, *arguments)
+    (panel,) = assert_figure(tmp_path, pictures, "orthogonal_speed.png").panels
     for name in ("orthogonal", "gaussian"):
         drawn = panel.line(name)
-        rows = table(directory / "metrics.csv", initialization=name)
+        rows = table(tmp_path / "metrics.csv", initialization=name)
         accuracies = [
             [row["train_accuracy"] for row in rows if row["learning_rate"] == rate]
             for rate in {row["learning_rate"] for row in rows}

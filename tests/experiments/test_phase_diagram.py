@@ -9,6 +9,7 @@ from experiments import phase_diagram
 from mfcnn import meanfield
 from tests.experiments.pictures import assert_drawn
 from tests.experiments.running import run, table
+from tests.tolerances import float64
 
 
 def test_the_line_separates_the_phases():
@@ -32,7 +33,7 @@ def test_the_binary_writes_its_files(tmp_path, pictures):
     left, right = picture.panels
     line = table(tmp_path / "critical_line.csv")
     x, y = ([row[name] for row in line] for name in ("weight_variance", "bias_variance"))
-    np.testing.assert_allclose(left.points[-1], np.transpose([x, y]), rtol=1e-12)
+    np.testing.assert_allclose(left.points[-1], np.transpose([x, y]), rtol=float64.summed)
     assert_drawn(right.line("$\\chi_1 = 1$"), x, y)
     found = {(r["weight_variance"], r["bias_variance"]): r["xi_c"] for r in rows}
     drawn = [

@@ -5,24 +5,12 @@ import numpy as np
 from experiments import trainability
 from mfcnn import meanfield
 from tests.experiments.running import table
-from tests.experiments.sweeping import assert_figure, assert_two_kills_change_nothing
-
-ARGUMENTS = [
-    "--dataset=digits",
-    "--subset=64",
-    "--test_subset=32",
-    "--filters=3",
-    "--batch_size=16",
-    "--steps=4",
-    "--eval_every=2",
-    "--checkpoint_every=1",
-    "--steps_per_execution=1",
-    "--nojit_compile",
-]
+from tests.experiments.sweeping import TINY, assert_figure, assert_two_kills_change_nothing
+from tests.tolerances import float64
 
 
 def test_two_kills_change_nothing(tmp_path, capsys, pictures):
-    arguments = [*ARGUMENTS, "--depths=2,4", "--weight_variances=0.5,1.5"]
+    arguments = [*TINY, "--depths=2,4", "--weight_variances=0.5,1.5"]
     directory = assert_two_kills_change_nothing(trainability, tmp_path, *arguments)
     picture = assert_figure(directory, pictures, "trainability.png")
     for steps in (2, 4):
@@ -30,7 +18,7 @@ def test_two_kills_change_nothing(tmp_path, capsys, pictures):
         rows = table(directory / "metrics.csv", step=steps)
         rows.sort(key=lambda row: (row["depth"], row["weight_variance"]))
         drawn = [row["train_accuracy"] for row in rows]
-        np.testing.assert_allclose(panel.images[0].ravel(), drawn, rtol=1e-12)
+        np.testing.assert_allclose(panel.images[0].ravel(), drawn, rtol=float64.summed)
         variances, depths = panel.line("$6\\,\\xi_c$")
         expected = [6 * meanfield.fixed_point("tanh", v, 2e-5).xi_c for v in variances[::50]]
         np.testing.assert_allclose(depths[::50], expected)

@@ -6,6 +6,7 @@ import pytest
 from experiments import weight_spectrum
 from tests.experiments.pictures import assert_drawn
 from tests.experiments.running import run, table
+from tests.tolerances import float64
 
 
 @pytest.mark.parametrize("size", [5, 6, 9])
@@ -17,7 +18,7 @@ def test_fourier_blocks_have_the_singular_values_of_the_full_matrix(size):
             matrix[(position + offset) % size, :, position, :] += kernel[offset]
     expected = np.linalg.svd(matrix.reshape(size * 3, size * 4), compute_uv=False)
     values = weight_spectrum.convolution_singular_values(kernel, size)
-    np.testing.assert_allclose(values, np.sort(expected), rtol=1e-10)
+    np.testing.assert_allclose(values, np.sort(expected), rtol=float64.deep)
 
 
 def test_wide_convolutions_approach_the_quarter_circle():
@@ -34,7 +35,9 @@ def test_the_binary_writes_its_files(tmp_path, pictures):
     pictures["weight_spectrum.png"].assert_readable()
     left, right = pictures["weight_spectrum.png"].panels
     x, density = left.line("dense, infinite size")
-    np.testing.assert_allclose(density, np.sqrt(np.maximum(4 - x**2, 0)) / np.pi, atol=1e-12)
+    np.testing.assert_allclose(
+        density, np.sqrt(np.maximum(4 - x**2, 0)) / np.pi, atol=float64.summed
+    )
     for channels in (2, 4):
         rows = table(tmp_path / "metrics.csv", channels=channels)
         fraction, values = ([row[k] for row in rows] for k in ("fraction", "convolution"))

@@ -15,6 +15,7 @@ from mfcnn.initializers import (
     ConvolutionOrthogonal,
     stack_initializer,
 )
+from tests.tolerances import float32
 
 ORTHOGONAL = [ConvolutionOrthogonal, ConvolutionDeltaOrthogonal]
 ALL = [*ORTHOGONAL, ConvolutionGaussian]
@@ -106,7 +107,7 @@ def test_delta_kernels_are_one_tap_of_orthonormal_rows(window):
     rows = kernel[tap].copy()
     kernel[tap] = 0
     assert not kernel.any()
-    np.testing.assert_allclose(rows @ rows.T, np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(rows @ rows.T, np.eye(3), atol=float32.rounded)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
@@ -152,8 +153,8 @@ def test_kernels_of_one_tap_are_haar_uniform(kind):
 def test_gain_multiplies_the_kernel(kind):
     shape = (3, 3, 4, 6)
     once, more = (np.asarray(kind(gain=gain, seed=1)(shape)) for gain in (1.0, 3.14))
-    np.testing.assert_allclose(more, 3.14 * once, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(singular_values(more), 3.14, rtol=1e-6)
+    np.testing.assert_allclose(more, 3.14 * once, rtol=float32.rounded, atol=1e-7)
+    np.testing.assert_allclose(singular_values(more), 3.14, rtol=float32.rounded)
     assert not np.any(kind(gain=0.0)(shape))
 
 

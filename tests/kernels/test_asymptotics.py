@@ -5,6 +5,7 @@ import pytest
 
 from mfcnn import kernels, meanfield
 from tests.kernels import reference
+from tests.tolerances import float64
 
 ORDERED, CHAOTIC = (1.0, 0.1), (3.0, 0.1)
 CRITICAL = meanfield.critical_point("erf", 0.5)
@@ -32,7 +33,7 @@ def test_chi_2_and_chi_3_are_slopes_of_chi_c(variances):
     rest = (1 + 2 * q) ** 2 - 4 * q12**2
     second = 16 / np.pi * q12 * rest**-1.5
     third = 16 / np.pi * (rest**-1.5 + 12 * q12**2 * rest**-2.5)
-    np.testing.assert_allclose(limit.chi_2, variances[0] * second, rtol=1e-9)
+    np.testing.assert_allclose(limit.chi_2, variances[0] * second, rtol=float64.solved)
     np.testing.assert_allclose(limit.chi_3, variances[0] * third, rtol=1e-8)
 
 
@@ -58,7 +59,7 @@ def test_a_kink_is_the_chance_that_it_lies_between_two_signals(activation, kinks
 def test_diagonal_of_the_ntk_is_the_geometric_sum(variances):
     limit, result = measured(variances, [12])
     expected = limit.q_star * (limit.chi_1**12 - 1) / (limit.chi_1 - 1)
-    np.testing.assert_allclose(np.diag(result.ntk[0]), expected, rtol=1e-9)
+    np.testing.assert_allclose(np.diag(result.ntk[0]), expected, rtol=float64.solved)
 
 
 @pytest.mark.parametrize("variances", [ORDERED, CHAOTIC])
@@ -184,7 +185,7 @@ def test_corrections_of_a_cnn_propagate_by_fourier_modes(variances, profile):
     law = kernels.mode_corrections(limit, np.arange(1, 16), epsilon, delta, profile)
     for expected, corrections in zip(np.array(found).transpose(1, 0, 2), law):
         # Quadratic terms are 1e-7 of the linear ones; q_ab itself is exact to 1e-16 of 1.
-        np.testing.assert_allclose(corrections, expected, rtol=1e-4, atol=1e-12)
+        np.testing.assert_allclose(corrections, expected, rtol=1e-4, atol=float64.summed)
 
 
 def test_bad_arguments_are_named():

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from mfcnn import activations
 from mfcnn.layers import DeepConvolution, DeepDense, NTKDense
+from tests.tolerances import float32
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_any_activation_survives_configuration_and_is_the_one_that_was_named(mak
     expected = {"abs": np.abs, "tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
     name = getattr(activation, "name", activation)
     if name in expected:
-        np.testing.assert_allclose(again._phi(x), expected[name](x), atol=1e-6)
+        np.testing.assert_allclose(again._phi(x), expected[name](x), atol=float32.rounded)
     np.testing.assert_array_equal(again._phi(x), layer._phi(x))
 
 
@@ -37,7 +38,7 @@ def test_a_layer_with_an_activation_object_is_saved(tmp_path):
     model.save(tmp_path / "model.keras")
     x = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("float32")
     again = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(again(x), model(x), atol=1e-6)
+    np.testing.assert_allclose(again(x), model(x), atol=float32.rounded)
 
 
 def test_an_unknown_name_is_refused():

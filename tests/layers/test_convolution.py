@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from mfcnn.layers import PeriodicConvolution
 from mfcnn.layers._convolution import FORMS, PADDINGS, convolve
+from tests.tolerances import float64
 
 
 def slow_convolution(x, kernel, padding, stride=1):
@@ -34,7 +35,7 @@ def test_every_form_is_the_sum_over_the_window(window, padding, form):
     random = np.random.default_rng(window)
     x, kernel = random.normal(size=(2, 6, 5, 3)), random.normal(size=(window, window, 3, 4))
     found = convolve(tf.constant(x), tf.constant(kernel), padding, form)
-    np.testing.assert_allclose(found, slow_convolution(x, kernel, padding), atol=1e-12)
+    np.testing.assert_allclose(found, slow_convolution(x, kernel, padding), atol=float64.summed)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -47,7 +48,9 @@ def test_the_periodic_layer_wraps_around_for_every_stride(window, height, width,
     found = layer(x)
     kernel = layer.kernel.numpy()
     assert found.shape == layer.compute_output_shape(x.shape)
-    np.testing.assert_allclose(found, slow_convolution(x, kernel, "circular", stride), atol=1e-12)
+    np.testing.assert_allclose(
+        found, slow_convolution(x, kernel, "circular", stride), atol=float64.summed
+    )
 
 
 def test_a_window_that_wraps_around_twice_is_refused():

@@ -11,6 +11,7 @@ import tensorflow as tf
 from mfcnn.activations import Activation
 from mfcnn.initializers import ConvolutionDeltaOrthogonal
 from mfcnn.layers import DeepConvolution, DeepDense, _stack, xla_is_faster
+from tests.tolerances import float32, float64
 
 
 @keras.saving.register_keras_serializable(package="mfcnn_tests")
@@ -40,7 +41,7 @@ def test_the_dense_stack_equals_stock_dense_layers():
     for layer in range(6):
         kernel, bias = deep.get_layer_weights(layer)
         expected = tf.math.erf(expected @ kernel + bias)
-    np.testing.assert_allclose(found, expected, rtol=1e-13)
+    np.testing.assert_allclose(found, expected, rtol=float64.rounded)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "silu", cubic, tf.sin])
@@ -52,7 +53,7 @@ def test_any_activation_is_applied_after_each_convolution(activation):
     for layer in range(2):
         kernel, bias = deep(x) is not None and deep.get_layer_weights(layer)
         expected = function(expected @ kernel[0, 0] + bias)
-    np.testing.assert_allclose(deep(x), expected, atol=1e-12)
+    np.testing.assert_allclose(deep(x), expected, atol=float64.summed)
 
 
 def test_an_activation_of_the_package_is_taken_as_it_is():
@@ -96,7 +97,7 @@ def test_a_model_loads_in_a_process_that_only_imported_the_package(tmp_path):
         "np.save(d + '/y.npy', m(np.load(d + '/x.npy')))"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True)
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model(images()), atol=1e-6)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model(images()), atol=float32.rounded)
 
 
 @pytest.mark.parametrize(
@@ -149,16 +150,16 @@ def test_the_bias_scale_changes_the_gradient_of_the_biases_and_nothing_else():
         layer(0.01),
     )
     # float64, a few hundred terms in each sum.
-    np.testing.assert_allclose(y_scaled, y, rtol=1e-12)
-    np.testing.assert_allclose(kernel_scaled, kernel, rtol=1e-11, atol=1e-12)
-    np.testing.assert_allclose(bias_scaled, 0.01 * bias, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(y_scaled, y, rtol=float64.summed)
+    np.testing.assert_allclose(kernel_scaled, kernel, rtol=float64.deep, atol=float64.summed)
+    np.testing.assert_allclose(bias_scaled, 0.01 * bias, rtol=float64.deep, atol=float64.summed)
     np.testing.assert_allclose(
-        scaled.get_layer_weights(2)[1], plain.get_layer_weights(2)[1], rtol=1e-13
+        scaled.get_layer_weights(2)[1], plain.get_layer_weights(2)[1], rtol=float64.rounded
     )
     assert np.std(plain.get_layer_weights(2)[1]) > 0
     scaled.set_layer_weights(2, plain.get_layer_weights(3))
     np.testing.assert_allclose(
-        scaled.get_layer_weights(2)[1], plain.get_layer_weights(3)[1], rtol=1e-13
+        scaled.get_layer_weights(2)[1], plain.get_layer_weights(3)[1], rtol=float64.rounded
     )
 
 
@@ -213,10 +214,10 @@ def test_the_unrolled_network_of_stock_layers_gives_the_same_output(padding):
     expected = deep(images())
     unrolled = deep.unroll()
     assert len(unrolled.layers) == 4
-    np.testing.assert_allclose(unrolled(images()), expected, atol=1e-6)
+    np.testing.assert_allclose(unrolled(images()), expected, atol=float32.rounded)
     dense = DeepDense(3, 4)
     np.testing.assert_allclose(dense(images()[:, 0, 0, :1] * np.ones(4)), dense.unroll()(
-        images()[:, 0, 0, :1] * np.ones(4)), atol=1e-6)  # fmt: skip
+        images()[:, 0, 0, :1] * np.ones(4)), atol=float32.rounded)  # fmt: skip
 
 
 def test_a_stack_saved_in_pieces_is_the_same_stack(tmp_path, monkeypatch):

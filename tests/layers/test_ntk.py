@@ -6,6 +6,7 @@ import pytest
 import scipy.special
 
 from mfcnn import layers
+from tests.tolerances import float64
 
 
 def test_dense_is_the_scaled_affine_map():
@@ -14,7 +15,7 @@ def test_dense_is_the_scaled_affine_map():
     y = layer(x)
     w, b = layer.get_weights()
     expected = scipy.special.erf(np.sqrt(1.7 / 3) * x @ w + np.sqrt(0.3) * b)
-    np.testing.assert_allclose(y, expected, rtol=1e-13)
+    np.testing.assert_allclose(y, expected, rtol=float64.rounded)
 
 
 @pytest.mark.parametrize("padding, mode", [("circular", "wrap"), ("same", "constant")])
@@ -27,7 +28,7 @@ def test_convolution_is_the_scaled_sum_over_the_window(padding, mode):
     expected = np.sqrt(0.3) * b + np.sqrt(1.7 / 27) * sum(
         padded[:, i : i + 5, j : j + 4] @ w[i, j] for i in range(3) for j in range(3)
     )
-    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(y, expected, rtol=float64.summed, atol=float64.rounded)
 
 
 def test_weights_are_standard_normal_and_the_seed_decides():

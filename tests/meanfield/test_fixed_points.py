@@ -11,6 +11,7 @@ from tests.activations.test_activation import (
     gaussian_covariance,
     gaussian_expectation,
 )
+from tests.tolerances import float64
 
 pytestmark = pytest.mark.filterwarnings("ignore::scipy.integrate.IntegrationWarning")
 
@@ -37,7 +38,9 @@ def test_fixed_point_satisfies_its_equations_by_quadrature(name, weight_variance
     mapped, chi_1, chi_q = reference_variance(name, q, weight_variance, bias_variance)
     # An error e of q* shows as e (1 - chi_q) in the map.
     assert abs(mapped - q) / (1 - chi_q) < 1e-9 * q
-    np.testing.assert_allclose([point.chi_1, point.chi_q], [chi_1, chi_q], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        [point.chi_1, point.chi_q], [chi_1, chi_q], rtol=float64.solved, atol=float64.summed
+    )
     assert point.phase == ("chaotic" if chi_1 > 1 else "ordered")
     assert point.xi_q == pytest.approx(-1 / np.log(abs(point.chi_q)), rel=1e-14)
     if point.phase == "ordered":
@@ -67,7 +70,7 @@ def test_chaotic_correlation_satisfies_its_equation_by_nested_quadrature(
     chi_c = weight_variance * gaussian_covariance(phi_prime, q, c, kinks)
     assert point.phase == "chaotic" and 0 < c < 1
     assert abs(mapped / q - c) / (1 - chi_c) < 1e-9
-    np.testing.assert_allclose(point.chi_c, chi_c, rtol=1e-9)
+    np.testing.assert_allclose(point.chi_c, chi_c, rtol=float64.solved)
     np.testing.assert_allclose(point.xi_c, -1 / np.log(chi_c), rtol=1e-8)
     np.testing.assert_allclose(point.xi_star, 1 / np.log(point.chi_1 / chi_c), rtol=1e-8)
 
@@ -81,9 +84,11 @@ def test_erf_without_bias_has_its_closed_form(weight_variance):
         return weight_variance * 2 / np.pi * np.arcsin(2 * q / (1 + 2 * q)) - q
 
     q = optimize.brentq(equation, 1e-3, 200.0, xtol=1e-15, rtol=1e-15)
-    np.testing.assert_allclose(point.q_star, q, rtol=1e-12)
+    np.testing.assert_allclose(point.q_star, q, rtol=float64.summed)
     assert point.c_star == 0.0
-    np.testing.assert_allclose(point.chi_c, weight_variance * 4 / np.pi / (1 + 2 * q), rtol=1e-12)
+    np.testing.assert_allclose(
+        point.chi_c, weight_variance * 4 / np.pi / (1 + 2 * q), rtol=float64.summed
+    )
 
 
 @pytest.mark.parametrize("q_star", [1e-6, 1e-4, 0.02, 1.0, 10.0])
@@ -91,14 +96,16 @@ def test_erf_without_bias_has_its_closed_form(weight_variance):
 def test_critical_point_is_critical_and_has_its_variance(name, q_star):
     weight_variance, bias_variance = meanfield.critical_point(name, q_star)
     derivative = gaussian_expectation(lambda x: REFERENCES[name][1](x) ** 2, q_star)
-    np.testing.assert_allclose(weight_variance * derivative, 1.0, rtol=1e-11)
+    np.testing.assert_allclose(weight_variance * derivative, 1.0, rtol=float64.deep)
     point = meanfield.fixed_point(name, weight_variance, bias_variance)
     assert point.phase == "critical"
     assert point.xi_c == np.inf and point.c_star == 1.0
     # Rounding of weight_variance moves q* by eps / |1 - chi_q| = eps / (2 q) relatively.
-    np.testing.assert_allclose(point.q_star, q_star, rtol=1e-12 + 1e-15 / q_star)
+    np.testing.assert_allclose(point.q_star, q_star, rtol=float64.summed + 1e-15 / q_star)
     np.testing.assert_allclose(
-        meanfield.critical_weight_variance(name, bias_variance), weight_variance, rtol=1e-12
+        meanfield.critical_weight_variance(name, bias_variance),
+        weight_variance,
+        rtol=float64.summed,
     )
 
 
@@ -108,7 +115,7 @@ def test_critical_bias_of_tanh_follows_its_series(q_star):
     # bias = 4/3 q^3 - 8 q^4 + ... ; the next term is of relative order 40 q^2.
     _, bias_variance = meanfield.critical_point("tanh", q_star)
     series = _tanh_series_bias(q_star)
-    np.testing.assert_allclose(bias_variance, series, rtol=1e-9)
+    np.testing.assert_allclose(bias_variance, series, rtol=float64.solved)
 
 
 def _tanh_series_bias(q):
@@ -153,7 +160,7 @@ def test_without_bias_the_variance_dies_up_to_the_critical_point(name):
         assert (point.q_star, point.chi_1, point.phase) == (0.0, weight_variance, phase)
     assert meanfield.critical_weight_variance(name, 0.0) == 1.0
     tiny = meanfield.fixed_point(name, 0.5, 1e-40)
-    np.testing.assert_allclose(tiny.q_star, 2e-40, rtol=1e-12)
+    np.testing.assert_allclose(tiny.q_star, 2e-40, rtol=float64.summed)
 
 
 def test_relu_is_critical_at_two_and_grows_beyond():
@@ -176,12 +183,12 @@ def test_user_functions_in_numpy_get_the_same_fixed_point():
     known = meanfield.fixed_point("tanh", 3.0, 0.2)
     mine = meanfield.fixed_point(user, 3.0, 0.2)
     for field in ("q_star", "c_star", "chi_1", "chi_c", "chi_q", "xi_c"):
-        np.testing.assert_allclose(getattr(mine, field), getattr(known, field), rtol=1e-11)
+        np.testing.assert_allclose(getattr(mine, field), getattr(known, field), rtol=float64.deep)
     kinked = activations.Activation(lambda x: np.clip(x, -1, 1), lambda x: 1.0 * (np.abs(x) < 1))
     known = meanfield.fixed_point("hard_tanh", 3.0, 0.2)
     mine = meanfield.fixed_point(kinked, 3.0, 0.2)
-    np.testing.assert_allclose(mine.c_star, known.c_star, rtol=1e-10)
-    np.testing.assert_allclose(mine.chi_c, known.chi_c, rtol=1e-10)
+    np.testing.assert_allclose(mine.c_star, known.c_star, rtol=float64.deep)
+    np.testing.assert_allclose(mine.chi_c, known.chi_c, rtol=float64.deep)
 
 
 @pytest.mark.parametrize("name", ["tanh", "erf", "hard_tanh", "sin", "relu", "gelu"])
@@ -200,7 +207,10 @@ def test_the_grid_agrees_with_single_points(name, monkeypatch):
         for field in ("q_star", "c_star", "chi_1", "chi_c", "chi_q"):
             # The table is converged to 1e-13 of the largest moment; c* amplifies it near c = 0.
             np.testing.assert_allclose(
-                getattr(grid, field)[i, j], getattr(point, field), rtol=1e-11, atol=1e-10
+                getattr(grid, field)[i, j],
+                getattr(point, field),
+                rtol=float64.deep,
+                atol=float64.deep,
             )
 
 
@@ -218,4 +228,6 @@ def test_saturated_networks_have_a_fixed_point():
     np.testing.assert_allclose(point.c_star, c_star, rtol=1 / np.sqrt(w))
     critical = meanfield.critical_weight_variance("tanh", 1e7)
     q = meanfield.fixed_point("tanh", critical, 1e7).q_star
-    np.testing.assert_allclose(meanfield.critical_point("tanh", q), (critical, 1e7), rtol=1e-9)
+    np.testing.assert_allclose(
+        meanfield.critical_point("tanh", q), (critical, 1e7), rtol=float64.solved
+    )

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from mfcnn import meanfield
 from mfcnn.meanfield._averaging import average
+from tests.tolerances import float64
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_eigenvalues_are_those_of_the_averaging_operator(profile, size):
     values = meanfield.mode_eigenvalues(profile, size).ravel()
     for value in values:
         assert np.min(np.abs(expected - value)) < 1e-13
-    np.testing.assert_allclose(values.sum(), np.trace(matrix), atol=1e-12)
+    np.testing.assert_allclose(values.sum(), np.trace(matrix), atol=float64.summed)
 
 
 @pytest.mark.parametrize("name", ["gs0", "gs1", "gs2", "gs3", "gs4"])
@@ -60,7 +61,7 @@ def test_depth_scales_are_those_of_chi_c_times_the_eigenvalue():
     point = meanfield.fixed_point("erf", 2.25, 0.25)
     scales = meanfield.mode_depth_scales("erf", 2.25, 0.25, profile, 10)
     lambdas = 0.95 + 0.05 * np.cos(2 * np.pi * np.arange(10) / 10)
-    np.testing.assert_allclose(scales, -1 / np.log(point.chi_c * lambdas), rtol=1e-12)
-    np.testing.assert_allclose(scales[0], point.xi_c, rtol=1e-12)
+    np.testing.assert_allclose(scales, -1 / np.log(point.chi_c * lambdas), rtol=float64.summed)
+    np.testing.assert_allclose(scales[0], point.xi_c, rtol=float64.summed)
     # A width-3 uniform kernel on 3 positions removes all other modes at once.
     assert np.all(meanfield.mode_depth_scales("erf", 2.25, 0.25, np.full(3, 1 / 3), 3)[1:] < 0.1)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import empirical, layers, models
+from tests.tolerances import float32, float64
 
 
 def _smooth(dtype="float64"):
@@ -119,7 +120,7 @@ def test_the_gradient_by_u_is_the_gradient_of_the_model_at_w0():
         product = tf.reduce_sum(weights * model(x, training=False))
     expected = tape.gradient(product, [w.value for w in model.trainable_variables])
     for a, b in zip(found, expected):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(a, b, rtol=float64.deep, atol=float64.summed)
 
 
 def test_gradient_descent_follows_the_empirical_kernel():
@@ -135,7 +136,9 @@ def test_gradient_descent_follows_the_empirical_kernel():
     step = np.eye(15) - rate * theta
     expected = y.ravel() + np.linalg.matrix_power(step, 30) @ (f0 - y.ravel())
     # Keras holds the learning rate in float32.
-    np.testing.assert_allclose(linear(x).numpy().ravel(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        linear(x).numpy().ravel(), expected, rtol=float32.deep, atol=float32.summed
+    )
 
 
 def test_it_trains_with_adam_and_cross_entropy_and_survives_a_file(tmp_path):
