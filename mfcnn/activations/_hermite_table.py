@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from mfcnn.activations import _quadrature
 from mfcnn.activations._dual import Side
 from mfcnn.activations._table import (
     RANKS,
@@ -76,13 +77,9 @@ class HermiteTable(NamedTuple):
 def _hermite(order: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes z [m] and the matrix [m, order] that maps values f(z) to E[f h_n]."""
     z = np.arange(-_REACH, _REACH + _STEP / 2, _STEP)
-    # Hermite functions: the polynomials times exp(-z^2 / 4) stay bounded.
-    basis = np.empty((order, z.size))
-    basis[0] = np.exp(-(z**2) / 4)
-    basis[1] = z * basis[0]
-    for n in range(1, order - 1):
-        basis[n + 1] = (z * basis[n] - np.sqrt(n) * basis[n - 1]) / np.sqrt(n + 1)
-    return z, (basis * np.exp(-(z**2) / 4) * (_STEP / np.sqrt(2 * np.pi))).T.copy()
+    return z, (
+        _quadrature.hermite_functions(z, order) * np.exp(-(z**2) / 4) * (_STEP / np.sqrt(2 * np.pi))
+    ).T.copy()
 
 
 def _hermite_coefficients(

@@ -14,6 +14,7 @@ __all__ = [
     "expectation",
     "find_panels",
     "hermite_basis",
+    "hermite_functions",
     "integrals",
     "nested_expectation",
     "nodes",
@@ -282,11 +283,14 @@ def hermite_basis(largest: float, edges: np.ndarray, order: int) -> tuple[np.nda
     z, weights = _rule(0.0, 1.0, ends)
     keep = weights > 1e-60
     z, weights = z[keep], weights[keep]
-    # Hermite functions He_k(z) exp(-z^2 / 4) / sqrt(k!) stay bounded; the rest of the density
-    # goes into the weights.
+    return z, (hermite_functions(z, order) * (weights * np.exp(0.25 * z**2))).T
+
+
+def hermite_functions(z: np.ndarray, order: int) -> np.ndarray:
+    """He_k(z) exp(-z^2 / 4) / sqrt(k!) for k < order, [order, m]: they stay bounded."""
     basis = np.empty((order, z.size))
     basis[0] = np.exp(-0.25 * z**2)
     basis[1] = z * basis[0]
     for k in range(1, order - 1):
         basis[k + 1] = (z * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
-    return z, (basis * (weights * np.exp(0.25 * z**2))).T
+    return basis

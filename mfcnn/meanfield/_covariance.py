@@ -16,7 +16,6 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from mfcnn import activations, arguments, profiles
-from mfcnn.activations import dual, dual_numerical
 from mfcnn.meanfield._averaging import (
     average,
     check_padding,
@@ -282,9 +281,8 @@ def _second_moments(
     depth: int,
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function from a covariance matrix [n, n] to E[phi(u) phi(v)] of all its pairs."""
-    known = dual.closed_form_dual(activation)
-    if known is not None:
-        return lambda matrix: _pairs_of_dual(known, matrix)
+    if activation.closed_form is not None:
+        return lambda matrix: _pairs(activation.closed_form, matrix)
     table = moment_table(activation)
     q = np.array([np.min(variances), np.max(variances)])
     low, high = q
@@ -297,41 +295,14 @@ def _second_moments(
         low, high = min(low, *q), max(high, *q)
         if np.all(np.abs(q - last) < 1e-12 * q):
             break
-    expansion = activation.hermite_basis(1.01 * high)
-    if expansion is None:
-        table = dual_numerical.build_table(activation, low, high)
-        return lambda matrix: _pairs_of_dual(
-            dual_numerical.TabulatedDual(table, tf.float64), matrix
-        )
-    z, basis = (tf.constant(a, tf.float64) for a in expansion)
-    return lambda matrix: _pairs_of_series(activation.phi, z, basis, matrix)
+    maps = activation.dual(low, high)
+    return lambda matrix: _pairs(maps, matrix)
 
 
-def _correlations(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _pairs(maps: activations.Dual, matrix: tf.Tensor) -> tf.Tensor:
     q = tf.linalg.diag_part(matrix)
-    root = tf.sqrt(q)[:, None] * tf.sqrt(q)
-    gap = tf.clip_by_value(tf.math.divide_no_nan(root - matrix, root), 0.0, 2.0)
-    return q, tf.linalg.set_diag(gap, tf.zeros_like(q))
-
-
-def _pairs_of_dual(maps: Any, matrix: tf.Tensor) -> tf.Tensor:
-    q, gap = _correlations(matrix)
-    side = maps.side(q[:, None]), maps.side(q[None, :])
-    scale = tf.sqrt(maps.moments(q)[0])
-    return scale[:, None] * scale * (1 - maps.pair(*side, gap)[0])
-
-
-def _pairs_of_series(
-    phi: Callable[[tf.Tensor], tf.Tensor], z: tf.Tensor, basis: tf.Tensor, matrix: tf.Tensor
-) -> tf.Tensor:
-    """E[phi(u) phi(v)] = sum_k a_k(q_u) a_k(q_v) c^k, by Horner's rule (Mehler)."""
-    q, gap = _correlations(matrix)
-    coefficients = tf.transpose(phi(tf.sqrt(q)[:, None] * z) @ basis)
-
-    def horner(value: tf.Tensor, a: tf.Tensor) -> tf.Tensor:
-        return value * (1 - gap) + a[:, None] * a
-
-    return tf.foldr(horner, coefficients, tf.zeros_like(matrix))
+    equal = tf.eye(matrix.shape[0], dtype=tf.bool)
+    return maps.maps(q[:, None], q[None, :], matrix, equal)[0]
 
 
 def _check_covariance(values: np.ndarray, profile: np.ndarray) -> np.ndarray:

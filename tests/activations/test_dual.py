@@ -164,11 +164,6 @@ def test_a_users_activation_is_tabulated():
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="q1 must be finite"):
         dual_maps("relu", np.float64(-1), np.float64(1), np.float64(0))
-    bent = activations.Activation(
-        lambda x: tf.nn.relu(x - 1), lambda x: tf.cast(x > 1, x.dtype), name="bent"
-    )
-    with pytest.raises(ValueError, match="'bent'.*Hermite.*kink"):
-        dual_maps(bent, np.float64(1), np.float64(1), np.float64(0.2))
 
 
 def test_arcsine_polynomial_is_exact_to_rounding():

@@ -1,0 +1,297 @@
+"""All registered activations: against quadrature that this package did not write, and Keras."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import integrate, special
+
+from mfcnn import activations, meanfield
+
+# Refused by mean field theory, with kernels of their own.
+JUMPS = {"sign"}
+WITH_MOMENTS = [name for name in activations.NAMES if name not in JUMPS]
+
+
+def values(activation, x, derivative=False):
+    """phi or phi' at one point or many, as float64."""
+    f = activation.phi_prime if derivative else activation.phi
+    return np.asarray(f(tf.constant(x, tf.float64)))
+
+
+def plane_integral(activation, q1, q2, gap, derivative):
+    """E[f(u) f(v)] by Gauss-Legendre on panels in the plane.
+
+    With u = sqrt(q1) x and v = sqrt(q2) (c x + s y), the lines on which u or v meets a kink are
+    ends of the panels in y; the panels in x end at the kinks of u and close in on the points where
+    two of the lines cross, on the scale of s.
+    """
+    c = 1 - gap
+    s = np.sqrt(gap * (2 - gap))
+    kinks = np.union1d(activation.kinks(), 0.0)
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+
+    def rule(ends):
+        half = np.diff(ends, axis=-1)[..., None] / 2
+        x = ends[..., :-1, None] + half * (nodes + 1)
+        shape = (*ends.shape[:-1], -1)
+        return x.reshape(shape), (half * weights).reshape(shape)
+
+    steps = np.concatenate([[0.0], 2.0 ** np.arange(-1, 4)])
+    crossings = [kinks / np.sqrt(q1), kinks / np.sqrt(q2) / c if c else [0.0]]
+    near = [p + side * s * steps for p in np.concatenate(crossings) for side in (-1.0, 1.0)]
+    wide = [np.arange(-10.0, 11.0), *(k / np.sqrt(q1) + np.array([0.0]) for k in kinks)]
+    ends = np.unique(np.clip(np.concatenate([*near, *wide]), -10, 10))
+    x, wx = rule(ends)
+    lines = (kinks / np.sqrt(q2) - c * x[:, None]) / s
+    fine = np.broadcast_to(np.arange(-10.0, 11.0), (x.size, 21))
+    y, wy = rule(np.sort(np.concatenate([np.clip(lines, -10, 10), fine], axis=1), axis=1))
+    inner = values(activation, np.sqrt(q2) * (c * x[:, None] + s * y), derivative)
+    inner = np.sum(wy * np.exp(-y * y / 2) * inner, axis=1)
+    outer = wx * np.exp(-x * x / 2) * values(activation, np.sqrt(q1) * x, derivative)
+    return outer @ inner / (2 * np.pi)
+
+
+@pytest.mark.parametrize("name", WITH_MOMENTS)
+def test_dual_maps_equal_quadrature_in_the_plane(name):
+    activation = activations.get(name)
+    for q1, q2 in ((0.7, 0.7), (0.5, 2.0)):
+        maps = activation.dual(min(q1, q2), max(q1, q2))
+        # Kinks: the panels of the reference are exact; smooth phi: 20 nodes in a deviation.
+        for gap in (1e-4, 0.4, 1.0, 1.9):
+            q12 = (1 - gap) * np.sqrt(q1 * q2)
+            found = maps.maps(*(tf.constant(v, tf.float64) for v in (q1, q2, q12)))
+            for value, derivative in zip(found, (False, True)):
+                moment = "derivative_second_moment" if derivative else "second_moment"
+                size = np.sqrt(np.prod([getattr(activation, moment)(q) for q in (q1, q2)]))
+                expected = plane_integral(activation, q1, q2, gap, derivative)
+                assert abs(value - expected) < 2e-9 * size, (q1, q2, gap, derivative)
+
+
+@pytest.mark.parametrize("name", WITH_MOMENTS)
+def test_equal_and_opposite_signals_have_the_moments_of_one(name):
+    activation = activations.get(name)
+    q = 0.7
+    maps = activation.dual(q, q)
+    one = tf.constant(q, tf.float64)
+    z = np.linspace(-14, 14, 2**17 + 1)
+    density = np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
+    for sign in (1.0, -1.0):
+        for value, derivative in zip(maps.maps(one, one, sign * one), (False, True)):
+            f = values(activation, np.sqrt(q) * z, derivative)
+            g = values(activation, sign * np.sqrt(q) * z, derivative)
+            expected = integrate.trapezoid(f * g * density, z)
+            # The trapezoidal rule: exact where f is smooth, 28 / 2^17 of a jump at a kink.
+            tolerance = 3e-4 if activation.kinks().size else 1e-9
+            size = integrate.trapezoid(f * f * density, z)
+            assert abs(value - expected) < tolerance * size
+
+
+@pytest.mark.parametrize("name", activations.NAMES)
+def test_phi_prime_equals_central_differences(name):
+    activation = activations.get(name)
+    x = np.array([-5.3, -1.7, -0.4, 0.3, 1.3, 4.1])
+    h = 1e-5
+    expected = (values(activation, x + h) - values(activation, x - h)) / (2 * h)
+    # Rounding 1e-16 phi / h and truncation h^2 phi''' / 6.
+    size = np.maximum(1, np.abs(values(activation, x)))
+    assert np.all(np.abs(values(activation, x, True) - expected) < 1e-9 * size)
+
+
+@pytest.mark.parametrize("name", WITH_MOMENTS)
+def test_moments_equal_scipys_quadrature(name):
+    activation = activations.get(name)
+    for q in (0.01, 2.0):
+        ends = np.unique([-12, *activation.kinks() / np.sqrt(q), -3, 0, 3, 12])
+
+        def mean(f):
+            def integrand(z):
+                return f(z) * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
+
+            parts = (
+                integrate.quad(integrand, *ab, epsabs=0, epsrel=1e-11, limit=200)[0]
+                for ab in zip(ends, ends[1:])  # noqa: B023
+            )
+            return sum(parts)
+
+        x = functools.partial(np.multiply, np.sqrt(q))
+        second = mean(lambda z: values(activation, x(z)) ** 2)  # noqa: B023
+        slope = mean(lambda z: values(activation, x(z), True) ** 2)  # noqa: B023
+        np.testing.assert_allclose(activation.second_moment(q), second, rtol=1e-9)
+        np.testing.assert_allclose(activation.derivative_second_moment(q), slope, rtol=1e-9)
+
+
+LARGE = ("tanh", "sigmoid", "swish", "softplus", "mish", "elu")
+
+
+def conditional_quadrature(name, q, gap):
+    """E[f(u) f(v)] by SciPy, u = sqrt(q) x and E[. | u] a sum over a fine grid in y."""
+    functions = {
+        "tanh": (np.tanh, lambda x: 1 / np.cosh(np.minimum(np.abs(x), 350)) ** 2),
+        "sigmoid": (special.expit, lambda x: special.expit(x) * special.expit(-x)),
+        "swish": (
+            lambda x: x * special.expit(x),
+            lambda x: special.expit(x) * (1 + x * special.expit(-x)),
+        ),
+    }
+    c, s = 1 - gap, np.sqrt(gap * (2 - gap))
+    # sinh spacing: dense where phi varies, at u = 0 and v = 0, with trapezoidal weights.
+    t = np.arange(-18, 18, 1 / 16)
+    scale = min(1.0, 1 / np.sqrt(q)) / 4
+    x, w = scale * np.sinh(t), scale * np.cosh(t) / 16
+    keep = np.abs(x) < 10
+    x, w = x[keep], w[keep]
+    result = []
+    for f in functions[name]:
+        total = 0.0
+        for a, b in zip(x, w):
+            # v = sqrt(q) r on the same grid: y = (r - c a) / s.
+            y = (x - c * a) / s
+            inner = np.sum(w * np.exp(-y * y / 2) * f(np.sqrt(q) * x)) / s
+            total += b * np.exp(-a * a / 2) * f(np.sqrt(q) * a) * inner
+        result.append(total / (2 * np.pi))
+    return result
+
+
+@pytest.mark.parametrize("q", [1e-6, 1.0, 100.0, 1e4])
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "swish"])
+def test_dual_maps_from_tiny_to_raw_variances(name, q):
+    activation = activations.get(name)
+    maps = activation.dual(q, q)
+    one = tf.constant(q, tf.float64)
+    for gap in (0.3, 1.0, 1.6):
+        found = maps.maps(one, one, (1 - gap) * one)
+        expected = conditional_quadrature(name, q, gap)
+        sizes = activation.second_moment(q), activation.derivative_second_moment(q)
+        for value, reference, size in zip(found, expected, sizes):
+            assert abs(value - reference) < 1e-9 * size, gap
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_raw_pixels_are_accepted_where_theory_and_kernels_agree(name):
+    q = 1e4
+    activation = activations.get(name)
+    one = tf.constant(q, tf.float64)
+    value, slope = activation.dual(q, q).maps(one, one, one)
+    np.testing.assert_allclose(value, activation.second_moment(q), rtol=1e-9)
+    np.testing.assert_allclose(slope, activation.derivative_second_moment(q), rtol=2e-9)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "name"),
+    [
+        (keras.layers.LeakyReLU(0.1), "leaky_relu(negative_slope=0.1)"),
+        (keras.layers.LeakyReLU(), "leaky_relu(negative_slope=0.3)"),
+        (keras.layers.ELU(2.0), "elu(alpha=2.0)"),
+        (keras.layers.ReLU(max_value=6.0), "relu(max_value=6.0)"),
+        (keras.layers.Activation("tanh"), "tanh"),
+        ("leaky_relu(0.1)", "leaky_relu(negative_slope=0.1)"),
+        ("leaky_relu(0.2)", "leaky_relu"),
+        (
+            functools.partial(keras.activations.leaky_relu, negative_slope=0.1),
+            "leaky_relu(negative_slope=0.1)",
+        ),
+        (functools.partial(tf.nn.leaky_relu, alpha=0.1), "leaky_relu(negative_slope=0.1)"),
+        (functools.partial(keras.activations.gelu, approximate=True), "gelu(approximate=True)"),
+        (keras.activations.hard_silu, "hard_swish"),
+    ],
+    ids=str,
+)
+def test_every_spelling_finds_the_form(identifier, name):
+    activation = activations.get(identifier)
+    assert activation.name == activation.identity == name
+    assert activations.get(name) is activation
+    x = tf.constant([-7.0, -1.2, 0.3, 2.0, 8.0], tf.float64)
+    if callable(identifier):
+        # Keras keeps the constants of gelu in float32.
+        np.testing.assert_allclose(activation(x), identifier(x), rtol=1e-6)
+
+
+def test_every_function_of_keras_is_a_form_or_refused_by_name():
+    functions = {
+        name: f
+        for name, f in vars(keras.activations).items()
+        if not name.startswith("_") and name not in ("get", "serialize", "deserialize")
+        if callable(f)
+    }
+    x = tf.constant([[-2.3, -0.7, 0.2, 1.9]], tf.float64)
+    for name, function in functions.items():
+        try:
+            activation = activations.get(function)
+        except ValueError as error:
+            assert name in ("softmax", "log_softmax", "glu", "sparsemax", "hard_shrink"), name
+            assert f"{name} is no activation here: it" in str(error)
+            continue
+        assert activation.of_library, name
+        if name != "threshold":  # has no defaults in Keras
+            np.testing.assert_allclose(activation(x), function(x), rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", activations.NAMES)
+def test_a_keras_model_with_it_is_saved_and_loaded(name, tmp_path):
+    activation = activations.get(name)
+    layer = keras.layers.Dense(3, activation=activations.keras_identifier(activation))
+    again = keras.layers.Dense.from_config(layer.get_config())
+    x = tf.constant([-1.5, 0.4, 2.5])
+    np.testing.assert_array_equal(again.activation(x), layer.activation(x))
+
+
+def test_a_piecewise_polynomial_of_a_user_is_recognized():
+    mine = activations.Activation(
+        lambda x: tf.where(x > 1, 2 * x - 1, tf.where(x > -0.5, x * x, -x / 2)),
+        lambda x: tf.where(x > 1, 2.0, tf.where(x > -0.5, 2 * x, -0.5)),
+    )
+    named = activations.get(
+        "piecewise_polynomial",
+        kinks=(-0.5, 1.0),
+        polynomials=((0.0, -0.5), (0.0, 0.0, 1.0), (-1.0, 2.0)),
+    )
+    assert mine.closed_form is not None
+    q1, q2, q12 = (tf.constant(v, tf.float64) for v in (0.6, 1.4, 0.5))
+    for one, two in zip(mine.closed_form.maps(q1, q2, q12), named.closed_form.maps(q1, q2, q12)):
+        np.testing.assert_allclose(one, two, rtol=1e-9)
+    np.testing.assert_allclose(mine.second_moment(0.6), named.second_moment(0.6), rtol=1e-10)
+
+
+def test_a_users_kernel_function_is_used_and_checked():
+    def arcsine(q1, q2, q12):
+        root = tf.sqrt((1 + 2 * q1) * (1 + 2 * q2) - 4 * q12 * q12)
+        return (2 / np.pi) * tf.atan2(2 * q12, root), (4 / np.pi) / root
+
+    erf = activations.get("erf")
+    mine = activations.Activation(erf.phi, erf.phi_prime, "mine", dual=arcsine)
+    q = [tf.constant(v, tf.float64) for v in (0.6, 1.4, 0.5)]
+    for one, two in zip(mine.closed_form.maps(*q), erf.closed_form.maps(*q)):
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+    wrong = activations.Activation(tf.sin, tf.cos, "wrong", dual=arcsine)
+    with pytest.raises(ValueError, match="dual of activation 'wrong' does not fit phi"):
+        _ = wrong.closed_form
+
+
+def test_identity_tells_functions_apart():
+    one, two = (activations.get(lambda x, a=a: tf.tanh(a * x)) for a in (1.0, 1.001))
+    assert len({one.identity, two.identity, activations.get("tanh").identity}) == 3
+    assert one.identity == activations.Activation(tf.tanh, one.phi_prime, "other").identity
+
+
+def test_what_has_no_moments_says_why_and_what_to_do():
+    with pytest.raises(ValueError, match="sign jumps at zero.*chi_1 is infinite.*hard_tanh"):
+        meanfield.fixed_point("sign", 1.0, 0.1)
+    value, slope = activations.dual_maps("sign", 2.0, 0.5, 0.5)
+    np.testing.assert_allclose(value, 2 / np.pi * np.arcsin(0.5), rtol=1e-12)
+    assert slope == 0
+    with pytest.raises(ValueError, match="jumps from 3 to 1 at x = 1.*Use a continuous"):
+        meanfield.fixed_point("threshold(1.0, 3.0)", 1.0, 0.1)
+    with pytest.raises(ValueError, match="softmax is no activation here: it mixes channels"):
+        activations.get("softmax")
+    with pytest.raises(ValueError, match="couples the channels"):
+        activations.get(lambda x: x - tf.reduce_mean(x, -1, keepdims=True))
+    with pytest.raises(TypeError, match="has the parameters negative_slope. Received: .'slope'"):
+        activations.get("leaky_relu", slope=0.1)
+    bump = activations.Activation(
+        lambda x: tf.exp(-tf.abs(x - 1)), lambda x: -tf.sign(x - 1) * tf.exp(-tf.abs(x - 1)), "bump"
+    )
+    with pytest.raises(ValueError, match="'bump'.*kinks at 1 with curves.*Scale your inputs"):
+        bump.dual(1.0, 1.0)
