@@ -9,10 +9,11 @@ from mfcnn.activations._dual import Dual
 from mfcnn.activations._maps import dual_maps
 from mfcnn.activations._registry import get, keras_identifier
 from mfcnn.activations._registry import names as _names
+from mfcnn.activations._tailored import tailored
 
 NAMES = _names()
 
-__all__ = ["NAMES", "Activation", "Dual", "dual_maps", "get", "keras_identifier"]
+__all__ = ["NAMES", "Activation", "Dual", "dual_maps", "get", "keras_identifier", "tailored"]
 
 
 def __dir__() -> list[str]:

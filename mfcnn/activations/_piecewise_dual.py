@@ -176,8 +176,11 @@ class PiecewisePolynomial(Dual):
             x, a = k / tf.maximum(root1, _TINY), jump * root1 ** (m - 1)
             for other, other_jump in jumps:
                 y, b = other / tf.maximum(root2, _TINY), other_jump * root2 ** (m - 1)
-                # x^2 - 2 x y cos(t) + y^2 over sin(t)^2; the first term is 0 / 0 for x = y, t = 0.
-                exponent = ((x - y) / s) ** 2 + x * y / (cosine * cosine)
+                # x^2 - 2 x y cos(t) + y^2 over sin(t)^2, as two terms that are not negative.
+                if k * other >= 0:
+                    exponent = ((x - y) / s) ** 2 + x * y / (cosine * cosine)
+                else:
+                    exponent = ((x + y) / s) ** 2 - x * y / (sine * sine)
                 total += a * b * tf.exp(-exponent / 2) / (2 * math.pi)
             for one, two in ((root1, root2), (root2, root1)):
                 x, a = k / tf.maximum(one, _TINY), jump * one ** (m - 1)

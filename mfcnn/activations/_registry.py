@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from mfcnn.activations._activation import Activation
 
-__all__ = ["form", "get", "keras_identifier", "names", "refuse"]
+__all__ = ["form", "get", "keras_identifier", "names", "refuse", "register_functions"]
 
 
 class Form(NamedTuple):
@@ -61,9 +61,6 @@ def form(
         if name in _FORMS:
             raise ValueError(f"There is a form {name!r} already.")
         _FORMS[name] = Form(build, functions, layers, aliases or {})
-        if not hasattr(keras.activations, name):
-            # Keras does not know the bare function: layers with it can be saved and loaded too.
-            keras.saving.register_keras_serializable("mfcnn", name)(_make(name, {}).phi)
         return build
 
     return register
@@ -72,6 +69,13 @@ def form(
 def refuse(name: str, functions: tuple, reason: str) -> None:
     """Registers what can't be an `Activation`, and why."""
     _REFUSED[name] = functions, reason
+
+
+def register_functions() -> None:
+    """Lets layers be saved and loaded with the bare functions that Keras does not know."""
+    for name in _FORMS:
+        if not hasattr(keras.activations, name):
+            keras.saving.register_keras_serializable("mfcnn", name)(_make(name, {}).phi)
 
 
 def names() -> tuple[str, ...]:

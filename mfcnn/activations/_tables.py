@@ -61,7 +61,7 @@ def _check(activation: Any, table: Any, variances: set[float]) -> None:
         total = activation.derivative_second_moment(q)
         for gap in (1e-2, 0.4, 1.7):
             one, c = tf.constant([q], tf.float64), 1 - gap
-            output_gap, slope = dual.pair(dual.side(one), dual.side(one), tf.constant([1 - c]))
+            output_gap, slope = dual.pair(dual.side(one), dual.side(one), (1 - c) * one / one)
             secant = output_gap / (q * (1 - c)) * activation.second_moment(q)
             errors = (
                 slope - activation.derivative_covariance(q, c),

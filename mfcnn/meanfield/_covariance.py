@@ -281,8 +281,9 @@ def _second_moments(
     depth: int,
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function from a covariance matrix [n, n] to E[phi(u) phi(v)] of all its pairs."""
-    if activation.closed_form is not None:
-        return lambda matrix: _pairs(activation.closed_form, matrix)
+    known = activation.closed_form
+    if known is not None:
+        return lambda matrix: _pairs(known, matrix)
     table = moment_table(activation)
     q = np.array([np.min(variances), np.max(variances)])
     low, high = q

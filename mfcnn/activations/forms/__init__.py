@@ -13,5 +13,8 @@ the kernels (`_dual.Dual`); `_piecewise.piecewise` has both for any piecewise po
 import importlib
 import pkgutil
 
+from mfcnn.activations._registry import register_functions
+
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
+register_functions()

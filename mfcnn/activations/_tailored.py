@@ -1,0 +1,206 @@
+"""Activations whose map of correlations stays gentle over a given depth.
+
+With C(c) = E[phi(u) phi(v)] / Q(1) at variance one, weight_variance = 1 and bias_variance = 0, a
+plain network of L layers maps the correlation c of two inputs to C_f = C applied L times. Most
+activations send it to one or to zero; these are chosen so that C_f still tells inputs apart:
+
+    leaky_relu   C_f(0) = eta by the slope                      (Tailored Activation Transformation)
+    smooth phi   gamma (phi(alpha x + beta) + delta) with
+      "tat"      Q(1) = Q'(1) = C'(1) = 1 and C''(1) = tau / L, so that C_f''(1) = tau
+      "dks"      Q(1) = Q'(1) = 1, C(0) = 0 and C'(1) = zeta^(1/L), so that C_f'(1) = zeta
+                                                                (Deep Kernel Shaping)
+
+With g(z) = phi(alpha z + beta), m its mean, and Stein's lemma,
+
+    Q'(1) = gamma^2 (E[g'^2] + E[(g + delta) g'']),   C'(1) = gamma^2 E[g'^2],
+    C''(1) = gamma^2 E[g''^2],                        Q(1) = gamma^2 E[(g + delta)^2].
+
+For each beta the condition on the slope or the curvature gives alpha; Q'(1) = 1 then gives beta.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from scipy import optimize
+
+from mfcnn import arguments
+from mfcnn.activations import _registry
+from mfcnn.activations._activation import Activation
+from mfcnn.activations._arc_cosine import ArcCosine
+
+__all__ = ["tailored"]
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(160)
+_BETAS = np.linspace(-4.0, 4.0, 81)
+_ALPHAS = np.log(1e-5), np.log(20.0)
+
+
+def tailored(
+    name: str,
+    depth: int,
+    method: str | None = None,
+    eta: float = 0.9,
+    tau: float = 0.3,
+    zeta: float = 1.5,
+) -> Activation:
+    """An activation for plain networks of this depth; see the formulas of this module.
+
+    It wants weight_variance = 1, bias_variance = 0 and inputs of mean square one.
+
+    Args:
+        name: "leaky_relu" (or "relu", of which it is the tailored form), or any smooth form.
+        depth: the number of hidden layers.
+        method: "tat" or "dks"; None is "tat". leaky_relu has "tat" alone.
+        eta: for leaky_relu, the correlation behind the network of two inputs of correlation zero.
+        tau: for smooth forms with "tat", the curvature of the network's map at c = 1.
+        zeta: for "dks", the slope of the network's map at c = 1.
+
+    Returns:
+        An `Activation`, a Keras activation too, which is saved with a model.
+
+    Raises:
+        ValueError: if an argument is out of its range, or the form can't meet the conditions.
+
+    Example:
+        >>> mfcnn.activations.tailored("leaky_relu", depth=200).name
+        'abrelu(a=0.9150370142..., b=1.0782951735...)'
+
+    Source: G. Zhang, A. Botev, J. Martens, "Deep learning without shortcuts" (2022), and J. Martens
+    et al., "Rapid training of deep neural networks without skip connections" (2021).
+    """
+    depth = arguments.depth(depth)
+    method = arguments.choice("method", method, (None, "tat", "dks"))
+    eta = arguments.number("eta", eta, above=0, below=1)
+    tau = arguments.number("tau", tau, above=0)
+    zeta = arguments.number("zeta", zeta, above=1)
+    if name in ("leaky_relu", "relu"):
+        if method == "dks":
+            raise ValueError(f"method must be 'tat' for {name}. Received: method='dks'")
+        slope = _leaky_slope(depth, eta)
+        scale = float(np.sqrt(2 / (1 + slope**2)))
+        return _registry.get("abrelu", a=slope * scale, b=scale)
+    base = _registry.get(name)
+    if base.kinks().size or not base.of_library:
+        raise ValueError(
+            f"name must be leaky_relu or a smooth form of mfcnn.activations.NAMES. "
+            f"Received: name={name!r}"
+        )
+    condition = _curvature(tau / depth) if method != "dks" else _slope(zeta ** (1 / depth))
+    alpha, beta, gamma, delta = _solve(base, condition)
+    return _registry.get(
+        "tailored", base=base.name, alpha=alpha, beta=beta, gamma=gamma, delta=delta
+    )
+
+
+@tf.function(autograph=False, reduce_retracing=True)
+def _gap_behind(slope: tf.Tensor, depth: tf.Tensor) -> tf.Tensor:
+    """1 - C_f(0) of leaky relu."""
+    maps, one = ArcCosine(slope, 1.0), tf.ones([], tf.float64)
+    side = maps.side(one)
+
+    def layer(k: tf.Tensor, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return k + 1, maps.pair(side, side, gap)[0]
+
+    return tf.while_loop(lambda k, _: k < depth, layer, (tf.constant(0), one))[1]
+
+
+def _leaky_slope(depth: int, eta: float) -> float:
+    """The slope below zero with C_f(0) = eta, or 0 where relu itself stays below eta."""
+
+    def excess(slope: float) -> float:
+        gap = _gap_behind(tf.constant(slope, tf.float64), tf.constant(depth))
+        return 1 - float(gap) - eta
+
+    return 0.0 if excess(0.0) <= 0 else float(optimize.brentq(excess, 0.0, 1.0, xtol=1e-15))
+
+
+class _Moments(NamedTuple):
+    """Of g(z) = phi(alpha z + beta): g, g'' at the nodes, and E of what the conditions need."""
+
+    values: np.ndarray
+    bends: np.ndarray
+    mean: float
+    variance: float
+    slope: float
+    curvature: float
+
+
+def _moments(base: Activation, alpha: float, beta: float) -> _Moments:
+    weights = _WEIGHTS / np.sqrt(2 * np.pi)
+    x = tf.constant(alpha * _NODES + beta)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        slopes = base.phi_prime(x)
+    bends = alpha**2 * tape.gradient(slopes, x).numpy()
+    values, slopes = base.phi(x).numpy(), alpha * slopes.numpy()
+    mean = weights @ values
+    variance = weights @ (values - mean) ** 2
+    return _Moments(values, bends, mean, variance, weights @ slopes**2, weights @ bends**2)
+
+
+Condition = Callable[[_Moments, int], tuple[float, float, float]]
+
+
+def _curvature(target: float) -> Condition:
+    """(log of C''(1) over its target, gamma, delta), with Q(1) = C'(1) = 1; two roots for delta."""
+
+    def condition(m: _Moments, sign: int) -> tuple[float, float, float]:
+        # E[g'^2] >= Var g, by Poincare's inequality.
+        shift = sign * np.sqrt(max(m.slope - m.variance, 0.0))
+        return np.log(m.curvature / m.slope / target), m.slope**-0.5, shift - m.mean
+
+    return condition
+
+
+def _slope(target: float) -> Condition:
+    """(log of C'(1) - 1 over its target, gamma, delta), with Q(1) = 1 and C(0) = 0."""
+
+    def condition(m: _Moments, sign: int) -> tuple[float, float, float]:
+        excess = max(m.slope / m.variance - 1, 1e-300)
+        return np.log(excess / (target - 1)), m.variance**-0.5, -m.mean
+
+    return condition
+
+
+def _solve(base: Activation, condition: Condition) -> tuple[float, float, float, float]:
+    """alpha, beta, gamma, delta that meet the condition and Q'(1) = 1; the smallest |beta|."""
+    weights = _WEIGHTS / np.sqrt(2 * np.pi)
+
+    def alpha_of(beta: float, sign: int) -> float:
+        def miss(log_alpha: float) -> float:
+            return condition(_moments(base, np.exp(log_alpha), beta), sign)[0]
+
+        grid = np.linspace(*_ALPHAS, 25)
+        above = np.flatnonzero([miss(a) > 0 for a in grid])
+        if not above.size or above[0] == 0:
+            return np.nan
+        return float(np.exp(optimize.brentq(miss, *grid[above[0] - 1 : above[0] + 1], xtol=1e-14)))
+
+    def excess(beta: float, sign: int) -> float:
+        """Q'(1) minus its target, over the size of its terms."""
+        alpha = alpha_of(beta, sign)
+        if np.isnan(alpha):
+            return np.nan
+        m = _moments(base, alpha, beta)
+        _, gamma, delta = condition(m, sign)
+        mixed = weights @ ((m.values + delta) * m.bends)
+        return (gamma**2 * (m.slope + mixed) - 1) / (gamma**2 * m.curvature)
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        brackets = []
+        for sign in (1, -1):
+            values = np.array([excess(beta, sign) for beta in _BETAS])
+            for k in np.flatnonzero(values[:-1] * values[1:] <= 0):
+                brackets.append((abs(_BETAS[k]), float(_BETAS[k]), float(_BETAS[k + 1]), sign))
+        for _, low, high, sign in sorted(brackets):
+            beta = float(optimize.brentq(excess, low, high, (sign,), xtol=1e-13))
+            if abs(excess(beta, sign)) < 1e-6:  # not a pole
+                alpha = alpha_of(beta, sign)
+                _, gamma, delta = condition(_moments(base, alpha, beta), sign)
+                return alpha, beta, float(gamma), float(delta)
+    raise ValueError(
+        f"{base.name} can't be tailored by this method: no shift and scale of it has Q(1) = "
+        "Q'(1) = 1 and the slope or curvature asked for. Use another form, or method='dks'."
+    )
