@@ -64,8 +64,9 @@ def tailored(
         ValueError: if an argument is out of its range, or the form can't meet the conditions.
 
     Example:
-        >>> mfcnn.activations.tailored("leaky_relu", depth=200).name
-        'abrelu(a=0.9150370142..., b=1.0782951735...)'
+        >>> tailored = mfcnn.activations.tailored("leaky_relu", depth=200)
+        >>> print(f"{tailored(-1.0):.6f} {tailored(1.0):.6f}")
+        -0.794906 1.169668
 
     Source: G. Zhang, A. Botev, J. Martens, "Deep learning without shortcuts" (2022), and J. Martens
     et al., "Rapid training of deep neural networks without skip connections" (2021).
@@ -117,90 +118,107 @@ def _leaky_slope(depth: int, eta: float) -> float:
 
 
 class _Moments(NamedTuple):
-    """Of g(z) = phi(alpha z + beta): g, g'' at the nodes, and E of what the conditions need."""
+    """Of g(z) = phi(alpha z + beta), for all alpha and beta of arrays of one shape.
 
-    values: np.ndarray
-    bends: np.ndarray
-    mean: float
-    variance: float
-    slope: float
-    curvature: float
+    Attributes:
+        mean: E[g].
+        variance: of g.
+        slope: E[g'^2].
+        curvature: E[g''^2].
+        bend: E[g''].
+        mixed: E[(g - mean) g''].
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    slope: np.ndarray
+    curvature: np.ndarray
+    bend: np.ndarray
+    mixed: np.ndarray
 
 
-def _moments(base: Activation, alpha: float, beta: float) -> _Moments:
+def _moments(base: Activation, alpha: np.ndarray, beta: np.ndarray) -> _Moments:
     weights = _WEIGHTS / np.sqrt(2 * np.pi)
-    x = tf.constant(alpha * _NODES + beta)
+    x = tf.constant(alpha[..., None] * _NODES + beta[..., None])
     with tf.GradientTape() as tape:
         tape.watch(x)
         slopes = base.phi_prime(x)
-    bends = alpha**2 * tape.gradient(slopes, x).numpy()
-    values, slopes = base.phi(x).numpy(), alpha * slopes.numpy()
-    mean = weights @ values
-    variance = weights @ (values - mean) ** 2
-    return _Moments(values, bends, mean, variance, weights @ slopes**2, weights @ bends**2)
+    bends = alpha[..., None] ** 2 * tape.gradient(slopes, x).numpy()
+    values, slopes = base.phi(x).numpy(), alpha[..., None] * slopes.numpy()
+    mean = values @ weights
+    values = values - mean[..., None]
+    products = values**2, slopes**2, bends**2, bends, values * bends
+    return _Moments(mean, *(product @ weights for product in products))
 
 
-Condition = Callable[[_Moments, int], tuple[float, float, float]]
+# A condition takes moments and a sign to (what must be zero, gamma, delta).
+Condition = Callable[[_Moments, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def _curvature(target: float) -> Condition:
-    """(log of C''(1) over its target, gamma, delta), with Q(1) = C'(1) = 1; two roots for delta."""
+    """C''(1) = target, with Q(1) = C'(1) = 1, for which delta has two roots."""
 
-    def condition(m: _Moments, sign: int) -> tuple[float, float, float]:
+    def condition(m: _Moments, sign: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         # E[g'^2] >= Var g, by Poincare's inequality.
-        shift = sign * np.sqrt(max(m.slope - m.variance, 0.0))
+        shift = sign * np.sqrt(np.maximum(m.slope - m.variance, 0.0))
         return np.log(m.curvature / m.slope / target), m.slope**-0.5, shift - m.mean
 
     return condition
 
 
 def _slope(target: float) -> Condition:
-    """(log of C'(1) - 1 over its target, gamma, delta), with Q(1) = 1 and C(0) = 0."""
+    """C'(1) = target, with Q(1) = 1 and C(0) = 0."""
 
-    def condition(m: _Moments, sign: int) -> tuple[float, float, float]:
-        excess = max(m.slope / m.variance - 1, 1e-300)
+    def condition(m: _Moments, sign: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        excess = np.maximum(m.slope / m.variance - 1, 1e-300)
         return np.log(excess / (target - 1)), m.variance**-0.5, -m.mean
 
     return condition
 
 
+def _alphas(base: Activation, condition: Condition, beta: np.ndarray) -> np.ndarray:
+    """The least alpha that meets the condition for each beta, by bisection; NaN for none."""
+    grid = np.linspace(*_ALPHAS, 33)
+
+    def miss(log_alpha: np.ndarray) -> np.ndarray:
+        return condition(_moments(base, np.exp(log_alpha), beta + 0 * log_alpha), 1)[0]
+
+    above = np.stack([miss(np.full(beta.shape, a)) > 0 for a in grid])
+    first = np.argmax(above, axis=0)
+    low, high = grid[np.maximum(first - 1, 0)], grid[first]
+    for _ in range(50):
+        middle = (low + high) / 2
+        up = miss(middle) > 0
+        low, high = np.where(up, low, middle), np.where(up, middle, high)
+    return np.where(first > 0, np.exp(middle), np.nan)
+
+
 def _solve(base: Activation, condition: Condition) -> tuple[float, float, float, float]:
     """alpha, beta, gamma, delta that meet the condition and Q'(1) = 1; the smallest |beta|."""
-    weights = _WEIGHTS / np.sqrt(2 * np.pi)
 
-    def alpha_of(beta: float, sign: int) -> float:
-        def miss(log_alpha: float) -> float:
-            return condition(_moments(base, np.exp(log_alpha), beta), sign)[0]
-
-        grid = np.linspace(*_ALPHAS, 25)
-        above = np.flatnonzero([miss(a) > 0 for a in grid])
-        if not above.size or above[0] == 0:
-            return np.nan
-        return float(np.exp(optimize.brentq(miss, *grid[above[0] - 1 : above[0] + 1], xtol=1e-14)))
-
-    def excess(beta: float, sign: int) -> float:
-        """Q'(1) minus its target, over the size of its terms."""
-        alpha = alpha_of(beta, sign)
-        if np.isnan(alpha):
-            return np.nan
-        m = _moments(base, alpha, beta)
+    def excess(beta: np.ndarray, sign: int) -> np.ndarray:
+        """Q'(1) - 1 over the curvature, since both vanish with alpha."""
+        m = _moments(base, _alphas(base, condition, beta), beta)
         _, gamma, delta = condition(m, sign)
-        mixed = weights @ ((m.values + delta) * m.bends)
-        return (gamma**2 * (m.slope + mixed) - 1) / (gamma**2 * m.curvature)
+        stretch = m.slope + m.mixed + (delta + m.mean) * m.bend
+        return (gamma**2 * stretch - 1) / (gamma**2 * m.curvature)
 
     with np.errstate(divide="ignore", invalid="ignore"):
         brackets = []
         for sign in (1, -1):
-            values = np.array([excess(beta, sign) for beta in _BETAS])
+            values = excess(_BETAS, sign)
             for k in np.flatnonzero(values[:-1] * values[1:] <= 0):
-                brackets.append((abs(_BETAS[k]), float(_BETAS[k]), float(_BETAS[k + 1]), sign))
+                brackets.append((abs(_BETAS[k]), _BETAS[k], _BETAS[k + 1], sign))
         for _, low, high, sign in sorted(brackets):
-            beta = float(optimize.brentq(excess, low, high, (sign,), xtol=1e-13))
+            root = optimize.brentq(
+                lambda b, sign=sign: float(excess(np.array(b), sign)), low, high, xtol=1e-14
+            )
+            beta = np.array(root)
             if abs(excess(beta, sign)) < 1e-6:  # not a pole
-                alpha = alpha_of(beta, sign)
+                alpha = _alphas(base, condition, beta)
                 _, gamma, delta = condition(_moments(base, alpha, beta), sign)
-                return alpha, beta, float(gamma), float(delta)
+                return float(alpha), float(beta), float(gamma), float(delta)
     raise ValueError(
         f"{base.name} can't be tailored by this method: no shift and scale of it has Q(1) = "
-        "Q'(1) = 1 and the slope or curvature asked for. Use another form, or method='dks'."
+        "Q'(1) = 1 and the slope or curvature asked for. Use another form, or another method."
     )
