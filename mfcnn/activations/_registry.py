@@ -140,13 +140,20 @@ def get(identifier: Any, **parameters: Any) -> Activation:
     )
 
 
-def keras_identifier(activation: Activation) -> Any:
-    """What Keras's layers take for an `Activation`: Keras's name if there is one, else itself.
+def keras_identifier(activation: Any) -> Any:
+    """What Keras's layers take for an activation: Keras's name if there is one, else itself.
+
+    Args:
+        activation: what `get` takes.
+
+    Returns:
+        A string or an `Activation`.
 
     Example:
         >>> [mfcnn.activations.keras_identifier(mfcnn.activations.get(n)) for n in ("tanh", "erf")]
         ['tanh', Activation('erf')]
     """
+    activation = get(activation)
     name = activation.name
     known = name in _FORMS and activation is _make(name, {}) and hasattr(keras.activations, name)
     return name if known else activation
