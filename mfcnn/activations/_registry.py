@@ -74,7 +74,7 @@ def refuse(name: str, functions: tuple, reason: str) -> None:
 def register_functions() -> None:
     """Lets layers be saved and loaded with the bare functions that Keras does not know."""
     for name in _FORMS:
-        if not hasattr(keras.activations, name):
+        if not _in_keras(name):
             keras.saving.register_keras_serializable("mfcnn", name)(_make(name, {}).phi)
 
 
@@ -155,8 +155,17 @@ def keras_identifier(activation: Any) -> Any:
     """
     activation = get(activation)
     name = activation.name
-    known = name in _FORMS and activation is _make(name, {}) and hasattr(keras.activations, name)
+    known = name in _FORMS and activation is _make(name, {}) and _in_keras(name)
     return name if known else activation
+
+
+def _in_keras(name: str) -> bool:
+    """Whether Keras finds a function of the tensor alone by this name; its threshold wants more."""
+    function = getattr(keras.activations, name, None)
+    if function is None:
+        return False
+    _, *others = inspect.signature(function).parameters.values()
+    return all(parameter.default is not parameter.empty for parameter in others)
 
 
 def _named(identifier: str, parameters: dict[str, Any]) -> Activation:
@@ -213,7 +222,7 @@ def _cached(name: str, parameters: tuple[tuple[str, Any], ...]) -> Activation:
 
 def _plain(value: Any) -> Any:
     """Python's own number or tuple of numbers, hashable."""
-    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value):
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
         return tuple(map(_plain, value))
     return value.item() if hasattr(value, "item") else value
 
