@@ -8,8 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn import activations
-from mfcnn.activations import dual as dual_lib
-from mfcnn.activations import dual_numerical
 from mfcnn.kernels import _blocks
 
 __all__ = ["Function", "leaky_relu", "named"]
@@ -21,9 +19,9 @@ class Function:
     def __init__(self, activation: activations.Activation, dual: Any = None) -> None:
         """Takes an `Activation`, and its dual maps if they are known in closed form."""
         self.activation = activation
-        self._dual = dual or dual_lib.closed_form_dual(activation)
+        self._dual = dual or activation.closed_form
         if self._dual is None:
-            dual_numerical.build_table(activation, 1.0, 1.0)  # raises where there is none
+            activation.table(1.0, 1.0)  # raises where there is none
 
     @property
     def closed_form(self) -> Any:
@@ -39,8 +37,7 @@ class Function:
         """The dual maps for signals of these variances."""
         if self._dual is not None:
             return self._dual
-        table = dual_numerical.build_table(self.activation, *_blocks.extremes(*variances))
-        return dual_numerical.TabulatedDual(table, tf.float64)
+        return self.activation.dual(*_blocks.extremes(*variances))
 
     def mean(self, variance: tf.Tensor) -> tf.Tensor:
         """E[phi(z)] for z ~ N(0, variance)."""
@@ -86,7 +83,7 @@ def leaky_relu(slope: float) -> Function:
         f"leaky_relu({slope})",
         moments=None,
     )
-    return Function(activation, dual_lib.leaky_relu_dual(slope))
+    return Function(activation, activations.get("leaky_relu", negative_slope=slope).closed_form)
 
 
 def named(function: Any) -> Function | None:

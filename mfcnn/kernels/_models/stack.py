@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from mfcnn.activations import dual_numerical
+from mfcnn.activations import ranges
 from mfcnn.kernels import _blocks, _geometry
 from mfcnn.kernels._models import covariance
 from mfcnn.kernels._models.covariance import Covariance
@@ -39,7 +39,7 @@ class Stack(Affine):
             mixed = _geometry.mix(ones, self.law.convolution, layout.rank, pairs=False)
             share = float(tf.reduce_min(mixed))
         activation = self.function.activation
-        ranges = dual_numerical.variance_ranges(
+        covered = ranges.variance_ranges(
             activation,
             *_blocks.extremes(q1, q2),
             self.depth,
@@ -47,8 +47,8 @@ class Stack(Affine):
             self.law.bias_variance,
             share,
         )
-        lows, highs = zip(*ranges)
-        return None, dual_numerical.build_table(activation, min(lows), max(highs))
+        lows, highs = zip(*covered)
+        return None, activation.table(min(lows), max(highs))
 
     def combine(self, evaluation: "Evaluation", values: list) -> Covariance:
         """The loop, with its compiled form kept for the next block."""
@@ -63,7 +63,7 @@ class Stack(Affine):
         count = self.depth - 1
 
         def run(kernels: Covariance, same: tf.Tensor, table: tuple) -> Covariance:
-            dual = closed_form or dual_numerical.TabulatedDual(table, tf.float64)
+            dual = closed_form or table.dual(tf.float64)
 
             def body(index: tf.Tensor, *kernels: tf.Tensor) -> tuple:
                 value = Covariance(*kernels)
