@@ -64,9 +64,10 @@ def integer(name: str, value: Any, least: int | None = None, greatest: int | Non
         value = value[()]
     if not isinstance(value, numbers.Integral) or isinstance(value, (bool, np.bool_)):
         raise ArgumentTypeError(_message(name, accepted, value))
-    if (least is not None and value < least) or (greatest is not None and value > greatest):
+    result = int(value)
+    if (least is not None and result < least) or (greatest is not None and result > greatest):
         raise ValueError(_message(name, accepted, value))
-    return int(value)
+    return result
 
 
 def integers(name: str, value: Any, least: int | None = None) -> tuple[int, ...]:

@@ -55,6 +55,13 @@ class RunDirectory(os.PathLike):
             names each differing entry with both values.
         DirectoryInUseError: on entering, if another process owns it.
         DamagedFileError: on entering, if its configuration cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with mfcnn.training.RunDirectory(tempfile.mkdtemp(), {"depth": 3}) as directory:
+        ...     mfcnn.training.replace_file(directory / "note.txt", "done")
+        >>> (directory / "config.json").exists()
+        True
     """
 
     def __init__(
@@ -74,7 +81,9 @@ class RunDirectory(os.PathLike):
         self._config = None if config is None else _plain(config)
         self._may_differ, self._defaults = set(may_differ), _plain(defaults or {})
         self._file = file
-        self._depth, self._owner, self._made, self._written = 0, None, [], False
+        self._depth, self._written = 0, False
+        self._owner: Owner | None = None
+        self._made: list[pathlib.Path] = []
 
     def __fspath__(self) -> str:
         """The path as text."""
@@ -124,7 +133,8 @@ class RunDirectory(os.PathLike):
             files.GUARDS[self._resolved] = self._guard_before
         if _HELD.get(self._resolved) is self:
             del _HELD[self._resolved]
-            self._owner.release()
+            if self._owner is not None:
+                self._owner.release()
         self._owner = None
         if not self._written:
             _remove_empty(self.path, self._made)
@@ -135,20 +145,24 @@ class RunDirectory(os.PathLike):
         if held is not None:
             self._owner = held._owner  # this process owns it already
             return
-        self._owner = Owner(self.path, self._part)
+        self._owner = owner = Owner(self.path, self._part)
         _HELD[self._resolved] = self
-        files.GUARDS[self._resolved] = self._owner.check
+        files.GUARDS[self._resolved] = owner.check
         if self._part[1] == 1:  # else they may be those of another part
             files.remove_partials(self.path)
 
     def begin(self) -> None:
         """Writes the configuration, unless it is there; called before the first result."""
+        if self._owner is None:
+            raise RuntimeError(f"{self} is written to outside its `with` block")
         self._owner.check()
         if self._written:
             return
         self._written = True
         path = self.path / self._file
-        text = json.dumps(self._config | {"versions": _versions()}, indent=2, sort_keys=True)
+        text = json.dumps(
+            (self._config or {}) | {"versions": _versions()}, indent=2, sort_keys=True
+        )
         if not path.exists() or path.read_text() != text + "\n":
             files.write_atomically(path, text + "\n")
 

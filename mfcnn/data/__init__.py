@@ -17,3 +17,7 @@ __all__ = [
     "load",
     "load_arrays",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

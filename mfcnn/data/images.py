@@ -36,7 +36,7 @@ def decoder(
     if resize in (None, height) and resize in (None, width):
         return lambda pixels: tf.cast(pixels, tf.float32) * unit, (height, width, channels)
 
-    def decode(pixels):
+    def decode(pixels: tf.Tensor) -> tf.Tensor:
         square = _central_square(tf.cast(pixels, tf.float32) * unit)
         return tf.image.resize(square, (resize, resize), antialias=True)
 
@@ -71,7 +71,7 @@ def statistics(
         (mean, standard deviation), float64 [channels]; the latter 1 for a constant channel.
     """
 
-    def moments(batch):
+    def moments(batch: tf.Tensor) -> tf.Tensor:
         pixels = tf.cast(decode(batch), tf.float64)
         pixels = tf.reshape(pixels, [-1, channels])
         means = tf.stack([tf.reduce_mean(pixels**power, axis=0) for power in (1, 2)])

@@ -100,7 +100,7 @@ class ImageData:
         split, pipeline = self._split_of_batch(batch_size, input_context)
         start_epoch, first_step = divmod(start_step, steps)
 
-        def index_batches(epoch):
+        def index_batches(epoch: tf.Tensor) -> tf.data.Dataset:
             seed = tf.stack([tf.constant(self.seed, tf.int64), epoch])
             order = tf.random.experimental.stateless_shuffle(tf.range(size), seed)
             order = tf.reshape(order[: steps * batch_size], [steps, *split])
@@ -165,7 +165,9 @@ class ImageData:
         batches = tf.data.Dataset.from_tensor_slices(as_tensor(images)).batch(500)
         return np.concatenate([normalize(batch) for batch in batches]), labels
 
-    def _split_of_batch(self, batch_size, input_context):
+    def _split_of_batch(
+        self, batch_size: int, input_context: tf.distribute.InputContext | None
+    ) -> tuple[tuple[int, int, int], int]:
         """([pipelines, replicas of each, examples of each], index of this pipeline)."""
         if input_context is None:
             return (1, 1, batch_size), 0
@@ -179,11 +181,11 @@ class ImageData:
         split = (pipelines, replicas // pipelines, batch_size // replicas)
         return split, input_context.input_pipeline_id
 
-    def _gather(self, indices, split):
+    def _gather(self, indices: tf.data.Dataset, split: str) -> tf.data.Dataset:
         images, labels = self._splits[split]
         images, labels = as_tensor(images), as_tensor(labels)
 
-        def example_batch(index, *weights):
+        def example_batch(index: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
             batch = self._normalize(tf.gather(images, index))
             return (batch, tf.gather(labels, index), *weights)
 
@@ -196,7 +198,7 @@ class ImageData:
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return dataset.prefetch(2).with_options(options)
 
-    def _normalize(self, images):
+    def _normalize(self, images: tf.Tensor) -> tf.Tensor:
         # A product: graph optimizers may turn a quotient into one, which rounds differently.
         mean, rate = (tf.constant(value, tf.float32) for value in (self.mean, 1 / self.std))
         return (self._decode(images) - mean) * rate
@@ -239,6 +241,14 @@ def load(
     Raises:
         ValueError: an unknown name, or a batch_size, subset, test_subset or resize out of range.
         DatasetNotPreparedError: not prepared and not downloadable; says what to run.
+
+    Example:
+        >>> data = mfcnn.data.load("digits", batch_size=32, seed=0, subset=100)
+        >>> data.train_size, data.test_size, data.image_shape
+        (100, 360, (8, 8, 1))
+        >>> images, labels = next(iter(data.train_batches(start_step=0)))
+        >>> images.shape
+        TensorShape([32, 8, 8, 1])
     """
     batch_size = arguments.integer("batch_size", batch_size, 1)
     seed = arguments.integer("seed", seed)
@@ -300,13 +310,20 @@ def load_arrays(
     Raises:
         ValueError: as for `load`, or an unknown split.
         DatasetNotPreparedError: as for `load`.
+
+    Example:
+        >>> images, labels = mfcnn.data.load_arrays("digits", "train", subset=20)
+        >>> images.shape, np.bincount(labels).tolist()
+        ((20, 8, 8, 1), [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
     arguments.choice("split", split, ("train", "test"))
     data = load(name, 1, seed=seed, resize=resize, data_dir=data_dir, cache_dir=cache_dir)
     return data.arrays(split, subset)
 
 
-def _take_subset(examples, subset, seed, name="subset"):
+def _take_subset(
+    examples: sources.Examples, subset: int | None, seed: int, name: str = "subset"
+) -> sources.Examples:
     """The first of a seeded shuffle that deals out the classes in turn."""
     if subset is None:
         return examples

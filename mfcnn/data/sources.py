@@ -110,7 +110,7 @@ def _digits() -> Source:
     order = order[np.argsort(bunch.target[order], kind="stable")]
     is_test = np.arange(len(order)) % 5 == 0
 
-    def take(indices):
+    def take(indices: np.ndarray) -> Examples:
         images = bunch.images[indices].astype(np.uint8)[..., None]
         return Examples(images, bunch.target[indices].astype(np.int32))
 
@@ -122,7 +122,7 @@ def _digits() -> Source:
 def _small(name: str, data_dir: str | None, download: bool) -> Source:
     builder = _prepared_builder(name, data_dir, download)
 
-    def take(split):
+    def take(split: str) -> Examples:
         with _whole(builder):
             batches = list(builder.as_dataset(split=split).batch(1000).as_numpy_iterator())
         images = np.concatenate([batch["image"] for batch in batches])
@@ -142,7 +142,7 @@ def _imagenet_snakes(data_dir: str | None, cache_dir: str | None) -> Source:
     new_label = np.full(len(names), -1, np.int32)
     new_label[[names.index(wordnet_id) for wordnet_id in SNAKE_WORDNET_IDS]] = range(10)
 
-    def take(split):
+    def take(split: str) -> Examples:
         cache = cache_dir and pathlib.Path(cache_dir, f"imagenet_snakes-{builder.version}-{split}")
         records = _read_records(cache) if cache and cache.exists() else None
         if records is None:
@@ -214,7 +214,7 @@ def _read_records(path: pathlib.Path) -> list[bytes]:
 def _write_records(path: pathlib.Path, records: list[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(partial):
+    def write(partial: pathlib.Path) -> None:
         with tf.io.TFRecordWriter(str(partial)) as writer:
             for record in [*records, _END + str(len(records)).encode()]:
                 writer.write(record)

@@ -44,3 +44,7 @@ __all__ = [
     "replace_file",
     "use_logical_cpus",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -42,6 +42,17 @@ class Checkpoints:
         window: variable, the sums since the last row.
         variables: all others.
         metrics: the file whose rows are kept in the checkpoints too.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> metrics = mfcnn.training.MetricsFile(folder / "metrics.csv", ("step", "loss"))
+        >>> step, window, weight = (tf.Variable(value) for value in (3, [0.0], 1.5))
+        >>> saved = mfcnn.training.Checkpoints(folder / "ckpt", step, window, [weight], metrics)
+        >>> saved.save(3)
+        >>> _ = weight.assign(0.0)
+        >>> saved.restore().name, float(weight)
+        ('ckpt-3', 1.5)
     """
 
     def __init__(
@@ -53,7 +64,8 @@ class Checkpoints:
         metrics: MetricsFile,
     ) -> None:
         self._directory, self._step, self._metrics = directory, step, metrics
-        self._rows, self._damaged = _Rows(), []
+        self._rows = _Rows()
+        self._damaged: list[pathlib.Path] = []
         self._checkpoint = tf.train.Checkpoint(
             step=step, window=window, variables=list(variables), rows=self._rows
         )

@@ -80,6 +80,19 @@ def lost_peers(strategy: tf.distribute.Strategy | None = None) -> Iterator[None]
 
     Args:
         strategy: of the program; None where one of several hosts is being made.
+
+    Returns:
+        A context manager.
+
+    Raises:
+        PeerLostError: on leaving the context, if another host was lost in it.
+
+    Example:
+        >>> with mfcnn.training.lost_peers():
+        ...     raise tf.errors.UnavailableError(None, None, "Socket closed")
+        Traceback (most recent call last):
+            ...
+        mfcnn.training.failure.PeerLostError: Another host left or does not answer ...
     """
     spanning = (tf.distribute.MultiWorkerMirroredStrategy, tf.distribute.TPUStrategy)
     if strategy is not None and not isinstance(strategy, spanning):
@@ -96,7 +109,17 @@ def lost_peers(strategy: tf.distribute.Strategy | None = None) -> Iterator[None]
 
 
 def leave(message: str) -> NoReturn:
-    """Ends the process with EXIT_START_AGAIN at once: TensorFlow's own end waits for the others."""
+    """Ends the process with EXIT_START_AGAIN at once: TensorFlow's own end waits for the others.
+
+    Args:
+        message: for stderr.
+
+    Returns:
+        Never.
+
+    Example:
+        >>> mfcnn.training.leave("The other host is gone.")  # doctest: +SKIP
+    """
     sys.stderr.write(message + "\n")
     sys.stderr.flush()
     os._exit(EXIT_START_AGAIN)

@@ -26,6 +26,15 @@ class FusedUpdate:
 
     Raises:
         ValueError: for another optimizer, or a model without exactly one deep stack.
+
+    Example:
+        >>> model = mfcnn.models.vanilla_cnn((8, 8, 1), depth=5, filters=4, classes=10)
+        >>> optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+        >>> optimizer.build(model.trainable_variables)
+        >>> update = mfcnn.training.FusedUpdate(model, optimizer)
+        >>> step = tf.function(lambda x: update.step(x, lambda logits: tf.reduce_sum(logits**2)))
+        >>> step(tf.zeros([2, 8, 8, 1])).shape
+        TensorShape([2, 10])
     """
 
     def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
@@ -86,10 +95,10 @@ class FusedUpdate:
         momentum = self._optimizer.momentum
         slots = [self._slots.get(id(v)) for v in self._deep.trainable_variables]
 
-        def update(layer, gradients):
+        def update(layer: tf.Tensor, gradients: Sequence[tf.Tensor]) -> None:
             for variable, slot, gradient in zip(variables, slots, gradients):
                 delta = -tf.cast(rate, gradient.dtype) * gradient
-                if momentum:
+                if slot is not None:
                     delta += momentum * tf.gather(slot, layer)
                     slot.scatter_update(tf.IndexedSlices(delta[None], layer[None]))
                 variable.scatter_add(tf.IndexedSlices(delta[None], layer[None]))

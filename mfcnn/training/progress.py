@@ -18,7 +18,8 @@ class Progress:
 
     def __init__(self, steps: int, verbose: bool) -> None:
         self._steps, self._verbose = steps, verbose
-        self._clock, self._from = None, 0
+        self._clock: float | None = None
+        self._from = 0
         self.rate = 0.0  # examples a second; compilation, in the first call, is not counted
         on_terminal = verbose and sys.stdout.isatty()
         names = ("loss", "accuracy", "images/s")

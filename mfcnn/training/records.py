@@ -42,6 +42,15 @@ def open_run(
         ConfigurationError: if the directory holds another configuration; the message names each
             differing entry with both values.
         DamagedFileError: if its configuration cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp()
+        >>> directory = mfcnn.training.open_run(path, {"depth": 3})
+        >>> mfcnn.training.open_run(path, {"depth": 4})
+        Traceback (most recent call last):
+            ...
+        mfcnn.run_directory.ConfigurationError: ...
     """
     directory = pathlib.Path(output_dir)
     check_configuration(directory, config, may_differ, defaults)
@@ -58,6 +67,14 @@ class MetricsFile:
     Args:
         path: of the file.
         fields: the columns, the first of them the step.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "metrics.csv")
+        >>> metrics = mfcnn.training.MetricsFile(path, ("step", "loss"))
+        >>> metrics.append({"step": 10, "loss": 0.5})
+        >>> metrics.rows()
+        [{'step': 10.0, 'loss': 0.5}]
     """
 
     def __init__(self, path: os.PathLike | str, fields: Sequence[str]) -> None:
@@ -126,7 +143,21 @@ class MetricsFile:
 def plot_curves(
     rows: Sequence[Mapping[str, float]], path: os.PathLike | str, title: str = ""
 ) -> None:
-    """Draws training and test accuracy and loss over steps from rows of metrics."""
+    """Draws training and test accuracy and loss over steps from rows of metrics.
+
+    Args:
+        rows: with step, train_accuracy, test_accuracy, train_loss and test_loss.
+        path: of the picture.
+        title: above it.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "curves.png")
+        >>> names = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
+        >>> mfcnn.training.plot_curves([{"step": 1, **dict.fromkeys(names, 0.5)}], path)
+        >>> path.exists()
+        True
+    """
     from matplotlib.figure import Figure
 
     steps = [row["step"] for row in rows]
@@ -156,5 +187,17 @@ def _is_number(text: str) -> bool:
 
 
 def replace_file(path: os.PathLike | str, text: str) -> None:
-    """Another name of `mfcnn.files.write_atomically`."""
+    """Replaces a file at once: whatever ends the process, there is the old one or the new one.
+
+    Args:
+        path: of the file; its folder exists.
+        text: the new content.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "note.txt")
+        >>> mfcnn.training.replace_file(path, "done")
+        >>> path.read_text()
+        'done'
+    """
     files.write_atomically(path, text)

@@ -48,14 +48,16 @@ def in_parts(
         A function from a list of tensors to the list of their sums.
     """
 
-    def reduce(tensor):
+    def reduce(tensor: tf.Tensor) -> tf.Tensor:
         size = tensor.shape.num_elements() * tensor.dtype.size
         if size <= part_bytes:
             return all_reduce(tensor)
         rows = tensor.shape[0]
         length = max(1, part_bytes * rows // size)
 
-        def reduce_part(start, tensor, length=length):
+        def reduce_part(
+            start: tf.Tensor | int, tensor: tf.Tensor, length: int = length
+        ) -> tf.Tensor:
             zeros = [0] * (tensor.shape.rank - 1)
             part = tf.slice(tensor, tf.stack([start, *zeros]), [length, *tensor.shape[1:]])
             return borrowed.xla_dynamic_update_slice(

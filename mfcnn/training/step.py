@@ -38,6 +38,15 @@ class TrainingStep:
 
     Raises:
         ValueError: for an unknown loss, or a fused step that is to be compiled.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> optimizer = keras.optimizers.SGD(0.1)
+        >>> optimizer.build(model.trainable_variables)
+        >>> step = mfcnn.training.TrainingStep(model, optimizer, batch_size=2)
+        >>> sums = tf.function(step.train)(tf.ones([2, 4]), tf.constant([0, 1]))
+        >>> sums.shape  # of the loss, of right answers, of examples
+        TensorShape([3])
     """
 
     def __init__(
@@ -110,7 +119,7 @@ class TrainingStep:
     def _fused_update(
         self, images: tf.Tensor, labels: tf.Tensor, all_reduce: AllReduce | None
     ) -> tf.Tensor:
-        if all_reduce:
+        if all_reduce or self._fused is None:
             raise ValueError("The fused update never has the whole gradient to sum over replicas.")
         logits = self._fused.step(
             images, lambda f: tf.reduce_sum(self._losses(labels, f)) / self._batch_size

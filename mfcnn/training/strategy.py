@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +32,12 @@ def use_logical_cpus(count: int) -> None:
     Raises:
         ValueError: if count is below 1.
         RuntimeError: if TensorFlow has started already.
+
+    Example:
+        >>> mfcnn.training.use_logical_cpus(0)
+        Traceback (most recent call last):
+            ...
+        ValueError: count must be an integer of at least 1. Received: count=0
     """
     count = arguments.integer("count", count, 1)
     tf.config.set_logical_device_configuration(
@@ -58,6 +65,10 @@ def make_strategy(
     Raises:
         ValueError: for an unknown name, or a TF_CONFIG that is missing or wrong.
         RuntimeError: if there is no TPU.
+
+    Example:
+        >>> mfcnn.training.make_strategy("default").num_replicas_in_sync
+        1
     """
     arguments.choice("strategy", name, STRATEGIES)
     if timeout is not None:
@@ -77,7 +88,18 @@ def make_strategy(
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes checkpoints and results: the first worker, or the only one."""
+    """Whether this process writes checkpoints and results: the first worker, or the only one.
+
+    Args:
+        strategy: of the program.
+
+    Returns:
+        True or False.
+
+    Example:
+        >>> mfcnn.training.is_chief(tf.distribute.get_strategy())
+        True
+    """
     resolver = strategy.cluster_resolver
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return True
@@ -109,7 +131,7 @@ def agree(strategy: tf.distribute.Strategy, number: int) -> bool:
         return True
 
     @tf.function(autograph=False)
-    def moments(value):
+    def moments(value: tf.Tensor) -> tf.Tensor:
         each = strategy.run(lambda: tf.stack([tf.ones_like(value), value, value**2]))
         return strategy.reduce("SUM", each, axis=None)
 
@@ -133,14 +155,14 @@ def largest_of_workers(strategy: tf.distribute.Strategy) -> Callable[[int], int]
     return lambda number: int(np.flatnonzero(counts(tf.constant(number)).numpy())[-1])
 
 
-def _cluster(text):
+def _cluster(text: str | None) -> tuple[list[str], str]:
     """(addresses of all workers, own address) of a TF_CONFIG, checked."""
     example = (
         '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
         '"task": {"type": "worker", "index": 0}}'
     )
 
-    def refuse(problem):
+    def refuse(problem: str) -> NoReturn:
         raise ValueError(
             f"strategy=multiworker reads the environment variable TF_CONFIG: {problem}. "
             f"Accepted, with its own index on each host: {example}. Received: {text!r}"
@@ -178,12 +200,12 @@ def _cluster(text):
     return hosts, own
 
 
-def _port(address):
+def _port(address: str) -> int | None:
     host, _, port = address.rpartition(":")
     return int(port) if host and port.isdecimal() and 0 < int(port) < 2**16 else None
 
 
-def _tpu_strategy(address):
+def _tpu_strategy(address: str) -> tf.distribute.TPUStrategy:
     try:
         if not address:
             raise ValueError("the name is empty")
@@ -201,7 +223,7 @@ def _tpu_strategy(address):
         ) from error
 
 
-def _check_answers(address):
+def _check_answers(address: str) -> None:
     # The client of TensorFlow waits for ever for an address where nobody listens.
     for part in address.split(",") if ":" in address else ():
         host, _, port = part.removeprefix("grpc://").rpartition(":")

@@ -75,6 +75,20 @@ class Trainer:
         ValueError: for an argument out of its range, a batch that the replicas do not divide, or a
             fused step that is to be compiled or has several replicas.
         PeerLostError: if another worker or a host of a TPU left while the model was made.
+
+    Example:
+        >>> import tempfile
+        >>> trainer = mfcnn.training.Trainer(
+        ...     lambda: mfcnn.models.vanilla_cnn((8, 8, 1), depth=3, filters=4, classes=10),
+        ...     lambda model: keras.optimizers.Adam(1e-3),
+        ...     mfcnn.data.load("digits", batch_size=16, subset=32, test_subset=16),
+        ...     tempfile.mkdtemp(),
+        ...     artifacts=False,
+        ...     verbose=False,
+        ... )
+        >>> loss, accuracy = trainer.evaluate()
+        >>> 0 <= accuracy <= 1
+        True
     """
 
     def __init__(
@@ -164,7 +178,7 @@ class Trainer:
             [v.value for v in self._variables],
             self.metrics,
         )
-        self._not_finite_at = None
+        self._not_finite_at: int | None = None
 
     def restart(
         self,
@@ -337,7 +351,7 @@ class Trainer:
         all_reduce = sum_over_replicas(self.strategy)
         replica_step = functools.partial(self._program.train, all_reduce=all_reduce)
 
-        def body(index, total):
+        def body(index: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             sums = self.strategy.run(replica_step, args=next(batches))
             sums = self.strategy.reduce("SUM", sums, axis=None)
             return index + 1, total + tf.cast(sums, tf.float64)
