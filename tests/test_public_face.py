@@ -11,8 +11,6 @@ NOT_YET: frozenset[str] = frozenset(
     {
         "mfcnn.activations.Dual",
         "mfcnn.activations.keras_identifier",
-        "mfcnn.data.load",
-        "mfcnn.data.load_arrays",
         "mfcnn.kernels.Kernel",
         "mfcnn.kernels.convolutional",
         "mfcnn.kernels.data_dependent_part",
@@ -41,27 +39,11 @@ NOT_YET: frozenset[str] = frozenset(
         "mfcnn.models.initial_variances",
         "mfcnn.models.lenet",
         "mfcnn.models.vanilla_cnn",
-        "mfcnn.training.Checkpoints",
-        "mfcnn.training.FusedUpdate",
-        "mfcnn.training.MetricsFile",
-        "mfcnn.training.RunDirectory",
-        "mfcnn.training.Trainer",
-        "mfcnn.training.TrainingStep",
-        "mfcnn.training.is_chief",
-        "mfcnn.training.leave",
-        "mfcnn.training.lost_peers",
-        "mfcnn.training.make_strategy",
-        "mfcnn.training.open_run",
-        "mfcnn.training.plot_curves",
-        "mfcnn.training.replace_file",
-        "mfcnn.training.use_logical_cpus",
     }
 )
 
 # Modules whose completion shows internals: they get an underscore, or the folder a `__dir__`.
-NOT_TIDY: frozenset[str] = frozenset(
-    {"mfcnn.data", "mfcnn.meanfield", "mfcnn.models", "mfcnn.training"}
-)
+NOT_TIDY: frozenset[str] = frozenset({"mfcnn.meanfield", "mfcnn.models"})
 
 _NAMES = public_face.public_names()
 
