@@ -26,13 +26,20 @@ from mfcnn.meanfield._fixed_points import (
 )
 from mfcnn.meanfield._gradients import log_gradient_norms
 from mfcnn.meanfield._modes import mode_depth_scales, mode_eigenvalues, variance_profile
-from mfcnn.meanfield._spectrum import JacobianMoments, jacobian_density, jacobian_moments
+from mfcnn.meanfield._spectrum import (
+    JacobianMoments,
+    JacobianSpectrum,
+    jacobian_density,
+    jacobian_moments,
+    jacobian_spectrum,
+)
 from mfcnn.meanfield._trainability import Trainability, trainability
 
 __all__ = [
     "Basin",
     "FixedPoint",
     "JacobianMoments",
+    "JacobianSpectrum",
     "Linearization",
     "MeanFieldNTK",
     "NoFixedPointError",
@@ -45,6 +52,7 @@ __all__ = [
     "fixed_points",
     "jacobian_density",
     "jacobian_moments",
+    "jacobian_spectrum",
     "linearize_covariance",
     "log_gradient_norms",
     "mean_field_ntk",

@@ -1,23 +1,31 @@
-"""Singular values of the input-output Jacobian of a deep random network, in the limit of width.
-
-J is the product of `depth` factors D W, with W Gaussian or orthogonal of variance weight_variance
-and D diagonal with entries phi'(h), h ~ N(0, q). The S-transforms of free factors multiply
-(J. Pennington, S. Schoenholz, S. Ganguli, 2017 and 2018). With d = phi'(h)^2 and
-M_D(y) = E[d / (y - d)], every squared singular value distribution below is parametrized by y:
-
-    w = M_D(y),    z = (1 + w) / w * (weight_variance w y / (1 + s w))^depth
-
-with s = 1 for orthogonal and 0 for Gaussian weights; w = z G(z) - 1 gives the resolvent G.
-"""
+"""Singular values of the input-output Jacobian of a deep random network, in the limit of width."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
 
 from mfcnn import activations, arguments
+from mfcnn.meanfield._free_products import FreeProduct, grouped, slope_distribution
 from mfcnn.meanfield._roots import bracketed_root
 
-__all__ = ["JacobianMoments", "jacobian_density", "jacobian_moments"]
+__all__ = [
+    "JacobianMoments",
+    "JacobianSpectrum",
+    "jacobian_density",
+    "jacobian_moments",
+    "jacobian_spectrum",
+]
+
+# Below it the spectrum is so narrow that the first order of log(1 + x) is exact to 1e-6.
+_NARROW = 1e-6
+# A product of nearly isometric factors has log T on a semicircle, to this order.
+_SEMICIRCLE = 0.05
+# For the extremes: points in log T, different variances of layers and values of phi'^2.
+_QUANTILE_POINTS, _QUANTILE_VARIANCES, _QUANTILE_SLOPES = 60, 6, 64
+_MOST_VARIANCES = 100  # different ones that are kept apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +33,10 @@ class JacobianMoments:
     """Mean and variance of the squared singular values.
 
     Attributes:
-      mean: chi_1^depth.
-      variance: mean^2 * relative_variance.
-      relative_variance: depth * (E[phi'^4] / E[phi'^2]^2 - 1 - s_1), with s_1 = -1 for Gaussian and
-        0 for orthogonal weights.
+        mean: chi_1^depth.
+        variance: mean^2 * relative_variance.
+        relative_variance: depth * (E[phi'^4] / E[phi'^2]^2 - 1 - s_1), with s_1 = -1 for Gaussian
+            and 0 for orthogonal weights.
     """
 
     mean: float
@@ -36,108 +44,254 @@ class JacobianMoments:
     relative_variance: float
 
 
-def jacobian_moments(activation, weight_variance, depth, q, orthogonal=False):
+@dataclasses.dataclass(frozen=True)
+class JacobianSpectrum:
+    """The law of the singular values s, of those that are not zero.
+
+    Attributes:
+        mean_log: mean of log s.
+        log_spread: standard deviation of log s; 0 is dynamical isometry.
+        s_min: the smallest of `width` singular values: 1 / (2 width) of the law lies below it.
+        s_max: the largest of them, likewise.
+        condition_number: s_max / s_min.
+        bulk: (least, largest) singular value in the limit of width. The least is 0 for Gaussian
+            weights and where phi' comes near 0.
+        nonzero: the share of singular values that are not zero; below 1 where phi' is 0 on an
+            interval (relu, hard_tanh).
+    """
+
+    mean_log: float
+    log_spread: float
+    s_min: float
+    s_max: float
+    condition_number: float
+    bulk: tuple[float, float]
+    nonzero: float
+
+
+def jacobian_moments(
+    activation: Any, weight_variance: float, depth: int, q: ArrayLike, orthogonal: bool = False
+) -> JacobianMoments:
     """Mean and variance of the squared singular values of the Jacobian at depth `depth`.
 
     Args:
-      activation: a name or an `Activation`.
-      weight_variance: sigma_w^2.
-      depth: the number of layers.
-      q: variance of the pre-activations, one for all layers or [depth], one for each.
-      orthogonal: whether the weights are orthogonal rather than Gaussian.
+        activation: a name or an `Activation`.
+        weight_variance: sigma_w^2.
+        depth: the number of layers.
+        q: variance of the pre-activations, one for all layers or [depth], one for each.
+        orthogonal: whether the weights are orthogonal rather than Gaussian.
 
     Returns:
-      `JacobianMoments` of Python floats.
+        `JacobianMoments` of Python floats.
 
     Raises:
-      ValueError: for a negative variance, depth < 1, or a q of another shape.
+        ValueError: for a negative variance, depth < 1, or a q of another shape.
+
+    Example:
+        >>> import mfcnn
+        >>> mfcnn.meanfield.jacobian_moments("linear", 1.0, depth=30, q=1.0)
+        JacobianMoments(mean=1.0, variance=30.0, relative_variance=30.0)
+
+    Source: CNN paper, section 2.2.1 (Pennington et al., 2017, eq. 22).
     """
     activation = activations.get(activation)
-    depth, q = arguments.depth(depth), arguments.variances("q", q)
-    if q.shape not in ((), (depth,)):
-        raise ValueError(f"q must be a number or of shape [{depth}]. Received: shape {q.shape}")
+    depth = arguments.depth(depth)
+    q = _layer_variances(q, depth)
     weight_variance = arguments.variance("weight_variance", weight_variance)
     orthogonal = arguments.boolean("orthogonal", orthogonal)
-    values, inverse = np.unique(np.broadcast_to(q, (depth,)), return_inverse=True)
+    values, counts = np.array(grouped(q, np.ones_like(q), _MOST_VARIANCES)).T
     first, second = np.array([_derivative_moments(activation, v) for v in values]).T
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        mean = np.exp(np.sum(np.log(weight_variance * first)[inverse]))
+        mean = np.exp(counts @ np.log(weight_variance * first))
         spread = np.where(first > 0, second / first**2, 0.0)
-        relative = np.sum(spread[inverse] + (0.0 if orthogonal else 1.0))
+        relative = counts @ (spread + (0.0 if orthogonal else 1.0))
         return JacobianMoments(float(mean), float(mean**2 * relative), float(relative))
 
 
-def jacobian_density(activation, weight_variance, depth, q, points, orthogonal=False):
+def jacobian_density(
+    activation: Any,
+    weight_variance: float,
+    depth: int,
+    q: ArrayLike,
+    points: ArrayLike,
+    orthogonal: bool = False,
+) -> np.ndarray:
     """Density of the squared singular values of the Jacobian.
 
-    Solves for the parameter y of the module's description at z = points * exp(i angle), starting
-    from the negative axis (angle pi), where y is real and the equation monotone, and following the
-    root by Newton steps to the positive axis. Atoms are left out: at 0, where phi' vanishes on an
-    interval, and at weight_variance^depth for orthogonal weights and a phi' that is 1 on one.
+    Atoms are left out: at 0, where phi' vanishes on an interval, and at weight_variance^depth for
+    orthogonal weights and a phi' that is 1 on one.
 
     Args:
-      activation: a name or an `Activation`.
-      weight_variance: sigma_w^2, positive.
-      depth: the number of layers.
-      q: variance of the pre-activations, positive, the same in all layers.
-      points: squared singular values, positive, [m].
-      orthogonal: whether the weights are orthogonal rather than Gaussian.
+        activation: a name or an `Activation`.
+        weight_variance: sigma_w^2, positive.
+        depth: the number of layers.
+        q: variance of the pre-activations, positive, one for all layers or [depth].
+        points: squared singular values, positive, [m].
+        orthogonal: whether the weights are orthogonal rather than Gaussian.
 
     Returns:
-      float64 [m].
+        float64 [m].
 
     Raises:
-      ValueError: for points or variances that are not positive, depth < 1, or a flat distribution
-        (linear and orthogonal), which has no density.
+        ValueError: for points or variances that are not positive, depth < 1, or a flat distribution
+            (linear and orthogonal), which has no density.
+
+    Example:
+        >>> import mfcnn
+        >>> mfcnn.meanfield.jacobian_density("linear", 1.0, 1, 1.0, [1.0, 5.0]).round(6)
+        array([0.275664, 0.      ])
+
+    Source: CNN paper, section 2.2.1 (Pennington et al., 2018).
     """
     activation = activations.get(activation)
-    depth, points = arguments.depth(depth), arguments.variances("points", points, positive=True)
+    depth = arguments.depth(depth)
     weight_variance = arguments.variance("weight_variance", weight_variance, positive=True)
-    q = arguments.variance("q", q, positive=True)
-    if points.ndim != 1:
-        raise ValueError(f"points must have the shape [m]. Received: shape {points.shape}")
+    q = _layer_variances(q, depth, positive=True)
+    points = arguments.variances("points", points, positive=True)
     orthogonal = arguments.boolean("orthogonal", orthogonal)
-    d, weights = activation.derivative_distribution(q)
-    d = d**2
-    if orthogonal and np.ptp(d[weights > 0]) == 0:
+    if points.ndim != 1:
+        raise ValueError(f"points must have the shape [m]. Received: points.shape={points.shape}")
+    law = FreeProduct(activation, weight_variance, q, orthogonal)
+    if law.flat:
         raise ValueError("All singular values are equal: there is no density.")
-    weights = weights / weights.sum()
-    scale = np.log(weight_variance)
-
-    def log_z(y):
-        """(log z, d log z / dy, w), continuous from the negative axis, where log(-z) is real."""
-        inverse = 1 / (y[:, None] - d)
-        w = inverse @ (weights * d)
-        rest = y * (inverse @ weights)  # 1 + w, which vanishes with y
-        slope = -(inverse**2) @ (weights * d)
-        divisor, its_slope = (np.log(rest), slope / rest) if orthogonal else (0.0, 0.0)
-        value = np.log(rest) - np.log(-w) + depth * (scale + np.log(w * y) - divisor)
-        derivative = slope / rest - slope / w + depth * (slope / w + 1 / y - its_slope)
-        return value, derivative, w
-
-    # log(-z) on the negative axis, as a function of log(-y): from far below to far above all d.
-    target = np.log(points)
-    low, high = np.full(points.shape, -90.0), np.full(points.shape, 90.0)
-    y = -np.exp(bracketed_root(lambda t: log_z(-np.exp(t))[0] - target, low, high)) + 0j
-    # -z turns from the positive axis by pi; the steps shorten towards the real axis, and the last
-    # one is on it: outside the support the root is then real, without a tail from smoothing.
-    angles = np.concatenate([np.linspace(np.pi, 0.2, 80), np.geomspace(0.2, 1e-7, 80), [0.0]])
-    for turn in np.pi - angles:
-        for _ in range(3):
-            value, derivative, w = log_z(y)
-            step = (value - (target - 1j * turn)) / derivative
-            y = y - step * np.minimum(1.0, 0.3 * np.abs(y) / np.maximum(np.abs(step), 1e-300))
-            y = np.real(y) + 1j * np.abs(np.imag(y))  # Im y > 0 in the upper half plane
-    w = log_z(y)[2]
-    return np.maximum(-np.imag(w) / points / np.pi, 0.0)
+    if orthogonal and depth == 1:
+        return _slope_density(activation, q[0], points / weight_variance) / weight_variance
+    return law.log_density(np.log(points)) / points
 
 
-def _derivative_moments(activation, q):
+def jacobian_spectrum(
+    activation: Any,
+    weight_variance: float,
+    depth: int,
+    q: ArrayLike,
+    orthogonal: bool = False,
+    width: int = 1000,
+) -> JacobianSpectrum:
+    """Spread, extremes and condition of the singular values of the Jacobian.
+
+    Mean and spread of log s are exact in the limit of width, by one integral over the product of
+    S-transforms on the negative axis; the extremes are quantiles of the law.
+
+    Args:
+        activation: a name or an `Activation`.
+        weight_variance: sigma_w^2, positive.
+        depth: the number of layers.
+        q: variance of the pre-activations, one for all layers or [depth], one for each.
+        orthogonal: whether the weights are orthogonal rather than Gaussian.
+        width: the number of singular values: positions times channels.
+
+    Returns:
+        A `JacobianSpectrum`.
+
+    Raises:
+        ValueError: for a variance that is negative or depth or width below 1, or phi' = 0.
+
+    Example:
+        >>> import mfcnn
+        >>> found = mfcnn.meanfield.jacobian_spectrum("linear", 1.0, depth=10, q=1.0)
+        >>> exact = (10**2 + 10 * 3.141592653589793**2 / 3) ** 0.5 / 2  # Fuss-Catalan
+        >>> round(found.log_spread, 9) == round(exact, 9)
+        True
+
+    Source: CNN paper, section 2.2.1; the spread is a derivation of our own (BUILD_NOTES.md).
+    """
+    activation = activations.get(activation)
+    depth = arguments.depth(depth)
+    weight_variance = arguments.variance("weight_variance", weight_variance, positive=True)
+    q = _layer_variances(q, depth)
+    orthogonal = arguments.boolean("orthogonal", orthogonal)
+    width = arguments.integer("width", width, 1)
+    law = FreeProduct(activation, weight_variance, q, orthogonal)
+    with np.errstate(over="ignore", divide="ignore"):
+        mean, variance = law.log_moments()
+        moments = jacobian_moments(activation, weight_variance, depth, q, orthogonal)
+        if moments.relative_variance < _NARROW:
+            variance = moments.relative_variance
+        least, largest = (mean, mean) if law.flat else law.edges()
+        spread = np.sqrt(variance)
+        if law.flat or spread < _SEMICIRCLE:
+            reach = spread * stats.semicircular.isf(1 / (2 * width), scale=2)
+            low, high = mean - reach, mean + reach
+        elif orthogonal and depth == 1:
+            low, high = _slope_quantiles(activation, q[0], weight_variance, width)
+        else:
+            coarse = FreeProduct(
+                activation, weight_variance, q, orthogonal, _QUANTILE_VARIANCES, _QUANTILE_SLOPES
+            )
+            low, high = _quantiles(coarse, mean, spread, coarse.edges()[1], width)
+        return JacobianSpectrum(
+            mean_log=0.5 * mean,
+            log_spread=float(0.5 * spread),
+            s_min=float(np.exp(0.5 * low)),
+            s_max=float(np.exp(0.5 * high)),
+            condition_number=float(np.exp(0.5 * (high - low))),
+            bulk=(float(np.exp(0.5 * least)), float(np.exp(0.5 * largest))),
+            nonzero=law.nonzero,
+        )
+
+
+def _quantiles(
+    law: FreeProduct, mean: float, spread: float, largest: float, width: int
+) -> tuple[float, float]:
+    """The log T below and above which 1 / (2 width) of the values lie that are not zero."""
+    low = mean - (np.log(2 * width) + 4) * spread  # the lower tail is exponential at most
+    # Points as dense at the upper edge as a square root there needs.
+    points = largest - (largest - low) * np.linspace(0, 1, _QUANTILE_POINTS) ** 2
+    density = law.log_density(points)
+    slices = 0.5 * (density[1:] + density[:-1]) * -np.diff(points)
+    tail = law.nonzero / (2 * width)
+    # Each tail summed from its own end: the rule's error is that of the tail.
+    above = law.atom() + np.append(0.0, np.cumsum(slices))
+    below = np.append(0.0, np.cumsum(slices[::-1]))
+    return float(np.interp(tail, below, points[::-1])), float(np.interp(tail, above, points))
+
+
+def _slope_quantiles(
+    activation: activations.Activation, q: float, weight_variance: float, width: int
+) -> tuple[float, float]:
+    """One orthogonal layer: the quantiles of log(weight_variance phi'(h)^2) themselves."""
+    z = np.sqrt(q) * np.linspace(-9, 9, 200_001)
+    d = np.asarray(activation.phi_prime(z)) ** 2
+    weights = np.exp(-0.5 * (z / np.sqrt(q)) ** 2) if q > 0 else np.ones_like(z)
+    d, weights = d[d > 0], weights[d > 0]
+    order = np.argsort(d)
+    total = np.cumsum(weights[order])
+    ends = np.interp([total[-1] / (2 * width), total[-1] * (1 - 1 / (2 * width))], total, d[order])
+    low, high = np.log(weight_variance * ends)
+    return float(low), float(high)
+
+
+def _slope_density(activation: activations.Activation, q: float, points: np.ndarray) -> np.ndarray:
+    """Density of phi'(h)^2, h ~ N(0, q), by the change of variables at each h with that value."""
+    edges = np.sqrt(q) * np.linspace(-12, 12, 2401)
+    d = np.asarray(activation.phi_prime(edges)) ** 2
+    # Pairs (point, interval of h) with a crossing.
+    rows, columns = np.nonzero((d[:-1] < points[:, None]) != (d[1:] < points[:, None]))
+
+    def excess(h: np.ndarray) -> np.ndarray:
+        return np.asarray(activation.phi_prime(h)) ** 2 - points[rows]
+
+    h = bracketed_root(excess, edges[columns], edges[columns + 1])
+    step = 1e-5 * np.sqrt(q)
+    slope = (excess(h + step) - excess(h - step)) / (2 * step)
+    with np.errstate(divide="ignore"):
+        parts = np.exp(-(h**2) / (2 * q)) / np.sqrt(2 * np.pi * q) / np.abs(slope)
+    return np.bincount(rows, parts, points.size)
+
+
+def _layer_variances(q: ArrayLike, depth: int, positive: bool = False) -> np.ndarray:
+    """The variance of each layer, [depth]."""
+    values = arguments.variances("q", q, positive=positive)
+    if values.shape not in ((), (depth,)):
+        raise ValueError(
+            f"q must be a number or of shape [{depth}]. Received: q.shape={values.shape}"
+        )
+    return np.broadcast_to(values, (depth,))
+
+
+def _derivative_moments(activation: activations.Activation, q: float) -> tuple[float, float]:
     """(E[phi'^2], Var(phi'^2)) at variance q, which may be 0."""
-    if q == 0:
-        slopes = activation.slopes_at_zero() ** 2
-        return np.mean(slopes), np.var(slopes)
-    values, weights = activation.derivative_distribution(q)
-    mean = weights @ values**2 / weights.sum()
+    d, weights = slope_distribution(activation, q)
+    mean = weights @ d
     # Squared deviations: near dynamical isometry E[phi'^4] - mean^2 would have no digits.
-    return mean, weights @ (values**2 - mean) ** 2
+    return mean, weights @ (d - mean) ** 2

@@ -41,6 +41,14 @@ GOOD = {
         "q": 0.5,
         "orthogonal": True,
     },
+    "jacobian_spectrum": {
+        "activation": "erf",
+        "weight_variance": 1.0,
+        "depth": 2,
+        "q": 0.5,
+        "orthogonal": True,
+        "width": 100,
+    },
     "linearize_covariance": _VARIANCES | {"variance_profile": "delta", "size": (2, 2)},
     "log_gradient_norms": _VARIANCES
     | {
@@ -57,7 +65,14 @@ GOOD = {
     "mode_eigenvalues": {"profile": "uniform", "size": 3, "padding": "circular"},
     "relu_critical_ratio": {"depth": 3, "width": 100, "exponent": 5.0},
     "trainability": _VARIANCES
-    | {"depth": 5, "variance_profile": "GS1", "orthogonal": False, "size": 3},
+    | {
+        "depth": 3,
+        "variance_profile": "GS1",
+        "orthogonal": False,
+        "size": 3,
+        "padding": "same",
+        "input_variance": 0.5,
+    },
     "trained_output_variance": {
         "kappa_1": 2.0,
         "kappa_2": 1.0,
@@ -76,7 +91,6 @@ _OPTIONAL = {
     ("mode_depth_scales", "variance_profile"),
     ("mode_eigenvalues", "profile"),
     ("trainability", "variance_profile"),
-    ("trainability", "size"),
     ("trainability", "input_variance"),
     ("variance_profile", "name"),
     ("variance_profile", "kernel_size"),
@@ -152,6 +166,8 @@ def test_every_function_takes_every_profile(name, profile):
         ("mode_eigenvalues", {"profile": [[0.5, 0.5]], "size": (3, 3, 3)}, "must have 3 axes"),
         ("mode_eigenvalues", {"size": 65, "padding": "same"}, "at most 4096 positions"),
         ("jacobian_moments", {"q": [0.1, 0.2, 0.3]}, r"q must be a number or of shape \[2\]"),
+        ("trainability", {"size": None}, "size must be given for padding='same'"),
+        ("trainability", {"padding": "valid"}, "depth must be at most 1"),
         ("mean_field_ntk", {"covariance": 1.5}, "covariance must be at most"),
         ("trained_output_variance", {"kappa_1": 1.0}, "kappa_1 must be above kappa_2"),
     ],

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
+from benchmarks import random_products
 from mfcnn import meanfield
 
 
@@ -109,3 +110,82 @@ def test_variances_of_each_layer_multiply():
     np.testing.assert_allclose(
         whole.relative_variance, sum(p.relative_variance for p in parts), rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("depth", [1, 2, 10, 100])
+def test_gaussian_products_have_the_spread_of_the_fuss_catalan_law(depth):
+    # The p-th moment is Gamma((L+1)p + 1) / (Gamma(p + 1) Gamma(Lp + 2)): two derivatives at p = 0.
+    found = meanfield.jacobian_spectrum("linear", 1.0, depth, 1.0)
+    np.testing.assert_allclose(found.mean_log, -depth / 2, rtol=1e-10)
+    exact = np.sqrt(depth**2 + depth * np.pi**2 / 3) / 2
+    np.testing.assert_allclose(found.log_spread, exact, rtol=1e-10)
+    edge = (depth + 1) ** (depth + 1) / depth**depth
+    assert found.bulk == (0.0, pytest.approx(np.sqrt(edge), rel=1e-8))
+
+
+def test_one_orthogonal_layer_has_the_law_of_the_slopes():
+    # log s = log phi'(h): mean and spread by quadrature, the density by a change of variables.
+    q, weight_variance = 0.5, 1.7
+    z, weights = np.polynomial.hermite_e.hermegauss(120)
+    logs = np.log(np.sqrt(weight_variance) * np.cosh(np.sqrt(q) * z) ** -2.0)
+    weights = weights / weights.sum()
+    mean = weights @ logs
+    found = meanfield.jacobian_spectrum("tanh", weight_variance, 1, q, orthogonal=True)
+    np.testing.assert_allclose(found.mean_log, mean, rtol=1e-9)
+    np.testing.assert_allclose(found.log_spread, np.sqrt(weights @ (logs - mean) ** 2), rtol=1e-8)
+    points = np.array([0.2, 0.9, 1.5])
+    # d = sech^4(h) / ..., h = arcosh(d^-1/4): |dd / dh| = 4 d tanh(h).
+    d = points / weight_variance
+    h = np.arccosh(d**-0.25)
+    gauss = np.exp(-(h**2) / (2 * q)) / np.sqrt(2 * np.pi * q)
+    expected = 2 * gauss / (4 * d * np.tanh(h)) / weight_variance
+    density = meanfield.jacobian_density("tanh", weight_variance, 1, q, points, orthogonal=True)
+    np.testing.assert_allclose(density, expected, rtol=1e-6)
+
+
+def test_isometric_networks_have_no_spread():
+    found = meanfield.jacobian_spectrum("linear", 1.0, 50, 1.0, orthogonal=True)
+    assert found.log_spread == 0 and found.condition_number == 1
+    # Near isometry log s is log-normal to first order: sqrt(relative variance) / 2.
+    q, depth = 1e-4, 10_000
+    weight_variance, _ = meanfield.critical_point("tanh", q)
+    arguments = ("tanh", weight_variance, depth, q, True)
+    relative = meanfield.jacobian_moments(*arguments).relative_variance
+    found = meanfield.jacobian_spectrum(*arguments)
+    np.testing.assert_allclose(found.log_spread, np.sqrt(relative) / 2, rtol=1e-3)
+
+
+def test_layers_of_different_variances_add_up():
+    # Means and variances of log s do not add, but a permutation of the layers changes nothing, and
+    # layers of two variances are those of a product of two blocks.
+    q = np.repeat([0.05, 0.4], [3, 2])
+    found = meanfield.jacobian_spectrum("tanh", 1.4, 5, q, orthogonal=True)
+    turned = meanfield.jacobian_spectrum("tanh", 1.4, 5, q[::-1].copy(), orthogonal=True)
+    assert found == turned
+    draws = np.log(_drawn("tanh", 1.4, q, 300, True, np.random.default_rng(0)))
+    # The spread of 300 log singular values: fluctuations of the order 1 / n, five of them.
+    np.testing.assert_allclose(found.mean_log, draws.mean(), atol=5 / 300)
+    np.testing.assert_allclose(found.log_spread, draws.std(), atol=10 / 300)
+
+
+def _drawn(name, weight_variance, q, n, orthogonal, rng):
+    """Singular values of one random product, those that are not zero, to full relative accuracy."""
+    return random_products.singular_values(name, weight_variance, q, n, orthogonal, rng)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 10, 100])
+@pytest.mark.parametrize("orthogonal", [False, True])
+@pytest.mark.parametrize("name", ["linear", "tanh", "hard_tanh"])
+def test_spread_and_extremes_are_those_of_random_matrices(name, orthogonal, depth):
+    n, q = 400, 0.3
+    weight_variance, _ = meanfield.critical_point(name, q)
+    rng = np.random.default_rng(0)
+    layers = np.full(depth, q)
+    found = [_drawn(name, weight_variance, layers, n, orthogonal, rng) for _ in range(3)]
+    theory = meanfield.jacobian_spectrum(name, weight_variance, depth, q, orthogonal, width=n)
+    spreads = np.array([np.std(np.log(s)) for s in found])
+    tops = np.log([s[0] for s in found])
+    # Three draws, and corrections of relative order depth / n to the limit of width.
+    np.testing.assert_allclose(spreads.mean(), theory.log_spread, rtol=0.05 + depth / n, atol=0.01)
+    assert abs(tops.mean() - np.log(theory.s_max)) < 0.1 + depth / n
