@@ -14,7 +14,7 @@ from absl import flags, logging
 
 from experiments import binary, vanilla
 from experiments.vanilla import configuration, define_flags
-from mfcnn import data, layers, meanfield, models, run_directory, training
+from mfcnn import data, layers, models, run_directory, training
 
 __all__ = ["configuration", "define_flags", "main", "run", "theory"]
 
@@ -30,26 +30,19 @@ _MAY_DIFFER = (
     "worker_timeout",
 )
 _SLOTS = {"sgd": 0, "momentum": 1, "rmsprop": 1, "adam": 2}
-# The variance profile of each start's kernels.
-_PROFILES = {"delta_orthogonal": "delta", "orthogonal": "orthogonal", "gaussian": "uniform"}
 
 
-def theory(config, image_shape):
-    """What mean field theory says of the run before it starts, as text."""
-    depth, activation = config["depth"], config["activation"]
+def theory(config, image_shape, images=None):
+    """What mean field theory says of the run before it starts, as text; see `vanilla.verdict`."""
+    depth, sides = config["depth"], vanilla.deep_block_sides(config, image_shape)
     weight_variance, bias_variance, _ = models.initial_variances(
-        activation, depth, config["q_star"], config["weight_variance"], config["bias_variance"]
-    )
-    sides = vanilla.deep_block_sides(config, image_shape)
-    verdict = meanfield.trainability(
-        activation,
-        weight_variance,
-        bias_variance,
+        config["activation"],
         depth,
-        variance_profile=_PROFILES[config["initialization"]],
-        orthogonal=config["initialization"] != "gaussian",
-        size=tuple(sides) if min(sides) >= 3 else None,
+        config["q_star"],
+        config["weight_variance"],
+        config["bias_variance"],
     )
+    readout = "the sum over positions" if config["readout"] == "pool" else "each position"
     filters = config["filters"]
     memory = layers.stack_memory(
         depth,
@@ -59,8 +52,9 @@ def theory(config, image_shape):
         gradient_copies=0 if config["fused"] else 1,
     )
     return (
-        f"Start: sigma_w^2 = {weight_variance:.6g}, sigma_b^2 = {bias_variance:.6g}.\n"
-        f"{verdict}\n"
+        f"Start: sigma_w^2 = {weight_variance:.6g}, sigma_b^2 = {bias_variance:.6g}; "
+        f"{config['initialization']} kernels, padding {config['padding']}, readout of {readout}.\n"
+        f"{vanilla.verdict(config, image_shape, images)}\n"
         f"Deep block: {depth * (9 * filters + 1) * filters:,} parameters on "
         f"{sides[0]}x{sides[1]} positions; memory {memory}."
     )
@@ -102,10 +96,11 @@ def _run(config, directory, strategy):
         cache_dir=str(directory / "cache") if config["dataset"] == "imagenet_snakes" else None,
     )
     if is_chief:
+        images = next(iter(dataset.train_batches()))[0][:16]
         print(
             f"{dataset.name}: {dataset.train_size} training and {dataset.test_size} test images "
             f"{dataset.image_shape}, {dataset.classes} classes.\n"
-            f"{theory(config, dataset.image_shape)}\n"
+            f"{theory(config, dataset.image_shape, images)}\n"
             f"{strategy.num_replicas_in_sync} replicas ({config['strategy']}).",
             flush=True,
         )

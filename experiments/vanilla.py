@@ -8,10 +8,11 @@ import functools
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from mfcnn import data, layers, models, training
+from mfcnn import data, layers, meanfield, models, training
 from mfcnn.activations import NAMES as ACTIVATIONS
 
 __all__ = [
@@ -26,10 +27,14 @@ __all__ = [
     "make_optimizer",
     "set_precision",
     "stem_strides",
+    "verdict",
 ]
 
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
+
+# The variance profile of each start's kernels.
+PROFILES = {"delta_orthogonal": "delta", "orthogonal": "orthogonal", "gaussian": "uniform"}
 
 FLAGS = flags.FLAGS
 
@@ -252,6 +257,43 @@ def make_model(config, image_shape, classes):
         readout_scale=config.get("readout_scale"),
         bias_scale=config.get("bias_scale"),
         seed=config["seed"],
+    )
+
+
+def verdict(config, image_shape, images=None):
+    """What mean field theory says of the deep block of this very network.
+
+    Args:
+        config: the configuration, as from `configuration`.
+        image_shape: (height, width, channels).
+        images: some of the training images, [m, *image_shape]: what the stem makes of them is the
+            deep block's input. Without them the input counts as being at the fixed point.
+
+    Returns:
+        A `mfcnn.meanfield.Trainability`.
+    """
+    weight_variance, bias_variance, _ = models.initial_variances(
+        config["activation"],
+        config["depth"],
+        config["q_star"],
+        config["weight_variance"],
+        config["bias_variance"],
+    )
+    start = (config["activation"], weight_variance, bias_variance)
+    inputs = None
+    if images is not None:
+        stem = {"strides": stem_strides(config), "padding": config["padding"]}
+        inputs = meanfield.stem_variances(images, *start, **stem).mean(axis=0)
+        inputs = np.maximum(inputs, 1e-12)  # pixels that are always black
+    profile = config.get("variance_profile")
+    return meanfield.trainability(
+        *start,
+        config["depth"],
+        variance_profile=PROFILES[config["initialization"]] if profile is None else profile,
+        orthogonal=config["initialization"] != "gaussian",
+        size=tuple(deep_block_sides(config, image_shape)),
+        padding=config["padding"],
+        input_variance=inputs,
     )
 
 

@@ -33,6 +33,7 @@ from mfcnn.meanfield._spectrum import (
     jacobian_moments,
     jacobian_spectrum,
 )
+from mfcnn.meanfield._stem import stem_covariance, stem_variances
 from mfcnn.meanfield._trainability import Trainability, trainability
 
 __all__ = [
@@ -59,6 +60,8 @@ __all__ = [
     "mode_depth_scales",
     "mode_eigenvalues",
     "relu_critical_ratio",
+    "stem_covariance",
+    "stem_variances",
     "trainability",
     "trained_output_variance",
     "variance_basins",

@@ -32,6 +32,7 @@ __all__ = [
     "covariance_trajectory",
     "fixed_point_covariance",
     "linearize_covariance",
+    "second_moments_of_pairs",
 ]
 
 
@@ -298,6 +299,16 @@ def _second_moments(
             break
     maps = activation.dual(low, high)
     return lambda matrix: _pairs(maps, matrix)
+
+
+def second_moments_of_pairs(activation: activations.Activation, covariance: tf.Tensor) -> tf.Tensor:
+    """E[phi(u) phi(v)] of all pairs of a covariance [m, *size, m, *size]."""
+    shape = covariance.shape
+    n = int(np.prod(shape[: len(shape) // 2]))
+    matrix = tf.reshape(covariance, [n, n])
+    variances = tf.linalg.diag_part(matrix).numpy()
+    moments = _second_moments(activation, 1.0, 0.0, variances, 1.0, 0)
+    return tf.reshape(moments(matrix), shape)
 
 
 def _pairs(maps: activations.Dual, matrix: tf.Tensor) -> tf.Tensor:

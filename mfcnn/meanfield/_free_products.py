@@ -29,9 +29,15 @@ __all__ = ["FreeProduct", "grouped", "slope_distribution"]
 
 # Logits of u for integrals over u, to the rounding of the density; the rule is exponentially exact.
 _LOGITS = np.linspace(-36.0, 36.0, 361)
-_TURNS = np.pi - np.append(
-    np.concatenate([np.linspace(np.pi, 0.2, 24), np.geomspace(0.2, 1e-7, 28)]), 0.0
-)
+
+
+def _turns(count: int) -> np.ndarray:
+    """Steps of the angle of z from the negative axis to the positive one, finer towards it."""
+    angles = np.concatenate([np.linspace(np.pi, 0.2, count), np.geomspace(0.2, 1e-7, count)])
+    return np.pi - np.append(angles, 0.0)
+
+
+_FINE, _COARSE = _turns(80), _turns(26)  # masses to 4e-4 and to 1e-2
 _CHUNK = 2**17  # complex numbers at once
 
 
@@ -84,9 +90,11 @@ class FreeProduct:
     ) -> None:
         """Takes the variance q of each layer, [depth], and how many different ones to keep apart.
 
-        With `most_slopes` the values of phi'^2 are put into so many bins, for speed.
+        With `most_slopes` the values of phi'^2 are put into so many bins, and the density is
+        computed to a percent: for speed.
         """
         self.depth = q.size
+        self._path = _FINE if most_slopes is None else _COARSE
         self._log_scale = self.depth * np.log(weight_variance)
         self._gaussian = 0 if orthogonal else self.depth
         self._layers = [
@@ -173,7 +181,7 @@ class FreeProduct:
         logit = np.interp(target, curve, _LOGITS[::-1])
         w = -self.nonzero / (1 + np.exp(-logit)) + 0j
         y = np.array([-np.exp(np.interp(target, curve, row)) for row in rows]) + 0j
-        for turn in _TURNS:
+        for turn in self._path:
             for _ in range(2 if turn else 12):  # the start is interpolated
                 w, y = self._newton(w, y, target - 1j * turn)
         result = np.zeros(log_points.shape)

@@ -105,7 +105,7 @@ class Trainability:
             name += ", as good as critical at this depth"
         distance = self.chi_1 - 1
         chi_1 = (
-            f"chi_1 = {self.chi_1:.5g}" if abs(distance) > 1e-3 else f"chi_1 - 1 = {distance:.3g}"
+            f"chi_1 = {self.chi_1:.6g}" if abs(distance) > 1e-3 else f"chi_1 - 1 = {distance:.3g}"
         )
         return f"{name} ({chi_1}, xi_c = {self.xi_c:.4g})"
 

@@ -11,6 +11,13 @@ _COVARIANCE = np.eye(4).reshape(1, 4, 1, 4)
 _POINT = meanfield.FixedPoint(1.0, 1.0, 0.5, 0.5, 0.5, "ordered", 1.0, 1.0, np.inf)
 _VARIANCES = {"activation": "erf", "weight_variance": 1.5, "bias_variance": 0.1}
 
+_STEM = _VARIANCES | {
+    "images": np.ones((1, 4, 4, 2)),
+    "strides": (1, 2),
+    "kernel_size": 3,
+    "padding": "same",
+}
+
 # One good call of each function, by all its arguments.
 GOOD = {
     "covariance_trajectory": _VARIANCES
@@ -64,6 +71,8 @@ GOOD = {
     | {"variance_profile": "uniform", "size": 3, "padding": "circular"},
     "mode_eigenvalues": {"profile": "uniform", "size": 3, "padding": "circular"},
     "relu_critical_ratio": {"depth": 3, "width": 100, "exponent": 5.0},
+    "stem_covariance": _STEM,
+    "stem_variances": _STEM,
     "trainability": _VARIANCES
     | {
         "depth": 3,

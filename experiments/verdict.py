@@ -1,0 +1,174 @@
+"""The verdict before training against the network that is trained.
+
+    python -m experiments.verdict --output_dir=experiments/results/verdict
+
+For each start, padding and depth: squared gradient of the deep block's first kernels over that of
+the last, variance of the last pre-activations, and correlation of two images there, measured over
+several draws of the vanilla CNN that `experiments.train` builds, beside what its verdict says.
+Mean field theory is the limit of many channels; a Gaussian product of `depth` layers of c channels
+differs from it by factors of about exp(depth / c).
+"""
+
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from experiments import binary, common, vanilla
+from mfcnn import data, layers, meanfield, models
+
+FLAGS = flags.FLAGS
+MEASURES = ("log10_gradient_ratio", "log10_variance", "correlation")
+
+
+def _program(model):
+    """A function from (images, seed) to `MEASURES`, for the weights that the model has then."""
+    deep = model.get_layer("deep")
+    stem = keras.Model(model.inputs, deep.input)
+
+    @tf.function(autograph=False)
+    def run(images, seed):
+        inputs = stem(images)
+        with tf.GradientTape() as tape:
+            outputs = deep(inputs)
+            g = tf.random.stateless_normal(tf.shape(outputs), seed)
+            loss = tf.reduce_sum(g * outputs)
+        gradient = tape.gradient(loss, deep.trainable_variables[0])
+        squares = tf.math.log(tf.reduce_sum(tf.reshape(gradient, [gradient.shape[0], -1]) ** 2, 1))
+        h = tf.reshape(tf.math.atanh(tf.cast(outputs, tf.float64)), [2, -1])
+        gram = tf.matmul(h, h, transpose_b=True)
+        variance = tf.linalg.trace(gram) / tf.cast(tf.size(h), h.dtype)
+        return (
+            (squares[0] - squares[-1]) / np.log(10),
+            tf.math.log(variance) / np.log(10),
+            gram[0, 1] / tf.sqrt(gram[0, 0] * gram[1, 1]),
+        )
+
+    return run
+
+
+def expected(config, images):
+    """The verdict's numbers for the same network: `MEASURES`, and whether it should train."""
+    verdict = vanilla.verdict(config, images.shape[1:], images)
+    weight_variance, bias_variance, _ = models.initial_variances(
+        config["activation"], config["depth"], config["q_star"], None, None
+    )
+    start = (config["activation"], weight_variance, bias_variance)
+    padding = config["padding"]
+    covariance = meanfield.stem_covariance(
+        images, *start, strides=vanilla.stem_strides(config), padding=padding
+    )
+    profile = vanilla.PROFILES[config["initialization"]]
+    last = meanfield.covariance_trajectory(
+        covariance, *start, profile, config["depth"], padding, last_only=True
+    )
+    n = int(np.prod(last.shape[:3]))
+    blocks = last.reshape(2, n // 2, 2, n // 2)
+    traces = np.einsum("iaja->ij", blocks)
+    numbers = (
+        verdict.log10_gradient_ratio,
+        np.log10(np.trace(traces) / n),
+        traces[0, 1] / np.sqrt(traces[0, 0] * traces[1, 1]),
+    )
+    return dict(zip(MEASURES, numbers)), verdict.trainable
+
+
+def compare(config, images, draws):
+    """A row: the mean and the standard deviation over draws beside the verdict's number."""
+    make = functools.partial(vanilla.make_model, image_shape=images.shape[1:], classes=10)
+    model = make(config)
+    program, images_ = _program(model), tf.constant(images)
+    found = []
+    for number in range(draws):
+        if number:
+            other = make(config | {"seed": config["seed"] + number})
+            model.set_weights(other.get_weights())
+        results = program(images_, tf.constant([number, 0]))
+        found.append(dict(zip(MEASURES, (float(result) for result in results))))
+    theory, trains = expected(config, images)
+    row = {name: config[name] for name in ("initialization", "padding", "depth")}
+    for name in MEASURES:
+        values = np.array([one[name] for one in found])
+        row |= {
+            f"{name}": values.mean(),
+            f"{name}_deviation": values.std(ddof=1),
+            f"{name}_theory": float(theory[name]),
+        }
+    return row | {"trains": trains}
+
+
+def draw(rows):
+    """Measured against predicted, a panel for each of `MEASURES`."""
+    figure, axes = common.subplots(1, 3, figsize=(11, 3.6))
+    colors = dict(zip(models.INITIALIZATIONS, ("tab:orange", "tab:red", "tab:blue")))
+    marks = {"circular": "o", "same": "s"}
+    for axis, name in zip(axes, MEASURES):
+        for initialization, color in colors.items():
+            for padding, mark in marks.items():
+                mine = [
+                    row
+                    for row in rows
+                    if (row["initialization"], row["padding"]) == (initialization, padding)
+                ]
+                axis.errorbar(
+                    [row[f"{name}_theory"] for row in mine],
+                    [row[name] for row in mine],
+                    [row[f"{name}_deviation"] for row in mine],
+                    fmt=mark,
+                    color=color,
+                    label=f"{initialization}, {padding}",
+                )
+        ends = np.array(axis.get_xlim())
+        axis.plot(ends, ends, "k-", lw=0.7)
+        axis.set(xlabel="verdict", ylabel="measured", title=name.replace("_", " "))
+    axes[0].legend(fontsize=6)
+    return figure
+
+
+def define_flags():
+    """Defines the flags of this binary."""
+    common.define_flags("verdict")
+    common.define_override("dataset", "Data set.", flags.DEFINE_enum, enum_values=data.NAMES)
+    common.define_override("depths", "Depths.", flags.DEFINE_list)
+    common.define_override("filters", "Channels.", lower_bound=1)
+    common.define_override("strides", "Strides of the stem.", flags.DEFINE_list)
+    common.define_override("draws", "Networks at each point.", lower_bound=2)
+
+
+def main(_):
+    """Measures all networks, writes the table and the picture, prints what lies outside."""
+    settings = common.settings(
+        quick={
+            "dataset": "digits",
+            "depths": ["50", "200", "1000"],
+            "filters": 32,
+            "strides": ["1", "2", "1"],
+            "draws": 10,
+        },
+        paper={"dataset": "cifar10", "depths": ["50", "200", "1000", "2000"], "filters": 128},
+    )
+    directory = common.prepare_output_dir(settings)
+    dataset = data.load(settings["dataset"], 2, seed=settings["seed"])
+    images = np.asarray(next(iter(dataset.train_batches()))[0])[:2]
+    base = vanilla.configuration(default=True) | {
+        "filters": settings["filters"],
+        "strides": settings["strides"],
+        "seed": settings["seed"],
+    }
+    rows = []
+    for depth in settings["depths"]:
+        for padding in layers.PADDINGS:
+            for initialization in models.INITIALIZATIONS:
+                config = base | {
+                    "depth": int(depth), "padding": padding, "initialization": initialization
+                }  # fmt: skip
+                rows.append(compare(config, images, settings["draws"]))
+                print(" ".join(f"{k}={common.csv_text(v)[:8]}" for k, v in rows[-1].items()))
+                common.write_csv(directory / "metrics.csv", rows)
+    common.save_figure(draw(rows), directory / "verdict.png")
+
+
+if __name__ == "__main__":
+    binary.start(define_flags, main)
