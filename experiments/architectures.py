@@ -1,5 +1,7 @@
 """FCN, CNN-F and CNN-P, the architectures of the NTK paper, and inputs at their fixed point."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from mfcnn import kernels
@@ -9,14 +11,27 @@ __all__ = ["ARCHITECTURES", "inputs", "make_kernel"]
 ARCHITECTURES = ("fcn", "cnn_f", "cnn_p")
 
 
-def inputs(rng, m, size, limit, weight_variance, bias_variance):
+def inputs(
+    rng: np.random.Generator,
+    m: int,
+    size: int,
+    limit: kernels.Limits,
+    weight_variance: float,
+    bias_variance: float,
+) -> np.ndarray:
     """Images [m, size, size, 3] whose pixels all have pre-activations of variance q*."""
     x = rng.normal(size=(m, size, size, 3))
     power = (limit.q_star - bias_variance) / weight_variance
     return x * np.sqrt(power / np.mean(x**2, axis=-1, keepdims=True))
 
 
-def make_kernel(architecture, depths, activation, weight_variance, bias_variance):
+def make_kernel(
+    architecture: str,
+    depths: list[int],
+    activation: str,
+    weight_variance: float,
+    bias_variance: float,
+) -> Callable:
     """The kernel of an architecture at several depths, of images."""
     arguments = (depths, activation, weight_variance, bias_variance)
     if architecture == "fcn":

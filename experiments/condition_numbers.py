@@ -7,8 +7,13 @@ to a constant. Critical line: kappa and the ratio of the first two eigenvalues g
 for FCN and CNN-F, to (m d + 2) / 2 for CNN-P. A label "12-6" is 12 inputs of 6 x 6 x 3.
 """
 
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
 from absl import flags
+from matplotlib.axes import Axes
 
 from experiments import binary, common
 from experiments.architectures import ARCHITECTURES, inputs, make_kernel
@@ -18,13 +23,22 @@ FLAGS = flags.FLAGS
 _FACTORS = {"ordered": 0.8, "critical": 1.0, "chaotic": 1.3}
 
 
-def variances(phase, activation, q_star):
+def variances(phase: str, activation: str, q_star: float) -> tuple[float, float]:
     """(weight_variance, bias_variance) of a phase, all with the bias of the critical point."""
     weight_variance, bias_variance = meanfield.critical_point(activation, q_star)
     return _FACTORS[phase] * weight_variance, bias_variance
 
 
-def measure(activation, phase, architecture, m, size, depths, q_star, seed):
+def measure(
+    activation: str,
+    phase: str,
+    architecture: str,
+    m: int,
+    size: int,
+    depths: list[int],
+    q_star: float,
+    seed: int,
+) -> list[dict[str, Any]]:
     """Rows of one curve: depth, kappa, ratio of the first two eigenvalues, and kappa's limit."""
     weight_variance, bias_variance = variances(phase, activation, q_star)
     limit = kernels.limits(activation, weight_variance, bias_variance)
@@ -51,13 +65,21 @@ def measure(activation, phase, architecture, m, size, depths, q_star, seed):
     return rows
 
 
-def plot(rows, path):
+def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Six panels: those of the paper's Figures 1 and 4, and l chi_1^l kappa."""
     figure, axes = common.subplots(2, 3, figsize=(12.5, 7))
     styles = {"fcn": "-", "cnn_f": "--", "cnn_p": ":"}
     configurations = sorted({(r["inputs"], r["size"]) for r in rows})
 
-    def draw(axis, phase, architectures, value, style=None, label=True, limit=False):
+    def draw(
+        axis: Axes,
+        phase: str,
+        architectures: Iterable[str],
+        value: Callable[[dict[str, np.ndarray]], np.ndarray],
+        style: str | None = None,
+        label: bool = True,
+        limit: bool = False,
+    ) -> None:
         for color, configuration in enumerate(configurations):
             for name in architectures:
                 chosen = [
@@ -68,8 +90,16 @@ def plot(rows, path):
                 ]
                 if not chosen:
                     continue
-                curve = {k: np.array([r[k] for r in chosen]) for k in ("depth", "condition_number",
-                         "first_to_second", "chi_1", "leading_order")}  # fmt: skip
+                curve = {
+                    k: np.array([r[k] for r in chosen])
+                    for k in (
+                        "depth",
+                        "condition_number",
+                        "first_to_second",
+                        "chi_1",
+                        "leading_order",
+                    )
+                }
                 text = f"{configuration[0]}-{configuration[1]} {name.upper().replace('_', '-')}"
                 # Beyond, the smallest eigenvalue is the rounding of a deep kernel's entries.
                 y = np.where(curve["condition_number"] < 1e14, value(curve), np.nan)
@@ -78,10 +108,10 @@ def plot(rows, path):
                 if limit:
                     axis.axhline(curve["leading_order"][-1], color=f"C{color}", lw=0.7, alpha=0.6)
 
-    def kappa(curve):
+    def kappa(curve: dict[str, np.ndarray]) -> np.ndarray:
         return curve["condition_number"]
 
-    def scaled(curve):
+    def scaled(curve: dict[str, np.ndarray]) -> np.ndarray:
         return curve["chi_1"] ** (curve["depth"] + 1) * kappa(curve)
 
     draw(axes[0, 0], "chaotic", ARCHITECTURES, kappa)
@@ -116,7 +146,7 @@ def plot(rows, path):
     common.save_figure(figure, path)
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Measures all curves, writes metrics.csv and condition_numbers.png."""
     settings = common.settings(
         quick={
@@ -146,7 +176,7 @@ def main(_):
             )
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("condition_numbers")
     common.define_override("max_depth", "Largest number of hidden layers.", lower_bound=2)

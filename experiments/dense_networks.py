@@ -5,6 +5,9 @@ descent on the mean of half the squared error. Its theory is df/dt = -Theta (f -
 largest stable rate is eta_theory = 2 n / lambda_max of the analytic kernel of n inputs.
 """
 
+import pathlib
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -14,21 +17,30 @@ from mfcnn import data, kernels, layers, training
 __all__ = ["DenseNetworks", "eta_theory", "normalized", "ntk_network"]
 
 
-def normalized(images):
+def normalized(images: np.ndarray) -> np.ndarray:
     """Images as vectors [n, d] with |x|^2 = d, as the theory has them."""
     x = images.reshape(len(images), -1).astype("float64")
     return x * np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def eta_theory(x, activation, depth, weight_variance, bias_variance):
+def eta_theory(
+    x: np.ndarray, activation: str, depth: int, weight_variance: float, bias_variance: float
+) -> float:
     """2 n / lambda_max of the analytic kernel on the inputs x [n, d]."""
     theta = kernels.fully_connected(depth, activation, weight_variance, bias_variance)(x, get="ntk")
     return 2 * len(x) / np.linalg.eigvalsh(theta.numpy())[-1]
 
 
 def ntk_network(
-    input_shape, classes, depth, width, activation, weight_variance, bias_variance, seed
-):
+    input_shape: tuple[int, ...],
+    classes: int,
+    depth: int,
+    width: int,
+    activation: str,
+    weight_variance: float,
+    bias_variance: float,
+    seed: int,
+) -> keras.Model:
     """`depth` hidden layers of `width` units on the normalized input, and a linear readout.
 
     Returns:
@@ -57,7 +69,7 @@ class DenseNetworks:
         images of the analytic kernel.
     """
 
-    def __init__(self, settings):
+    def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
         names = ("seed", "resize", "subset", "test_subset")
         self.dataset = data.load(
@@ -67,7 +79,7 @@ class DenseNetworks:
         self._program = self._trainer = None
         self._rates = {}
 
-    def eta_theory(self, depth, weight_variance):
+    def eta_theory(self, depth: int, weight_variance: float) -> float:
         """The largest stable learning rate by theory, for this data."""
         start = depth, weight_variance
         if start not in self._rates:
@@ -75,7 +87,9 @@ class DenseNetworks:
             self._rates[start] = eta_theory(self._x, activation, *start, bias_variance)
         return self._rates[start]
 
-    def curve(self, depth, weight_variance, rho, folder):
+    def curve(
+        self, depth: int, weight_variance: float, rho: float, folder: pathlib.Path
+    ) -> list[dict[str, Any]]:
         """Trains one network by SGD at the learning rate rho * eta_theory.
 
         Args:
@@ -90,7 +104,7 @@ class DenseNetworks:
         settings = self.settings
         rate = rho * self.eta_theory(depth, weight_variance)
 
-        def make_model():
+        def make_model() -> keras.Model:
             return ntk_network(
                 self.dataset.image_shape,
                 self.dataset.classes,

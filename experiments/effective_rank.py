@@ -6,8 +6,11 @@ The matrix of the features grad_w f_l(w0, x_i) has a row for each example and ou
 examples. It is never formed: its singular values come from the tangent kernel, in float64.
 """
 
+import pathlib
 import time
+from typing import Any
 
+import numpy as np
 from absl import flags
 
 from experiments import binary, common, sweep
@@ -17,7 +20,9 @@ FLAGS = flags.FLAGS
 _DIGITS_SIDE = {"lenet": 28, "alexnet": 64}
 
 
-def rank_of_features(architecture, images, classes, width_factor, seed):
+def rank_of_features(
+    architecture: str, images: np.ndarray, classes: int, width_factor: float, seed: int
+) -> tuple[float, int]:
     """The effective rank of the feature matrix at a random start.
 
     Args:
@@ -36,7 +41,7 @@ def rank_of_features(architecture, images, classes, width_factor, seed):
     return empirical.feature_effective_rank(model, images.astype("float64")), model.count_params()
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     sweep.define_flags("effective_rank")
     common.define_override(
@@ -49,7 +54,7 @@ def define_flags():
     common.define_override("examples", "Number of training examples.", lower_bound=1)
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Computes the ranks, writes the table and draws the figure."""
     settings = common.settings(
         quick={"dataset": "mnist", "width_factors": ["1", "2", "5"], "examples": 600},
@@ -66,7 +71,7 @@ def main(_):
         resize=_DIGITS_SIDE[FLAGS.architecture] if dataset == "digits" else None,
     )
 
-    def measure(point, folder):
+    def measure(point: Any, folder: pathlib.Path) -> list[dict[str, Any]]:
         del folder
         start = time.process_time()
         rank, parameters = rank_of_features(**point, images=images, classes=10, seed=FLAGS.seed)

@@ -135,12 +135,14 @@ def slopes(coefficients, first, signal=10.0):
     return fit(mean), spread, used.sum(axis=0)
 
 
-def main(_):
+# The settings of the presets.
+_QUICK = {"channels": 1000, "networks": 600, "depth": 40}
+_PAPER = {"channels": 2000, "networks": 4000, "depth": 50}
+
+
+def main(_: list[str]) -> None:
     """Measures, writes and draws figure S4."""
-    settings = common.settings(
-        quick={"channels": 1000, "networks": 600, "depth": 40},
-        paper={"channels": 2000, "networks": 4000, "depth": 50},
-    )
+    settings = common.settings(quick=_QUICK, paper=_PAPER)
     directory = common.prepare_output_dir(settings)
     point = meanfield.fixed_point(ACTIVATION, WEIGHT_VARIANCE, BIAS_VARIANCE)
     arguments = (ACTIVATION, WEIGHT_VARIANCE, BIAS_VARIANCE, PROFILE)
@@ -172,9 +174,14 @@ def main(_):
             size = np.abs(mean[:, k])
             seen = np.cumprod(size > 2 * error[:, k]).astype(bool)  # above the noise
             axis.errorbar(
-                layers[seen], size[seen], error[seen, k], color=f"C{k}", lw=3, alpha=0.5,
+                layers[seen],
+                size[seen],
+                error[seen, k],
+                color=f"C{k}",
+                lw=3,
+                alpha=0.5,
                 label=f"mode {k}",
-            )  # fmt: skip
+            )
             axis.plot(layers, np.abs(iterated[:, k]), color="black", lw=0.8)
             # From where the fit starts, as linear theory gives the slope only.
             line = np.abs(linear * iterated[first, k] / linear[first])
@@ -198,9 +205,14 @@ def report(amplitude, first, coefficients, scales, deviations):
     for k in range(SIZE // 2 + 1):
         logging.info(
             "amplitude %g, mode %d: slope %.5f +- %.5f over %d layers, theory %.5f (%+.2f%%)",
-            amplitude, k, slope[k], slope_error[k], used[k], expected[k],
+            amplitude,
+            k,
+            slope[k],
+            slope_error[k],
+            used[k],
+            expected[k],
             100 * (slope[k] / expected[k] - 1),
-        )  # fmt: skip
+        )
     hidden = np.flatnonzero(np.isnan(slope[: SIZE // 2 + 1])).tolist()
     if hidden:
         logging.warning("The noise hides the modes %s: more networks are needed.", hidden)
@@ -208,12 +220,15 @@ def report(amplitude, first, coefficients, scales, deviations):
     logging.info(
         "amplitude %g: worst relative deviation of a slope %.3g; of a coefficient from the "
         "iterated map %.2f standard errors; %d networks",
-        amplitude, worst, np.max(np.abs(deviations)), len(coefficients),
-    )  # fmt: skip
+        amplitude,
+        worst,
+        np.max(np.abs(deviations)),
+        len(coefficients),
+    )
     return worst
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("fourier_modes")
     common.define_override("channels", "Channels c.", lower_bound=2)

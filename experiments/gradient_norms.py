@@ -128,12 +128,14 @@ def compare(log_norms, theory):
     return ratio * predicted, error * predicted, predicted
 
 
-def main(_):
+# The settings of the presets.
+_QUICK = {"depth": 100, "channels": 128, "draws": 60, "size": 10}
+_PAPER = {"channels": 2000, "draws": 10}
+
+
+def main(_: list[str]) -> None:
     """Measures, writes and draws figure S2."""
-    settings = common.settings(
-        quick={"depth": 100, "channels": 128, "draws": 60, "size": 10},
-        paper={"channels": 2000, "draws": 10},
-    )
+    settings = common.settings(quick=_QUICK, paper=_PAPER)
     settings["activation"] = FLAGS.activation
     settings["bias_variance"] = FLAGS.bias_variance
     settings["weight_variances"] = [float(w) for w in FLAGS.weight_variances]
@@ -160,9 +162,15 @@ def main(_):
         logging.info(
             "weight variance %.4g: worst deviation %.2f standard errors (95 %% of all runs: below "
             "%.2f); first layer %.4g +- %.2g of the last, predicted %.4g; %d draws of %d channels",
-            w, np.max(np.abs(deviation)), bound, mean[0], error[0], predicted[0],
-            settings["draws"], settings["channels"],
-        )  # fmt: skip
+            w,
+            np.max(np.abs(deviation)),
+            bound,
+            mean[0],
+            error[0],
+            predicted[0],
+            settings["draws"],
+            settings["channels"],
+        )
         axis.semilogy(layers, mean, color=(shade, 0.2, 1 - shade), label=f"$\\sigma_w^2$ = {w:g}")
         axis.semilogy(layers, predicted, "--", color="green", lw=1)
         for i, layer in enumerate(layers):
@@ -179,7 +187,7 @@ def main(_):
     logging.info("Written to %s", directory)
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("gradient_norms")
     flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")

@@ -64,7 +64,7 @@ def summarize(values):
     return means.mean(), means.std(ddof=1) / root, variances.mean(), variances.std(ddof=1) / root
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Measures, writes and draws the spectra."""
     settings = common.settings(
         quick={"depth": 50, "channels": 64, "size": 3, "draws": 6},
@@ -93,9 +93,16 @@ def main(_):
         logging.info(
             "%s: mean squared singular value %.4f +- %.4f, theory %.4f; variance %.4f +- %.4f, "
             "theory %.4f; largest %.3f, smallest %.3g",
-            kind, mean, mean_error, theory.mean, variance, variance_error, theory.variance,
-            values.max(), values.min(),
-        )  # fmt: skip
+            kind,
+            mean,
+            mean_error,
+            theory.mean,
+            variance,
+            variance_error,
+            theory.variance,
+            values.max(),
+            values.min(),
+        )
         draw(axis, kind, values, settings["activation"], variances[0], depth, q_star)
         rows.append(
             {"weights": kind, "depth": depth, "mean": mean, "mean_error": mean_error}
@@ -139,7 +146,7 @@ def draw(axis, kind, values, activation, weight_variance, depth, q_star):
     )
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("jacobian_spectrum")
     flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")

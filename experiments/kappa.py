@@ -18,7 +18,12 @@ from mfcnn import meanfield
 FLAGS = flags.FLAGS
 
 
-def kappas(activation, variances, depths, correlations):
+def kappas(
+    activation: str,
+    variances: tuple[float, float],
+    depths: np.ndarray | list[int] | range,
+    correlations: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """kappa_1 and kappa_2 of networks of equal widths, for inputs of unit norm.
 
     Args:
@@ -36,7 +41,7 @@ def kappas(activation, variances, depths, correlations):
     return np.array([f.kappa_1 for f in forms]), np.array([f.kappa_2 for f in forms])
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Computes all curves, writes metrics.csv and kappa.png."""
     settings = common.settings(quick={"max_depth": 30}, paper={"max_depth": 100})
     directory = common.prepare_output_dir(settings)
@@ -44,10 +49,13 @@ def main(_):
     depths = np.unique(np.round(np.geomspace(1, settings["max_depth"], 16)).astype(int))
     critical, bias = meanfield.critical_point("erf", 0.5)
     phases = {
-        "erf": {"ordered": (0.7 * critical, bias), "border": (critical, bias),
-                "chaotic": (1.6 * critical, bias)},
+        "erf": {
+            "ordered": (0.7 * critical, bias),
+            "border": (critical, bias),
+            "chaotic": (1.6 * critical, bias),
+        },
         "relu": {"ordered": (1.5, 0.05), "border": (2.0, 0.0), "chaotic": (2.5, 0.05)},
-    }  # fmt: skip
+    }
     rows = []
     figure, axes = common.subplots(4, 3, figsize=(10, 11))
     colors = common.plt.get_cmap("viridis")(correlations)
@@ -78,7 +86,7 @@ def main(_):
     common.save_figure(figure, directory / "kappa.png")
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("kappa")
     common.define_override("max_depth", "Largest number of hidden layers.", lower_bound=2)

@@ -15,7 +15,9 @@ from mfcnn import initializers, meanfield
 FLAGS = flags.FLAGS
 
 
-def kernel_modes(channels, size, seed, kernel_size=3):
+def kernel_modes(
+    channels: int, size: int, seed: int, kernel_size: int = 3
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Singular values of A_v, by theory and from one random kernel for each profile.
 
     Returns:
@@ -35,7 +37,7 @@ def kernel_modes(channels, size, seed, kernel_size=3):
     return result
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Computes, writes and draws figure 4(b)."""
     settings = common.settings(
         quick={"channels": 128, "size": 8}, paper={"channels": 256, "size": 8}
@@ -62,7 +64,7 @@ def main(_):
     logging.info("Largest deviation %.2g. Written to %s", worst, directory)
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("kernel_modes")
     common.define_override("channels", "Channels of the random kernels.", lower_bound=1)

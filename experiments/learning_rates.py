@@ -7,9 +7,13 @@ accuracy over training against rho = eta / eta_theory; theory says that it break
 largest rho at which the training loss fell to its end.
 """
 
+import pathlib
+from typing import Any
+
 import numpy as np
 from absl import flags
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from experiments import binary, common, dense_networks, sweep
 from mfcnn import data
@@ -17,7 +21,7 @@ from mfcnn import data
 FLAGS = flags.FLAGS
 
 
-def draw(rows):
+def draw(rows: list[dict[str, Any]]) -> Figure:
     """A panel for each depth: solid for training, dashed for test accuracy."""
     depths, stds = (sorted({row[name] for row in rows}) for name in ("depth", "weight_std"))
     figure, axes = common.subplots(
@@ -42,7 +46,7 @@ def draw(rows):
     return figure
 
 
-def report(rows):
+def report(rows: list[dict[str, Any]]) -> None:
     """Prints the break of each network: the last rho that trains, the first that does not."""
     for depth, std in sorted({(row["depth"], row["weight_std"]) for row in rows}):
         mine = [r for r in rows if (r["depth"], r["weight_std"]) == (depth, std)]
@@ -54,13 +58,14 @@ def report(rows):
         )
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     sweep.define_flags("learning_rates")
     common.define_override("dataset", "Data set.", flags.DEFINE_enum, enum_values=data.NAMES)
     common.define_override("resize", "Side of the images in pixels.", lower_bound=1)
-    common.define_override("activation", "Activation.", flags.DEFINE_enum,
-                           enum_values=["tanh", "erf", "relu"])  # fmt: skip
+    common.define_override(
+        "activation", "Activation.", flags.DEFINE_enum, enum_values=["tanh", "erf", "relu"]
+    )
     common.define_override("bias_std", "sigma_b.", flags.DEFINE_float, lower_bound=0)
     common.define_override("weight_stds", "Values of sigma_w.", common.define_numbers, above=0)
     common.define_override(
@@ -76,28 +81,49 @@ def define_flags():
     )
 
 
-def main(_):
+# The settings of the presets.
+_QUICK = {
+    "dataset": "mnist",
+    "resize": 14,
+    "activation": "tanh",
+    "bias_std": 0.43,
+    "weight_stds": ["1.0", "1.5", "2.0"],
+    "depths": ["3", "6", "10"],
+    "width": 256,
+    "examples": 128,
+    "steps": 60,
+    "eval_every": 5,
+    "checkpoint_every": 60,
+    "rates": 11,
+}
+_PAPER = {
+    "dataset": "cifar10",
+    "resize": None,
+    "weight_stds": [f"{s:.2f}" for s in np.linspace(1.0, 2.8, 10)],
+    "depths": ["5", "10", "20", "40"],
+    "width": 2048,
+    "examples": 1000,
+    "steps": 300,
+    "checkpoint_every": 50,
+    "rates": 10,
+}
+
+
+def main(_: list[str]) -> None:
     """Trains all networks, writes the table, draws the figure, prints where it breaks."""
-    settings = common.settings(
-        quick={
-            "dataset": "mnist", "resize": 14, "activation": "tanh", "bias_std": 0.43,
-            "weight_stds": ["1.0", "1.5", "2.0"], "depths": ["3", "6", "10"], "width": 256,
-            "examples": 128, "steps": 60, "eval_every": 5, "checkpoint_every": 60, "rates": 11,
-        },
-        paper={
-            "dataset": "cifar10", "resize": None,
-            "weight_stds": [f"{s:.2f}" for s in np.linspace(1.0, 2.8, 10)],
-            "depths": ["5", "10", "20", "40"], "width": 2048, "examples": 1000, "steps": 300,
-            "checkpoint_every": 50, "rates": 10,
-        },
-    )  # fmt: skip
+    settings = common.settings(quick=_QUICK, paper=_PAPER)
     directory = sweep.open_sweep(settings)
     examples = settings["examples"]
     networks = dense_networks.DenseNetworks(
         settings
-        | {"subset": examples, "test_subset": examples, "batch_size": examples,
-           "kernel_size": examples, "bias_variance": settings["bias_std"] ** 2}
-    )  # fmt: skip
+        | {
+            "subset": examples,
+            "test_subset": examples,
+            "batch_size": examples,
+            "kernel_size": examples,
+            "bias_variance": settings["bias_std"] ** 2,
+        }
+    )
     points = [
         {"depth": int(depth), "weight_std": float(std), "rho": float(rho)}
         for depth in settings["depths"]
@@ -105,7 +131,7 @@ def main(_):
         for rho in np.geomspace(0.1, 10, settings["rates"])
     ]
 
-    def measure(point, folder):
+    def measure(point: Any, folder: pathlib.Path) -> list[dict[str, Any]]:
         depth, variance = point["depth"], point["weight_std"] ** 2
         curve = networks.curve(depth, variance, point["rho"], folder)
         first, last = curve[0], curve[-1]

@@ -8,11 +8,16 @@ training is a point of a sweep and keeps a checkpoint after every epoch; started
 goes on from there. Training curves are in a CSV file for each.
 """
 
+import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags, logging
+from matplotlib.figure import Figure
 
 from experiments import binary, common, sweep
 from mfcnn import data, files, models
@@ -23,15 +28,26 @@ FLAGS = flags.FLAGS
 
 _TABLE_1 = {  # test accuracy in percent: the network, its linearization
     ("lenet", "mnist"): {
-        1: (99.2, 93.2), 2: (99.3, 96.3), 5: (99.4, 97.9), 10: (99.4, 98.3), 60: (99.4, 98.9)
+        1: (99.2, 93.2),
+        2: (99.3, 96.3),
+        5: (99.4, 97.9),
+        10: (99.4, 98.3),
+        60: (99.4, 98.9),
     },
     ("lenet", "cifar10"): {
-        1: (62.5, 42.3), 2: (69.6, 46.3), 5: (76.1, 54.2), 10: (77.4, 57.7), 60: (78.8, 65.6)
+        1: (62.5, 42.3),
+        2: (69.6, 46.3),
+        5: (76.1, 54.2),
+        10: (77.4, 57.7),
+        60: (78.8, 65.6),
     },
     ("alexnet", "imagenet_snakes"): {
-        1: (53.8, 35.2), 2: (54.4, 36.4), 3: (54.2, 34.2), 4: (57.0, 39.2)
+        1: (53.8, 35.2),
+        2: (54.4, 36.4),
+        3: (54.2, 34.2),
+        4: (57.0, 39.2),
     },
-}  # fmt: skip
+}
 _KINDS = ("network", "linearization")
 _DIGITS_SIDE = {"lenet": 28, "alexnet": 64}
 
@@ -39,7 +55,9 @@ _DIGITS_SIDE = {"lenet": 28, "alexnet": 64}
 class Run:
     """Training of one model by momentum and weight decay on one-hot targets."""
 
-    def __init__(self, model, classes, momentum, weight_decay):
+    def __init__(
+        self, model: keras.Model, classes: int, momentum: float, weight_decay: float
+    ) -> None:
         self.model, self.classes = model, classes
         self._momentum, self._decay = momentum, weight_decay
         self.variables = [v.value for v in model.trainable_variables]
@@ -49,7 +67,7 @@ class Run:
             lambda x: model(x, training=False), autograph=False, reduce_retracing=True
         )
 
-    def _step(self, images, labels, learning_rate):
+    def _step(self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             outputs = self.model(images, training=True)
             targets = tf.one_hot(labels, self.classes)
@@ -62,7 +80,7 @@ class Run:
         hits = tf.argmax(outputs, 1, output_type=labels.dtype) == labels
         return tf.stack([loss, tf.reduce_mean(tf.cast(hits, tf.float32))])
 
-    def accuracy(self, images, labels, batch_size=500):
+    def accuracy(self, images: np.ndarray, labels: np.ndarray, batch_size: int = 500) -> float:
         """The share of examples whose largest output is their class."""
         parts = range(0, len(labels), batch_size)
         hits = [
@@ -72,14 +90,23 @@ class Run:
         return float(np.mean(np.concatenate(hits)))
 
 
-def make_models(architecture, input_shape, classes, width_factor, seed):
+def make_models(
+    architecture: str, input_shape: tuple[int, ...], classes: int, width_factor: float, seed: int
+) -> dict[str, keras.Model]:
     """The network and its linearization, as a dict."""
     build = getattr(models, architecture)
     network = build(input_shape, classes, width_factor, seed=seed)
     return dict(zip(_KINDS, (network, models.linearize(network))))
 
 
-def train(run, dataset, epochs, learning_rate, schedule, directory):
+def train(
+    run: "Run",
+    dataset: data.ImageData,
+    epochs: int,
+    learning_rate: float,
+    schedule: str,
+    directory: pathlib.Path,
+) -> list[dict[str, float]]:
     """Trains for some epochs, from the last checkpoint in the directory if there is one.
 
     Returns:
@@ -116,7 +143,7 @@ def train(run, dataset, epochs, learning_rate, schedule, directory):
     return file.rows()
 
 
-def step_cost_ratio(runs, dataset, calls=20):
+def step_cost_ratio(runs: dict[str, "Run"], dataset: data.ImageData, calls: int = 20) -> float:
     """CPU time of a step of the linearization over that of the network: least of four turns."""
     (images, labels), rate = next(iter(dataset.train_batches())), tf.constant(0.0)
     seconds = {kind: [] for kind in runs}
@@ -129,7 +156,14 @@ def step_cost_ratio(runs, dataset, calls=20):
     return min(seconds["linearization"][1:]) / min(seconds["network"][1:])
 
 
-def trajectory(run, dataset, steps, learning_rate, images, labels):
+def trajectory(
+    run: "Run",
+    dataset: data.ImageData,
+    steps: int,
+    learning_rate: float,
+    images: np.ndarray,
+    labels: np.ndarray,
+) -> np.ndarray:
     """The outputs [steps + 1, n] for the right classes of n images after each step."""
     picked = np.arange(len(labels)), labels
     outputs = [run.predict(images).numpy()[picked]]
@@ -139,7 +173,7 @@ def trajectory(run, dataset, steps, learning_rate, images, labels):
     return np.array(outputs)
 
 
-def draw_trajectories(trajectories):
+def draw_trajectories(trajectories: dict[float, dict[str, np.ndarray]]) -> Figure:
     """Figure 2: a panel for each width factor; light lines are the linearization."""
     figure, axes = common.subplots(
         1, len(trajectories), figsize=(4 * len(trajectories), 3.3), squeeze=False, sharey=True
@@ -159,7 +193,7 @@ def draw_trajectories(trajectories):
     return figure
 
 
-def draw_accuracies(rows):
+def draw_accuracies(rows: list[dict[str, Any]]) -> Figure:
     """Figures 3, 4 and 6: accuracy over the width factor, beside the paper's on test data."""
     figure, axis = common.subplots(figsize=(5.5, 3.8))
     for kind, marker in zip(_KINDS, "o*"):
@@ -179,7 +213,7 @@ def draw_accuracies(rows):
     return figure
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     sweep.define_flags("linearization")
     common.define_override(
@@ -203,16 +237,35 @@ def define_flags():
     common.define_override("train_size", "Training examples; 0 is all.", lower_bound=0)
 
 
-def main(_):
+# The settings of the presets.
+_QUICK = {
+    "dataset": "mnist",
+    "width_factors": ["1", "2"],
+    "epochs": 5,
+    "linear_epochs": 10,
+    "trajectory_steps": 100,
+    "train_size": 0,
+}
+_PAPER = {
+    "width_factors": ["1", "2", "5", "10", "25", "60"],
+    "epochs": 100,
+    "linear_epochs": 100,
+    "trajectory_steps": 200,
+}
+
+
+def main(_: list[str]) -> None:
     """Trains all pairs, writes the table and draws the figures."""
-    settings = common.settings(
-        quick={"dataset": "mnist", "width_factors": ["1", "2"], "epochs": 5, "linear_epochs": 10,
-               "trajectory_steps": 100, "train_size": 0},
-        paper={"width_factors": ["1", "2", "5", "10", "25", "60"], "epochs": 100,
-               "linear_epochs": 100, "trajectory_steps": 200},
-    )  # fmt: skip
-    names = ("architecture", "batch_size", "learning_rate", "linear_learning_rate",
-             "momentum", "weight_decay", "schedule")  # fmt: skip
+    settings = common.settings(quick=_QUICK, paper=_PAPER)
+    names = (
+        "architecture",
+        "batch_size",
+        "learning_rate",
+        "linear_learning_rate",
+        "momentum",
+        "weight_decay",
+        "schedule",
+    )
     settings.update({name: FLAGS[name].value for name in names})
     directory = sweep.open_sweep(settings)
     architecture, name = FLAGS.architecture, settings["dataset"]
@@ -228,14 +281,14 @@ def main(_):
     epochs = dict(zip(_KINDS, (settings["epochs"], settings["linear_epochs"])))
     rates = dict(zip(_KINDS, (FLAGS.learning_rate, FLAGS.linear_learning_rate)))
 
-    def make(factor):
+    def make(factor: float) -> dict[str, keras.Model]:
         pair = make_models(architecture, dataset.image_shape, dataset.classes, factor, FLAGS.seed)
         return {
             kind: Run(model, dataset.classes, FLAGS.momentum, FLAGS.weight_decay)
             for kind, model in pair.items()
         }
 
-    def measure(point, folder):
+    def measure(point: dict[str, Any], folder: pathlib.Path) -> list[dict[str, Any]]:
         factor, kind = point["width_factor"], point["model"]
         folder.mkdir(parents=True, exist_ok=True)
         run = make(factor)[kind]
@@ -273,7 +326,13 @@ def main(_):
         common.save_figure(draw_accuracies(rows), directory / "accuracy.png")
 
 
-def follow(make, factors, dataset, steps, directory):
+def follow(
+    make: Callable[[float], dict[str, keras.Model]],
+    factors: list[float],
+    dataset: data.ImageData,
+    steps: int,
+    directory: pathlib.Path,
+) -> None:
     """The first steps of each pair, Figure 2; prints what a linearized step costs."""
     images, labels = (a[:5] for a in dataset.arrays("test"))
     trajectories = {}

@@ -8,11 +8,16 @@ parameterization. Shown are |Theta_t - Theta_0|_F / |Theta_0|_F after given numb
 the end, and the least loss.
 """
 
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
 from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 
 from experiments import binary, common, maps, sweep
 from mfcnn import activations, data, empirical, meanfield
@@ -23,12 +28,21 @@ FLAGS = flags.FLAGS
 _PATIENCE, _LEAST_DECREASE = 100, 1e-7
 
 
-def network(input_size, classes, width, depth, activation, weight_variance, bias_variance, seed):
+def network(
+    input_size: int,
+    classes: int,
+    width: int,
+    depth: int,
+    activation: str,
+    weight_variance: float,
+    bias_variance: float,
+    seed: int,
+) -> keras.Model:
     """A fully connected network in the standard parameterization."""
     seeds = iter(np.random.SeedSequence(seed).generate_state(2 * depth + 2).tolist())
 
-    def dense(units, fan_in, phi=None):
-        def normal(variance):
+    def dense(units: int, fan_in: int, phi: Callable | None = None) -> keras.layers.Dense:
+        def normal(variance: float) -> keras.initializers.Initializer:
             return keras.initializers.RandomNormal(stddev=variance**0.5, seed=next(seeds))
 
         return keras.layers.Dense(
@@ -43,7 +57,9 @@ def network(input_size, classes, width, depth, activation, weight_variance, bias
     return keras.Sequential([keras.Input((input_size,)), *hidden, dense(classes, width)])
 
 
-def track(model, x, targets, learning_rate, max_steps):
+def track(
+    model: keras.Model, x: np.ndarray, targets: np.ndarray, learning_rate: float, max_steps: int
+) -> list[dict[str, Any]]:
     """Trains until the loss stands still, with the kernel at 10, 100, ... steps and at the end.
 
     Early stopping: 100 steps in a row without a decrease of the least loss by 1e-7.
@@ -62,7 +78,9 @@ def track(model, x, targets, learning_rate, max_steps):
     x, targets = tf.constant(x, tf.float32), tf.constant(targets, tf.float32)
     variables = [v.value for v in model.trainable_variables]
 
-    def body(step, best, since, loss):
+    def body(
+        step: tf.Tensor, best: tf.Tensor, since: tf.Tensor, loss: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(tf.square(model(x) - targets)) / (2 * len(x))
         for v, g in zip(variables, tape.gradient(loss, variables)):
@@ -71,8 +89,10 @@ def track(model, x, targets, learning_rate, max_steps):
         return step + 1, tf.minimum(best, loss), tf.where(better, 0, since + 1), loss
 
     @tf.function(autograph=False)
-    def advance(step, best, since, loss, stop):
-        def going(step, best, since, loss):
+    def advance(
+        step: tf.Tensor, best: tf.Tensor, since: tf.Tensor, loss: tf.Tensor, stop: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        def going(step: tf.Tensor, best: tf.Tensor, since: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
             del best
             enough = since >= _PATIENCE
             return (step < stop) & ~enough & tf.math.is_finite(loss)
@@ -89,15 +109,20 @@ def track(model, x, targets, learning_rate, max_steps):
         stopped = steps < target or since >= _PATIENCE or steps == max_steps
         change = float(tf.norm(empirical.ntk(model, x) - start) / tf.norm(start))
         rows.append(
-            {"steps": int(steps), "change": change, "loss": loss, "least_loss": best,
-             "stopped": int(stopped)}
-        )  # fmt: skip
+            {
+                "steps": int(steps),
+                "change": change,
+                "loss": loss,
+                "least_loss": best,
+                "stopped": int(stopped),
+            }
+        )
         if stopped:
             return rows
         stop *= 10
 
 
-def draw(rows, critical):
+def draw(rows: list[dict[str, Any]], critical: float) -> Figure:
     """A row of maps for each width: the change after 10, 100, ... steps and in the end, the loss.
 
     A network whose training has ended keeps its last kernel in the later maps.
@@ -138,7 +163,7 @@ def draw(rows, critical):
     return figure
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     sweep.define_flags("ntk_change")
     flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set.")
@@ -156,14 +181,26 @@ def define_flags():
     common.define_override("max_steps", "Steps at most.", lower_bound=10)
 
 
-def main(_):
+# The settings of the presets.
+_QUICK = {
+    "widths": ["32", "128"],
+    "depths": ["2", "5", "10"],
+    "grid": 5,
+    "examples": 32,
+    "max_steps": 10_000,
+}
+_PAPER = {
+    "widths": ["128", "256", "512"],
+    "depths": [str(d) for d in range(2, 31, 4)],
+    "grid": 10,
+    "examples": 128,
+    "max_steps": 100_000,
+}
+
+
+def main(_: list[str]) -> None:
     """Trains the grid for each width, writes the table and draws the maps."""
-    settings = common.settings(
-        quick={"widths": ["32", "128"], "depths": ["2", "5", "10"], "grid": 5, "examples": 32,
-               "max_steps": 10_000},
-        paper={"widths": ["128", "256", "512"], "depths": [str(d) for d in range(2, 31, 4)],
-               "grid": 10, "examples": 128, "max_steps": 100_000},
-    )  # fmt: skip
+    settings = common.settings(quick=_QUICK, paper=_PAPER)
     names = ("dataset", "activation", "bias_variance", "learning_rate")
     settings |= {n: FLAGS[n].value for n in names}
     directory = sweep.open_sweep(settings)
@@ -186,13 +223,17 @@ def main(_):
         for variance in variances
     ]
 
-    def measure(point, folder):
+    def measure(point: Any, folder: pathlib.Path) -> list[dict[str, Any]]:
         del folder  # a network is trained in one go
         keras.backend.clear_session()
         model = network(
-            x.shape[1], 10, **point, activation=FLAGS.activation,
-            bias_variance=FLAGS.bias_variance, seed=FLAGS.seed,
-        )  # fmt: skip
+            x.shape[1],
+            10,
+            **point,
+            activation=FLAGS.activation,
+            bias_variance=FLAGS.bias_variance,
+            seed=FLAGS.seed,
+        )
         tracked = track(model, x, targets, FLAGS.learning_rate, settings["max_steps"])
         return [{"checkpoint": 10**i} | row for i, row in enumerate(tracked, 1)]
 

@@ -16,7 +16,9 @@ The paper's 32 x 32 images mean 10^6 pairs of positions for each pair of images 
 on accelerators; `--resize=8` costs 256 times less.
 """
 
+import pathlib
 import warnings
+from typing import Any
 
 import numpy as np
 from absl import flags, logging
@@ -28,7 +30,14 @@ FLAGS = flags.FLAGS
 READOUTS = ("pool", "flatten")
 
 
-def predict(train_train, test_train, y_train, y_test, classes, ridge):
+def predict(
+    train_train: np.ndarray,
+    test_train: np.ndarray,
+    y_train: np.ndarray,
+    y_test: np.ndarray,
+    classes: int,
+    ridge: float,
+) -> tuple[float, float]:
     """(test accuracy, variation of the prediction over test inputs) of the mean predictor.
 
     NaN where the kernel has no digits left to invert, which takes ridge = 0.
@@ -57,7 +66,13 @@ def predict(train_train, test_train, y_train, y_test, classes, ridge):
     return float(accuracy), float(np.std(prediction, axis=0).mean() / np.std(targets))
 
 
-def measure(weight_variance, depths, settings, arrays, classes):
+def measure(
+    weight_variance: float,
+    depths: list[int],
+    settings: dict[str, Any],
+    arrays: list[tuple[np.ndarray, np.ndarray]],
+    classes: int,
+) -> list[dict[str, Any]]:
     """Rows of one weight variance: all depths, both readouts."""
     (x_train, y_train), (x_test, y_test) = arrays
     arguments = settings["activation"], weight_variance, settings["bias_variance"]
@@ -82,13 +97,17 @@ def measure(weight_variance, depths, settings, arrays, classes):
         factor = np.exp(np.asarray(test.log_scale) - np.asarray(train.log_scale))
         for row, train_train, test_train, f in zip(rows, train.ntk, test.ntk, factor):
             row[f"accuracy_{readout}"], row[f"variation_{readout}"] = predict(
-                train_train.numpy(), f * test_train.numpy(), y_train, y_test, classes,
+                train_train.numpy(),
+                f * test_train.numpy(),
+                y_train,
+                y_test,
+                classes,
                 settings["ridge"],
-            )  # fmt: skip
+            )
     return rows
 
 
-def plot(rows, path):
+def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Accuracy of CNN-P, CNN-F, their difference; under it the variation, with both scales."""
     weights, depths, _ = maps.table(rows, "depth")
     figure, axes = common.subplots(2, 3, figsize=(12, 7), sharey=True, sharex=True)
@@ -128,18 +147,29 @@ def plot(rows, path):
     common.save_figure(figure, path)
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Evaluates the grid, writes metrics.csv (variance by variance) and ntk_prediction.png."""
     settings = common.settings(
         quick={
-            "dataset": "digits", "train_size": 60, "test_size": 80, "grid": 12, "max_depth": 64,
-            "resize": 4, "activation": "erf", "bias_variance": 0.18, "ridge": 1e-6,
+            "dataset": "digits",
+            "train_size": 60,
+            "test_size": 80,
+            "grid": 12,
+            "max_depth": 64,
+            "resize": 4,
+            "activation": "erf",
+            "bias_variance": 0.18,
+            "ridge": 1e-6,
         },
         paper={
-            "dataset": "cifar10", "train_size": 1000, "test_size": 1000, "grid": 20,
-            "max_depth": 100, "resize": None,
+            "dataset": "cifar10",
+            "train_size": 1000,
+            "test_size": 1000,
+            "grid": 20,
+            "max_depth": 100,
+            "resize": None,
         },
-    )  # fmt: skip
+    )
     directory = common.prepare_output_dir(settings)
     arrays = [
         data.load_arrays(
@@ -168,7 +198,7 @@ def main(_):
         )
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("ntk_prediction")
     common.define_override(
@@ -180,9 +210,11 @@ def define_flags():
     common.define_override("max_depth", "Largest depth.", lower_bound=2)
     common.define_override("resize", "Height and width of the images.", lower_bound=3)
     common.define_override(
-        "ridge", "What the diagonal is raised by, in units of its mean.", flags.DEFINE_float,
+        "ridge",
+        "What the diagonal is raised by, in units of its mean.",
+        flags.DEFINE_float,
         lower_bound=0.0,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

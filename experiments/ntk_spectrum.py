@@ -6,6 +6,9 @@ For FCN, CNN-F and CNN-P in the ordered, critical and chaotic phase: lambda_max,
 kappa over depth, the law beside each, and the rates fitted to the measured curves beside theory.
 """
 
+import pathlib
+from typing import Any
+
 import numpy as np
 from absl import flags
 
@@ -19,7 +22,15 @@ _SYMBOLS = dict(zip(FIELDS, (r"$\lambda_{max}$", r"$\lambda_{rest}$", r"$\kappa$
 _FACTORS = {"ordered": 0.8, "critical": 1.0, "chaotic": 1.5}
 
 
-def measure(architecture, variances, depths, m, size, seed, activation="erf"):
+def measure(
+    architecture: str,
+    variances: tuple[float, float],
+    depths: list[int],
+    m: int,
+    size: int,
+    seed: int,
+    activation: str = "erf",
+) -> tuple[kernels.Limits, list[dict[str, Any]]]:
     """Rows of measured and predicted spectra at all depths.
 
     The law's amplitudes are read off the kernels at the depth in the middle of the list: the
@@ -55,20 +66,22 @@ def measure(architecture, variances, depths, m, size, seed, activation="erf"):
     return limit, rows
 
 
-def _base(layers, values, power=0):
+def _base(layers: np.ndarray, values: np.ndarray, power: int = 0) -> float:
     """The base of values = base^l l^power (1 + O(1 / l)), fitted to the logarithms."""
     columns = [layers, np.ones_like(layers)] + ([1 / layers] if power else [])
     target = np.log(values) - power * np.log(layers)
     return float(np.exp(np.linalg.lstsq(np.stack(columns, axis=1), target, rcond=None)[0][0]))
 
 
-def _slope(layers, values):
+def _slope(layers: np.ndarray, values: np.ndarray) -> float:
     """The factor of l in values = s l + t log(l) + c."""
     design = np.stack([layers, np.log(layers), np.ones_like(layers)], axis=1)
     return float(np.linalg.lstsq(design, values, rcond=None)[0][0])
 
 
-def rates(limit, rows, m, positions):
+def rates(
+    limit: kernels.Limits, rows: list[dict[str, Any]], m: int, positions: int
+) -> list[tuple[str, float, float]]:
     """The table of appendix C.1: (quantity, fitted, theory) for one architecture and phase.
 
     The paper's slope of the NNGP's kappa on the critical line, m chi_2 / 2, lacks a factor q*.
@@ -81,9 +94,12 @@ def rates(limit, rows, m, positions):
     """
     deep = len(rows) // 4  # two kernels a depth: the deeper half of the depths
     ntk, nngp = (
-        {k: np.array([r[k] for r in rows if r["kernel"] == kernel][deep:]) for k in
-         ("depth", *FIELDS)} for kernel in ("ntk", "nngp")
-    )  # fmt: skip
+        {
+            k: np.array([r[k] for r in rows if r["kernel"] == kernel][deep:])
+            for k in ("depth", *FIELDS)
+        }
+        for kernel in ("ntk", "nngp")
+    )
     layers = ntk["depth"] + 1.0
     if limit.phase == "critical":
         q, d = limit.q_star, positions
@@ -121,7 +137,7 @@ def rates(limit, rows, m, positions):
     ]
 
 
-def plot(rows, path):
+def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Phases down, quantities across: circles measured, lines law."""
     figure, axes = common.subplots(3, 3, figsize=(10.5, 8.5))
     for line, phase in enumerate(_FACTORS):
@@ -150,7 +166,7 @@ def plot(rows, path):
     common.save_figure(figure, path)
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Measures the three phases, writes metrics.csv, rates.csv and ntk_spectrum.png."""
     settings = common.settings(
         quick={
@@ -190,7 +206,7 @@ def main(_):
     plot(rows, directory / "ntk_spectrum.png")
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("ntk_spectrum")
     common.define_override("inputs", "Number of inputs m.", lower_bound=2)

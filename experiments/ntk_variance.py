@@ -7,9 +7,12 @@ critical line; the curves show it by depth over width; the last panel compares r
 the law of Hanin and Nica.
 """
 
+from typing import Any
+
 import numpy as np
 from absl import flags, logging
 from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 
 from experiments import binary, common
 from mfcnn import activations, empirical, meanfield
@@ -20,7 +23,15 @@ FLAGS = flags.FLAGS
 _CURVES = ((1.0, 1.0), (1.5, 1.0), (2.0, 0.0), (3.0, 1.0))
 
 
-def heat_map(activation, width, depth, bias_variance, grid, initializations, seed):
+def heat_map(
+    activation: str,
+    width: int,
+    depth: int,
+    bias_variance: float,
+    grid: int,
+    initializations: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Ratios on a grid.
 
     Returns:
@@ -41,7 +52,7 @@ def heat_map(activation, width, depth, bias_variance, grid, initializations, see
     return variances, np.array(ratios), critical
 
 
-def draw_heat_maps(maps, width):
+def draw_heat_maps(maps: dict[tuple[str, float], Any], width: int) -> Figure:
     """A panel for each (activation, bias variance): Figures 1 and 7."""
     rows = sorted({b for _, b in maps})
     columns = list(dict.fromkeys(a for a, _ in maps))
@@ -68,7 +79,7 @@ def draw_heat_maps(maps, width):
     return figure
 
 
-def draw_curves(curves, law):
+def draw_curves(curves: dict[tuple[tuple[float, float], int], Any], law: tuple[Any, ...]) -> Figure:
     """Figure 2 by depth / width, beside the law at (2, 0)."""
     figure, axes = common.subplots(1, 2, figsize=(10, 3.8))
     styles = dict(zip(sorted({width for _, width in curves}), ("-", "--", ":", "-.")))
@@ -97,7 +108,7 @@ def draw_curves(curves, law):
     return figure
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     common.define_flags("ntk_variance")
     common.define_names(
@@ -122,14 +133,26 @@ def define_flags():
     common.define_override("law_networks", "Networks for the fit at (2, 0).", lower_bound=100)
 
 
-def main(_):
+# The settings of the presets.
+_QUICK = {
+    "width": 50,
+    "depth": 40,
+    "initializations": 200,
+    "grid": 12,
+    "curve_widths": ["25", "50"],
+    "law_networks": 20_000,
+}
+_PAPER = {
+    "depth": 100,
+    "grid": 40,
+    "curve_widths": ["50", "100", "200", "500"],
+    "law_networks": 50_000,
+}
+
+
+def main(_: list[str]) -> None:
     """Computes, writes and draws all three figures."""
-    settings = common.settings(
-        quick={"width": 50, "depth": 40, "initializations": 200, "grid": 12,
-               "curve_widths": ["25", "50"], "law_networks": 20_000},
-        paper={"depth": 100, "grid": 40, "curve_widths": ["50", "100", "200", "500"],
-               "law_networks": 50_000},
-    )  # fmt: skip
+    settings = common.settings(quick=_QUICK, paper=_PAPER)
     settings |= {"activations": FLAGS.activations, "bias_variances": FLAGS.bias_variances}
     for name in FLAGS.activations:
         activations.get(name)
@@ -167,8 +190,15 @@ def main(_):
     for layer, ratio in zip(moments.depth, moments.ratio):
         rows.append(("relu", law_width, layer, 2.0, 0.0, settings["law_networks"], ratio))
     print(f"relu at (2, 0): exponent {exponent:.2f} +- {error:.2f}, Hanin and Nica: 5")
-    names = ("activation", "width", "depth", "weight_variance", "bias_variance",
-             "initializations", "ratio")  # fmt: skip
+    names = (
+        "activation",
+        "width",
+        "depth",
+        "weight_variance",
+        "bias_variance",
+        "initializations",
+        "ratio",
+    )
     common.write_csv(directory / "metrics.csv", (dict(zip(names, row)) for row in rows))
     common.save_figure(draw_heat_maps(maps, width), directory / "heat_map.png")
     common.save_figure(

@@ -70,13 +70,17 @@ def draw(curves, target, depth):
             values = [row[f"{split}_accuracy"] for row in curve]
             axis.plot(steps, values, line, color=COLORS[initialization], label=label)
     axis.axhline(target, color="k", lw=0.8)
-    axis.set(xlabel="steps", ylabel="accuracy (dashed: test)", ylim=(0, 1.02),
-             title=f"{depth} layers, critical, equal variance")  # fmt: skip
+    axis.set(
+        xlabel="steps",
+        ylabel="accuracy (dashed: test)",
+        ylim=(0, 1.02),
+        title=f"{depth} layers, critical, equal variance",
+    )
     axis.legend()
     return figure
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     sweep.define_flags("orthogonal_speed")
     vanilla_sweep.define_network_flags()
@@ -93,25 +97,41 @@ def define_flags():
         common.define_numbers,
         above=0,
     )
-    common.define_override("target", "Training accuracy to reach.", flags.DEFINE_float,
-                           lower_bound=0, upper_bound=1)  # fmt: skip
+    common.define_override(
+        "target", "Training accuracy to reach.", flags.DEFINE_float, lower_bound=0, upper_bound=1
+    )
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Trains all networks, writes the table, draws the figure, prints who is first."""
     settings = common.settings(
         quick=vanilla_sweep.network_settings(
-            depth=300, initializations=["orthogonal", "gaussian"],
-            learning_rates=["0.003", "0.01", "0.03"], target=0.9, readout="flatten",
-            resize=14, subset=1000, test_subset=250, steps=700, eval_every=20,
+            depth=300,
+            initializations=["orthogonal", "gaussian"],
+            learning_rates=["0.003", "0.01", "0.03"],
+            target=0.9,
+            readout="flatten",
+            resize=14,
+            subset=1000,
+            test_subset=250,
+            steps=700,
+            eval_every=20,
             steps_per_execution=20,
         ),
         paper={
-            "depth": 4000, "filters": 128, "resize": None, "subset": None, "test_subset": None,
-            "readout": "pool", "batch_size": 128, "steps_per_execution": 10, "steps": 90_000,
-            "eval_every": 500, "checkpoint_every": 500,
+            "depth": 4000,
+            "filters": 128,
+            "resize": None,
+            "subset": None,
+            "test_subset": None,
+            "readout": "pool",
+            "batch_size": 128,
+            "steps_per_execution": 10,
+            "steps": 90_000,
+            "eval_every": 500,
+            "checkpoint_every": 500,
         },
-    )  # fmt: skip
+    )
     directory = sweep.open_sweep(settings)
     networks = vanilla_sweep.Networks(settings)
     points = [
@@ -120,9 +140,10 @@ def main(_):
         for rate in settings["learning_rates"]
     ]
     rows = sweep.run(
-        points, lambda point, folder: networks.curve(point, folder, depth=settings["depth"]),
+        points,
+        lambda point, folder: networks.curve(point, folder, depth=settings["depth"]),
         directory,
-    )  # fmt: skip
+    )
     if rows is None:
         return
     curves = best_curves(rows, settings["target"])

@@ -9,9 +9,13 @@ covariances of inputs to be equal; the kernels of narrow networks are random, wh
 of the order 1 / width, the more the smaller kappa_1 / kappa_2 is.
 """
 
+import pathlib
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from matplotlib.figure import Figure
 
 from experiments import binary, common, sweep
 from mfcnn import activations, data, empirical, kernels
@@ -19,8 +23,19 @@ from mfcnn import activations, data, empirical, kernels
 FLAGS = flags.FLAGS
 
 
-def trained_ensemble(x, y, x_test, activation, depth, width, weight_variance, bias_variance,
-                     networks, steps, seed):  # fmt: skip
+def trained_ensemble(
+    x: np.ndarray,
+    y: np.ndarray,
+    x_test: np.ndarray,
+    activation: str,
+    depth: int,
+    width: int,
+    weight_variance: float,
+    bias_variance: float,
+    networks: int,
+    steps: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """Outputs of independently drawn networks after training, NTK-parameterized.
 
     Args:
@@ -50,7 +65,7 @@ def trained_ensemble(x, y, x_test, activation, depth, width, weight_variance, bi
     ]
     inputs, targets = tf.constant(x, tf.float32), tf.constant(y, tf.float32)
 
-    def outputs(h):
+    def outputs(h: tf.Tensor) -> tf.Tensor:
         for i, (w, beta) in enumerate(zip(weights[::2], weights[1::2])):
             scale = (weight_variance / sizes[i]) ** 0.5
             h = scale * tf.matmul(h, w) + bias_variance**0.5 * beta
@@ -58,8 +73,8 @@ def trained_ensemble(x, y, x_test, activation, depth, width, weight_variance, bi
         return h[..., 0]
 
     @tf.function(autograph=False)
-    def train():
-        def body(step):
+    def train() -> tf.Tensor:
+        def body(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
             with tf.GradientTape() as tape:
                 loss = tf.reduce_sum(tf.square(outputs(inputs) - targets)) / 2
             for v, g in zip(weights, tape.gradient(loss, weights)):
@@ -73,7 +88,14 @@ def trained_ensemble(x, y, x_test, activation, depth, width, weight_variance, bi
     return tuple(t.numpy() for t in train())
 
 
-def predicted_variances(x, x_test, activation, depth, weight_variance, bias_variance):
+def predicted_variances(
+    x: np.ndarray,
+    x_test: np.ndarray,
+    activation: str,
+    depth: int,
+    weight_variance: float,
+    bias_variance: float,
+) -> tuple[float, float]:
     """(theorem 5.3 with means over the data, the exact mean for the analytic kernel)."""
     kernel = kernels.fully_connected(depth, activation, weight_variance, bias_variance)
     nngp, theta = (np.array(k) for k in kernel(np.concatenate([x, x_test])))
@@ -88,7 +110,7 @@ def predicted_variances(x, x_test, activation, depth, weight_variance, bias_vari
     return theorem, float(np.mean(np.sum(rows @ nngp * rows, axis=1)))
 
 
-def draw(rows, ratios, depth):
+def draw(rows: list[dict[str, Any]], ratios: dict[float, Any], depth: int) -> Figure:
     """Measured and predicted variances; kappa_1 / kappa_2 by depth."""
     figure, axes = common.subplots(1, 2, figsize=(9.5, 3.7))
     for width in sorted({r["width"] for r in rows}):
@@ -111,7 +133,7 @@ def draw(rows, ratios, depth):
     return figure
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     sweep.define_flags("output_variance")
     flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set.")
@@ -129,14 +151,27 @@ def define_flags():
     common.define_override("steps", "Gradient descent steps.", lower_bound=1)
 
 
-def main(_):
+# The settings of the presets.
+_QUICK = {
+    "weight_variances": ["1", "2", "4"],
+    "depth": 3,
+    "widths": ["64", "256"],
+    "networks": 60,
+    "examples": 12,
+    "steps": 300,
+}
+_PAPER = {
+    "weight_variances": ["0.5", "1", "1.5", "2", "3", "4", "6"],
+    "widths": ["128", "512"],
+    "networks": 200,
+    "examples": 64,
+    "steps": 5000,
+}
+
+
+def main(_: list[str]) -> None:
     """Trains the ensembles, writes the table and draws the figure."""
-    settings = common.settings(
-        quick={"weight_variances": ["1", "2", "4"], "depth": 3, "widths": ["64", "256"],
-               "networks": 60, "examples": 12, "steps": 300},
-        paper={"weight_variances": ["0.5", "1", "1.5", "2", "3", "4", "6"],
-               "widths": ["128", "512"], "networks": 200, "examples": 64, "steps": 5000},
-    )  # fmt: skip
+    settings = common.settings(quick=_QUICK, paper=_PAPER)
     settings |= {n: FLAGS[n].value for n in ("dataset", "activation", "bias_variance")}
     directory = sweep.open_sweep(settings)
     x, labels = data.load_arrays(FLAGS.dataset, "train", settings["examples"], FLAGS.seed)
@@ -147,13 +182,21 @@ def main(_):
     network = FLAGS.activation, settings["depth"]
     weight_variances = [float(w) for w in settings["weight_variances"]]
 
-    def measure(point, folder):
+    def measure(point: Any, folder: pathlib.Path) -> list[dict[str, Any]]:
         del folder  # an ensemble is trained in one go
         w = point["weight_variance"]
         outputs, loss = trained_ensemble(
-            x, y, x_test, *network, point["width"], w, FLAGS.bias_variance,
-            settings["networks"], settings["steps"], FLAGS.seed,
-        )  # fmt: skip
+            x,
+            y,
+            x_test,
+            *network,
+            point["width"],
+            w,
+            FLAGS.bias_variance,
+            settings["networks"],
+            settings["steps"],
+            FLAGS.seed,
+        )
         theorem, exact = predicted_variances(x, x_test, *network, w, FLAGS.bias_variance)
         # By groups of networks, since the test points of one network are not independent.
         squares = np.mean((outputs - outputs.mean(0)) ** 2, axis=1)

@@ -73,7 +73,7 @@ def draw(weights, biases, points, line, title):
     return figure
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Computes, writes and draws the phase diagram."""
     names = ("activation", "max_weight_variance", "max_bias_variance")
     settings = common.settings(quick={"grid": 200}, paper={"grid": 400})
@@ -100,7 +100,7 @@ def main(_):
     logging.info("%d points: %s. Written to %s", points.q_star.size, counts, directory)
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("phase_diagram")
     flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")

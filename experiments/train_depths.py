@@ -59,7 +59,7 @@ def draw(curves):
     return figure
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     sweep.define_flags("train_depths")
     vanilla_sweep.define_network_flags()
@@ -70,26 +70,40 @@ def define_flags():
         common.define_names,
         accepted=models.INITIALIZATIONS,
     )
-    common.define_override("target", "Training accuracy to reach.", flags.DEFINE_float,
-                           lower_bound=0, upper_bound=1)  # fmt: skip
+    common.define_override(
+        "target", "Training accuracy to reach.", flags.DEFINE_float, lower_bound=0, upper_bound=1
+    )
     flags.DEFINE_float("target_loss", 0.6, "Training loss to reach.", lower_bound=0)
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Trains all networks, writes the table, draws the figure, prints the learning times."""
     settings = common.settings(
         quick=vanilla_sweep.network_settings(
-            depths=["50", "200", "1000"], initializations=["delta_orthogonal", "orthogonal"],
-            target=0.75, filters=8, resize=14, readout="flatten", optimizer="momentum",
-            test_subset=500, steps=300, eval_every=20,
+            depths=["50", "200", "1000"],
+            initializations=["delta_orthogonal", "orthogonal"],
+            target=0.75,
+            filters=8,
+            resize=14,
+            readout="flatten",
+            optimizer="momentum",
+            test_subset=500,
+            steps=300,
+            eval_every=20,
         ),
         paper={
-            "depths": ["1250", "2500", "5000", "10000"], "filters": 128, "resize": None,
-            "readout": "pool", "optimizer": "adam",
-            "test_subset": None, "batch_size": 128, "steps": 40_000, "eval_every": 200,
+            "depths": ["1250", "2500", "5000", "10000"],
+            "filters": 128,
+            "resize": None,
+            "readout": "pool",
+            "optimizer": "adam",
+            "test_subset": None,
+            "batch_size": 128,
+            "steps": 40_000,
+            "eval_every": 200,
             "checkpoint_every": 200,
         },
-    )  # fmt: skip
+    )
     directory = sweep.open_sweep(settings)
     networks = vanilla_sweep.Networks(settings)
     # Depth outermost: both starts of one depth share a program.

@@ -76,16 +76,18 @@ def draw(rows, activation, bias_variance):
         image = axis.pcolormesh(variances, depths, values, vmin=0, vmax=1, cmap="inferno")
         axis.plot(fine, limits, "w--", label=r"$6\,\xi_c$")
         axis.set(
-            xlabel=r"$\sigma_w^2$", title=f"{step:.0f} steps", yscale="log",
+            xlabel=r"$\sigma_w^2$",
+            title=f"{step:.0f} steps",
+            yscale="log",
             ylim=(depths[0] * 0.85, depths[-1] * 1.15),
-        )  # fmt: skip
+        )
     axes[0, 0].set_ylabel("depth")
     axes[0, 0].legend(loc="upper right", labelcolor="w", frameon=False)
     figure.colorbar(image, ax=axes, label="training accuracy")
     return figure
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     sweep.define_flags("trainability")
     vanilla_sweep.define_network_flags()
@@ -95,33 +97,54 @@ def define_flags():
     )
     common.define_override("bias_variance", "sigma_b^2.", flags.DEFINE_float, lower_bound=0)
     common.define_override(
-        "initialization", "Kernels of the deep block.", flags.DEFINE_enum,
+        "initialization",
+        "Kernels of the deep block.",
+        flags.DEFINE_enum,
         enum_values=models.INITIALIZATIONS,
-    )  # fmt: skip
+    )
     common.define_override(
         "readout_scale", "Factor before the readout.", flags.DEFINE_float, lower_bound=1e-12
     )
 
 
-def main(_):
+# The settings of the presets.
+_PAPER = {
+    "depths": [str(d) for d in range(10, 601, 10)],
+    "weight_variances": [f"{v:.2f}" for v in np.linspace(0.05, 4, 80)],
+    "initialization": "gaussian",
+    "readout_scale": 1.0,
+    "filters": 128,
+    "resize": None,
+    "subset": None,
+    "test_subset": None,
+    "steps": 100_000,
+    "eval_every": 500,
+    "checkpoint_every": 1000,
+    "padding": "circular",
+    "optimizer": "sgd",
+    "learning_rate": "0.001",
+}
+
+
+def main(_: list[str]) -> None:
     """Trains all networks, writes the table, draws the figure, prints the agreement."""
     settings = common.settings(
         quick=vanilla_sweep.network_settings(
             depths=["10", "17", "30", "50", "85", "150", "250"],
             weight_variances=[f"{v:.2f}" for v in np.linspace(0.25, 4, 16)],
-            bias_variance=2e-5, initialization="delta_orthogonal", readout_scale=5.0,
-            filters=8, resize=14, subset=2000, test_subset=250, steps=200, eval_every=100,
+            bias_variance=2e-5,
+            initialization="delta_orthogonal",
+            readout_scale=5.0,
+            filters=8,
+            resize=14,
+            subset=2000,
+            test_subset=250,
+            steps=200,
+            eval_every=100,
             padding="same",
         ),
-        paper={
-            "depths": [str(d) for d in range(10, 601, 10)],
-            "weight_variances": [f"{v:.2f}" for v in np.linspace(0.05, 4, 80)],
-            "initialization": "gaussian", "readout_scale": 1.0, "filters": 128, "resize": None,
-            "subset": None, "test_subset": None, "steps": 100_000, "eval_every": 500,
-            "checkpoint_every": 1000, "padding": "circular", "optimizer": "sgd",
-            "learning_rate": "0.001",
-        },
-    )  # fmt: skip
+        paper=_PAPER,
+    )
     directory = sweep.open_sweep(settings)
     networks = vanilla_sweep.Networks(settings)
     bias_variance = settings["bias_variance"]

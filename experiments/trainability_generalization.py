@@ -8,8 +8,12 @@ Draws training and test accuracy with both scales; prints how they rank with the
 figure's lower half, CNNs by their analytic kernels, is `experiments.ntk_prediction`.
 """
 
+import pathlib
+from typing import Any
+
 import numpy as np
 from absl import flags
+from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments import binary, common, dense_networks, maps, sweep
@@ -18,7 +22,7 @@ from mfcnn import data, kernels
 FLAGS = flags.FLAGS
 
 
-def report(rows):
+def report(rows: list[dict[str, Any]]) -> None:
     """Prints, for each phase, how the accuracies fall with the depth in units of its scale."""
     for phase, scale, split in (
         ("ordered", "xi_1", "train_accuracy"),
@@ -39,7 +43,7 @@ def report(rows):
                 print(f"  depth {words} {scale}, mean of {len(some)}: {', '.join(means)}")
 
 
-def draw(rows):
+def draw(rows: list[dict[str, Any]]) -> Figure:
     """Maps of training and test accuracy with both depth scales."""
     figure, axes = common.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for axis, split, title in zip(axes, ("train", "test"), ("training", "test")):
@@ -51,22 +55,25 @@ def draw(rows):
             label = r"$\xi_1$" if scale == "xi_1" else r"$\xi_*$"
             axis.plot(list(curve), list(curve.values()), style, label=label)
         axis.set(
-            xlabel=r"$\sigma_w^2$", title=f"{title} accuracy", yscale="log",
+            xlabel=r"$\sigma_w^2$",
+            title=f"{title} accuracy",
+            yscale="log",
             ylim=(depths[0] / 1.2, depths[-1] * 1.2),
-        )  # fmt: skip
+        )
         figure.colorbar(image, ax=axis)
     axes[0].set_ylabel("depth")
     axes[0].legend(frameon=False, labelcolor="linecolor")
     return figure
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     sweep.define_flags("trainability_generalization")
     common.define_override("dataset", "Data set.", flags.DEFINE_enum, enum_values=data.NAMES)
     common.define_override("resize", "Side of the images in pixels.", lower_bound=1)
-    common.define_override("activation", "Activation.", flags.DEFINE_enum,
-                           enum_values=["tanh", "erf", "relu"])  # fmt: skip
+    common.define_override(
+        "activation", "Activation.", flags.DEFINE_enum, enum_values=["tanh", "erf", "relu"]
+    )
     common.define_override("bias_variance", "sigma_b^2.", flags.DEFINE_float, lower_bound=0)
     common.define_override(
         "weight_variances", "Values of sigma_w^2.", common.define_numbers, above=0
@@ -85,24 +92,43 @@ def define_flags():
     common.define_override("checkpoint_every", "Steps between two checkpoints.", lower_bound=1)
 
 
-def main(_):
+# The settings of the presets.
+_QUICK = {
+    "dataset": "mnist",
+    "resize": 14,
+    "activation": "erf",
+    "bias_variance": 0.18,
+    "weight_variances": ["0.5", "1", "1.5", "2", "2.5", "3", "4", "6"],
+    "depths": ["1", "2", "4", "8", "16"],
+    "rho": 0.3,
+    "width": 256,
+    "subset": 256,
+    "test_subset": 512,
+    "kernel_size": 256,
+    "batch_size": 256,
+    "steps": 800,
+    "eval_every": 100,
+    "checkpoint_every": 800,
+}
+_PAPER = {
+    "dataset": "cifar10",
+    "resize": None,
+    "weight_variances": [f"{v:.2f}" for v in np.linspace(0.5, 6, 20)],
+    "depths": [f"{d:.0f}" for d in np.linspace(1, 100, 20)],
+    "width": 2048,
+    "subset": 16384,
+    "test_subset": None,
+    "kernel_size": 1024,
+    "batch_size": 1024,
+    "steps": 20_000,
+    "eval_every": 500,
+    "checkpoint_every": 500,
+}
+
+
+def main(_: list[str]) -> None:
     """Trains all networks, writes the table, draws the maps, prints the agreement."""
-    settings = common.settings(
-        quick={
-            "dataset": "mnist", "resize": 14, "activation": "erf", "bias_variance": 0.18,
-            "weight_variances": ["0.5", "1", "1.5", "2", "2.5", "3", "4", "6"],
-            "depths": ["1", "2", "4", "8", "16"], "rho": 0.3, "width": 256, "subset": 256,
-            "test_subset": 512, "kernel_size": 256, "batch_size": 256, "steps": 800,
-            "eval_every": 100, "checkpoint_every": 800,
-        },
-        paper={
-            "dataset": "cifar10", "resize": None,
-            "weight_variances": [f"{v:.2f}" for v in np.linspace(0.5, 6, 20)],
-            "depths": [f"{d:.0f}" for d in np.linspace(1, 100, 20)], "width": 2048,
-            "subset": 16384, "test_subset": None, "kernel_size": 1024, "batch_size": 1024,
-            "steps": 20_000, "eval_every": 500, "checkpoint_every": 500,
-        },
-    )  # fmt: skip
+    settings = common.settings(quick=_QUICK, paper=_PAPER)
     directory = sweep.open_sweep(settings)
     networks = dense_networks.DenseNetworks(settings)
     points = [
@@ -111,7 +137,7 @@ def main(_):
         for variance in settings["weight_variances"]
     ]
 
-    def measure(point, folder):
+    def measure(point: Any, folder: pathlib.Path) -> list[dict[str, Any]]:
         depth, variance = point["depth"], point["weight_variance"]
         limits = kernels.limits(settings["activation"], variance, settings["bias_variance"])
         last = networks.curve(depth, variance, settings["rho"], folder)[-1]

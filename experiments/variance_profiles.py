@@ -57,7 +57,7 @@ def draw(curves, size):
     return figure
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     sweep.define_flags("variance_profiles")
     vanilla_sweep.define_network_flags()
@@ -68,22 +68,39 @@ def define_flags():
     common.define_override("seeds", "Networks at each point.", lower_bound=1)
 
 
-def main(_):
+# The settings of the presets.
+_PAPER = {
+    "dataset": "cifar10",
+    "depths": ["5", "10", "20", "35", "50", "75", "100", "150", "200", "259"],
+    "filters": 256,
+    "resize": None,
+    "subset": None,
+    "test_subset": None,
+    "steps": 100_000,
+    "eval_every": 1000,
+    "checkpoint_every": 1000,
+    "batch_size": 128,
+}
+
+
+def main(_: list[str]) -> None:
     """Trains all networks, writes the table, draws the figure, prints the loss with depth."""
     settings = common.settings(
         quick=vanilla_sweep.network_settings(
             # With fewer filters the one-hot profile suffers too: its fan-in is the filters alone.
-            depths=["4", "8", "16", "32", "64", "128"], profiles=list(PROFILES), seeds=1,
-            filters=32, resize=14, subset=2000, test_subset=1000, steps=300, eval_every=300,
+            depths=["4", "8", "16", "32", "64", "128"],
+            profiles=list(PROFILES),
+            seeds=1,
+            filters=32,
+            resize=14,
+            subset=2000,
+            test_subset=1000,
+            steps=300,
+            eval_every=300,
             padding="same",
         ),
-        paper={
-            "dataset": "cifar10", "depths": ["5", "10", "20", "35", "50", "75", "100", "150", "200",
-                                             "259"],
-            "filters": 256, "resize": None, "subset": None, "test_subset": None, "steps": 100_000,
-            "eval_every": 1000, "checkpoint_every": 1000, "batch_size": 128,
-        },
-    )  # fmt: skip
+        paper=_PAPER,
+    )
     directory = sweep.open_sweep(settings)
     networks = vanilla_sweep.Networks(settings)
     points = [

@@ -70,17 +70,19 @@ def weight_spectrum(channels, size, kernel_size, dense_limit, seed):
     return result
 
 
-def main(_):
+# The settings of the presets.
+_QUICK = {
+    "size": 26,
+    "kernel_size": 5,
+    "channels": [4, 16, 64, 256],
+    "dense_limit": 2000,
+}
+_PAPER = {"channels": [4, 16, 64, 256, 1024], "dense_limit": 7000}
+
+
+def main(_: list[str]) -> None:
     """Computes, writes and draws figure S3."""
-    settings = common.settings(
-        quick={
-            "size": 26,
-            "kernel_size": 5,
-            "channels": [4, 16, 64, 256],
-            "dense_limit": 2000,
-        },
-        paper={"channels": [4, 16, 64, 256, 1024], "dense_limit": 7000},
-    )
+    settings = common.settings(quick=_QUICK, paper=_PAPER)
     settings["channels"] = [int(c) for c in settings["channels"]]
     directory = common.prepare_output_dir(settings)
     spectra = weight_spectrum(
@@ -94,9 +96,13 @@ def main(_):
     for shade, (c, values, dense) in zip(shades, spectra):
         color = (shade, 0.25, 1 - shade)
         left.hist(
-            values, np.linspace(0, 2.4, 49), density=True, histtype="step", color=color,
+            values,
+            np.linspace(0, 2.4, 49),
+            density=True,
+            histtype="step",
+            color=color,
             label=f"c = {c}",
-        )  # fmt: skip
+        )
         levels = (np.arange(values.size) + 0.5) / values.size
         distances.append(np.max(np.abs(quarter_circle(values)[1] - levels)))
         quantiles = np.quantile(values, fractions)
@@ -121,11 +127,13 @@ def main(_):
     for (c, values, _), distance in zip(spectra, distances):
         logging.info(
             "c = %4d: distance to the quarter circle %.4f, largest value %.4f",
-            c, distance, values[-1],
-        )  # fmt: skip
+            c,
+            distance,
+            values[-1],
+        )
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("weight_spectrum")
     common.define_override("size", "Spatial size n.", lower_bound=1)
