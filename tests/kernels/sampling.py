@@ -56,6 +56,8 @@ def _deviations(layer, variable, initializer, standard):
     shape = tuple(variable.shape)[1 if hasattr(layer, "depth") else 0 :]
     if len(shape) < 2:
         return np.sqrt(weights.entry_variance(initializer, shape) or 0.0)
+    if weights.constant(initializer) is not None:
+        return 0.0  # the scale of a normalization
     variance, profile = weights.kernel_profile(initializer, shape)
     return np.sqrt(variance * profile)[..., None, None]
 
@@ -101,7 +103,11 @@ def kernels_of_draws(model, x, draws, standard=False):
         return tf.stack([nngp, tf.matmul(rows, rows, transpose_b=True)])
 
     run = tf.function(
-        lambda: tf.map_fn(one, tf.range(draws), fn_output_signature=tf.float32), autograph=False
+        # One by one: oneDNN's concatenation is not safe in parallel iterations.
+        lambda: tf.map_fn(
+            one, tf.range(draws), parallel_iterations=1, fn_output_signature=tf.float32
+        ),
+        autograph=False,
     )
     return run().numpy().astype(np.float64)
 

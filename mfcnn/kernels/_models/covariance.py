@@ -157,6 +157,27 @@ def from_matrix(matrix: tf.Tensor, shape: Sequence[int], layout: Layout) -> tf.T
     return tf.transpose(tf.reshape(matrix, [shape[axis] for axis in order]), np.argsort(order))
 
 
+def outer_of_two(a: tf.Tensor, b: tf.Tensor, layout: Layout) -> tf.Tensor:
+    """Products a(x1, p) b(x2, p') of functions [*spatial, n1] and [*spatial, n2]."""
+    if not layout.pairs:
+        return a[..., :, None] * b[..., None, :]
+    shape = [n for pair in zip(a.shape[:-1], b.shape[:-1]) for n in pair]
+    product = tf.reshape(a, [-1, 1]) * tf.reshape(b, [1, -1])
+    return from_matrix(product, [*shape, a.shape[-1], b.shape[-1]], layout)
+
+
+def outer_of_one(a: tf.Tensor, b: tf.Tensor, layout: Layout) -> tf.Tensor:
+    """Products a(x, p) b(x, p') of functions [*spatial, n]."""
+    if not layout.pairs:
+        return a * b
+    inputs = a.shape[-1]
+    product = tf.einsum("pn,qn->pqn", tf.reshape(a, [-1, inputs]), tf.reshape(b, [-1, inputs]))
+    sided = tf.reshape(product, [*a.shape[:-1], *b.shape[:-1], inputs])
+    rank = layout.rank
+    interleaved = [axis + side for axis in range(rank) for side in (0, rank)]
+    return tf.transpose(sided, [*interleaved, 2 * rank])
+
+
 def activate(
     value: Covariance,
     variance1: tuple[tf.Tensor, tf.Tensor],

@@ -23,7 +23,7 @@ __all__ = ["from_keras"]
 _RULES = (_channels, _joins, _positions, _weights)  # imported for the rules that they register
 _UNKNOWN = 16  # what stands for a size that only the inputs will say
 _BLOCK = 2**18  # entries of the largest covariance of a block
-_LARGEST = 2**27  # entries of one pair of inputs, 1 GiB: more is refused
+_LARGEST = 2**25  # entries of one pair of inputs, 256 MiB a tensor: more is refused
 
 
 def from_keras(
@@ -139,12 +139,12 @@ class _ModelKernel(_base.Kernel):
         if len(self.model.inputs) == 1:
             return super()._inputs(name, x)
         names = [tensor.name for tensor in self.model.inputs]
-        if isinstance(x, dict):
-            x = [x.get(one) for one in self.model.input_names]
+        if isinstance(x, dict) and set(x) == set(names):
+            x = [x[one] for one in names]
         if not isinstance(x, (list, tuple)) or len(x) != len(names):
             raise ValueError(
                 f"{name} must be a list of {len(names)} arrays, or a dictionary with the keys "
-                f"{self.model.input_names}. Received: {name}={x!r:.200}"
+                f"{names}. Received: {name}={x!r:.200}"
             )
         tensors = [_base._real(f"{name}[{k}]", one) for k, one in enumerate(x)]
         for k, tensor in enumerate(tensors):

@@ -171,7 +171,7 @@ class Evaluation:
         """Standard normal numbers, other ones at each call."""
         self._drawn += 1
         seed = tf.random.experimental.stateless_fold_in(self._seed, self._drawn)
-        return tf.random.stateless_normal(shape, seed, tf.float64)
+        return tf.random.stateless_normal(shape, seed, dtype=tf.float64)
 
     def run(self, order: Sequence[Node], outputs: Sequence[Node]) -> list[Covariance]:
         """The covariances of the outputs; each other one is dropped behind its last use."""
@@ -249,14 +249,8 @@ class Evaluation:
             layout: of the result.
         """
 
-        def spread(value: tf.Tensor, side: int) -> tf.Tensor:
-            if not layout.pairs:
-                return value
-            shape = [n for size in value.shape[:-1] for n in ((size, 1), (1, size))[side]]
-            return tf.reshape(value, [*shape, value.shape[-1]])
-
-        selves = [spread(a, 0) * spread(b, 1) for a, b in zip(first, second)]
-        nngp = spread(first[0], 0)[..., :, None] * spread(second[1], 1)[..., None, :]
+        selves = [covariance.outer_of_one(a, b, layout) for a, b in zip(first, second)]
+        nngp = covariance.outer_of_two(first[0], second[1], layout)
         return Covariance(*selves, nngp, tf.zeros_like(nngp))
 
     def zero(self, sizes: Sequence[int]) -> Covariance:

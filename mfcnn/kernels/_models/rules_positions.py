@@ -25,13 +25,12 @@ def _matrices(layer: Any, sizes: tuple[int, ...]) -> list[np.ndarray]:
     one axis and constant along the others. With L(1) the image of ones and p a position where it
     is not zero, the product over the axes of the images at p is L times L(1)(p)^(rank - 1).
     """
-    config = layer.get_config() | {"dtype": "float64"}
-    double = type(layer).from_config(config)
+    double = _in_float64(layer)
     rank = len(sizes)
     with tf.init_scope():  # numbers, also while a graph is traced
         ones = np.asarray(double(np.ones([1, *sizes, 1])), np.float64).reshape([1, -1])
         flat = int(np.argmax(np.abs(ones)))
-        outputs = tuple(double.compute_output_shape((1, *sizes, 1)))[1:-1]
+        outputs = tuple(layer.compute_output_shape((1, *sizes, 1)))[1:-1]
         if len(outputs) < rank:
             outputs = (1,) * rank  # a global pooling
         place = np.unravel_index(flat, outputs)
@@ -44,6 +43,19 @@ def _matrices(layer: Any, sizes: tuple[int, ...]) -> list[np.ndarray]:
             result.append(moved[(slice(None), *index)].T)
     result[0] = result[0] / ones[0, flat] ** (rank - 1)
     return result
+
+
+def _in_float64(layer: Any) -> Any:
+    """A layer without weights as a function in float64."""
+    copy = type(layer).from_config(layer.get_config() | {"dtype": "float64"})
+
+    def call(x: np.ndarray) -> tf.Tensor:
+        try:
+            return copy(x)
+        except tf.errors.NotFoundError:  # an operation that TensorFlow has in float32 alone
+            return tf.function(copy, jit_compile=True, autograph=False)(tf.constant(x))
+
+    return call
 
 
 def _moved(layer: Any, node: Node, sizes: tuple[int, ...], averages: bool) -> Node:

@@ -136,6 +136,11 @@ def _elementwise(call: Any, node: Node, function: functions.Function) -> Node:
     """A function of one node's values: of Gaussian ones, or by Monte Carlo."""
     if node.gaussian and node.settled:
         return Elementwise(node, function)
+    if isinstance(node, Elementwise):
+        try:
+            return Elementwise(node.parents[0], function.after(node.function))
+        except ValueError:  # without dual maps: as any other that is not Gaussian
+            pass
     if call.sampled:
         return sampled.Activated(node, function)
     if not node.gaussian:

@@ -1,0 +1,301 @@
+"""Every class of keras.layers has a kernel, tested against random networks, or is refused by name.
+
+A network here has many layers at once: 1,000 draws at one width and half as many at half of it are
+extrapolated to infinite width and judged in one chi-squared test, as in `test_wide_networks`.
+"""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+from mfcnn import kernels
+from mfcnn.kernels._models import registry
+from tests.kernels import sampling
+from tests.kernels.test_wide_networks import (
+    DRAWS,
+    SIGNIFICANT,
+    WIDTH,
+    convolution,
+    dense,
+    line,
+    sequential,
+    weights,
+)
+
+L = keras.layers
+K = keras.initializers
+
+
+def by_channel(taps, variance=1.5):
+    """An initializer of filters of single channels, whose variance does not shrink with width."""
+    return K.RandomNormal(stddev=float(np.sqrt(variance / taps)))
+
+
+def volume(filters, kind=L.Conv3D, **kwargs):
+    return kind(filters, 2, **{"padding": "same"} | weights() | kwargs)
+
+
+def functional(shape, build):
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, build(inputs))
+
+
+def normalized(n):
+    return sequential(
+        [4, 3, 2], convolution(n, activation="relu"), L.LayerNormalization(),
+        convolution(n, activation="relu"), L.GroupNormalization(2), L.SpatialDropout2D(0.1),
+        convolution(n), L.BatchNormalization(), L.ReLU(), convolution(n),
+        L.RMSNormalization(), L.Activation("relu"), L.LayerNormalization(axis=[1, 2, 3]),
+        L.GlobalAveragePooling2D(), dense(),
+    )  # fmt: skip
+
+
+def joined(n):
+    def build(inputs):
+        a, b = convolution(n)(inputs), convolution(n // 2)(inputs)
+        x = L.Activation("relu")(L.Concatenate()([a, b]))
+        x = L.Concatenate()([L.LayerNormalization()(x), convolution(n)(x)])
+        y = L.Average()([convolution(n, activation="relu")(x), convolution(n)(x)])
+        z = L.Subtract()([L.Activation("relu")(convolution(n)(x)), y])
+        z = -L.AlphaDropout(0.1)(z) * 0.7 - L.GaussianNoise(0.1)(convolution(n)(z)) / 2.0
+        return dense()(L.Flatten()(L.GaussianDropout(0.1)(z)))
+
+    return functional([4, 3, 2], build)
+
+
+def correlated(n):
+    def build(inputs):
+        x = convolution(n)(inputs)
+        x = L.Add()([x, L.ReLU()(x)])  # E[z phi(z')], by Stein's lemma
+        x = convolution(n)(x)
+        x = L.Add()([x, L.AveragePooling2D(2, 1, padding="same")(x)])
+        return dense()(L.Flatten()(L.ReLU()(x)))
+
+    return functional([4, 3, 2], build)
+
+
+def shared(n):
+    """One layer on two branches, which stay correlated."""
+
+    def build(inputs):
+        first, both = convolution(n), convolution(n)
+        x = L.ReLU()(first(inputs))
+        y = L.ReLU()(both(x))
+        z = L.ReLU()(both(convolution(n)(x)))
+        return dense()(L.GlobalAveragePooling2D()(L.Add()([y, z])))
+
+    return functional([4, 3, 2], build)
+
+
+def siamese(n):
+    """One network on two inputs; the sum of its outputs."""
+    a, b = keras.Input([5]), keras.Input([5])
+    hidden, last = dense(n, activation="relu"), dense()
+    return keras.Model([a, b], last(hidden(a)) + 0.5 * last(hidden(b)))
+
+
+def depthwise(n):
+    return sequential(
+        [4, 3, 2], convolution(n, activation="relu"),
+        L.DepthwiseConv2D(
+            3, padding="same", depthwise_initializer=by_channel(9), bias_initializer=K.RandomNormal(
+                stddev=0.3)),
+        L.LayerNormalization(), L.Dense(n, activation="relu", **weights()),
+        L.SeparableConv2D(
+            n, 2, padding="same", depthwise_initializer=by_channel(4), activation="relu",
+            pointwise_initializer=K.VarianceScaling(1.7, "fan_in", "untruncated_normal")),
+        L.Flatten(), dense(),
+    )  # fmt: skip
+
+
+def gated(n):
+    """Squeeze and excitation: each channel times a gate of its own."""
+
+    def build(inputs):
+        x = convolution(n, activation="relu")(inputs)
+        s = L.Reshape((1, 1, n))(L.GlobalAveragePooling2D()(x))
+        s = convolution(n, 1, activation="relu")(s)
+        s = L.Conv2D(n, 1, activation="sigmoid", **weights())(s)
+        x = L.Multiply()([x, s])
+        return dense()(L.Flatten()(convolution(n, activation="relu")(x)))
+
+    return functional([4, 3, 2], build)
+
+
+def resized(n):
+    return sequential(
+        [5, 4, 2], convolution(n, dilation_rate=2, activation="relu"),
+        L.UpSampling2D(2, interpolation="bilinear"), L.Cropping2D(((1, 2), (0, 1))),
+        convolution(n, activation="relu", groups=2), L.Resizing(4, 4), L.CenterCrop(3, 4),
+        L.Conv2DTranspose(n, 3, strides=(2, 1), padding="same", activation="relu",
+                          kernel_initializer=K.VarianceScaling(2.0, "fan_out",
+                                                               "untruncated_normal")),
+        L.AdaptiveAveragePooling2D((3, 2)), L.UpSampling2D((1, 2)),
+        convolution(n, activation="relu"), L.Permute((2, 1, 3)), L.Reshape((-1, n)),
+        line(n, activation="relu"), L.Flatten(), dense(),
+    )  # fmt: skip
+
+
+def sequences(n):
+    return sequential(
+        [6, 2], line(n, padding="causal", dilation_rate=2, activation="relu"),
+        L.Conv1DTranspose(n, 3, strides=2, activation="relu", padding="same",
+                          kernel_initializer=K.VarianceScaling(2.0, "fan_out",
+                                                               "untruncated_normal")),
+        L.DepthwiseConv1D(2, depthwise_initializer=by_channel(2)), L.SpatialDropout1D(0.1),
+        L.SeparableConv1D(
+            n, 2, depthwise_initializer=by_channel(2), activation="relu",
+            pointwise_initializer=K.VarianceScaling(1.7, "fan_in", "untruncated_normal")),
+        L.UpSampling1D(2), L.Cropping1D((2, 1)), L.ZeroPadding1D(1), L.AveragePooling1D(2),
+        L.EinsumDense("abc,cd->abd", (None, n), bias_axes="d", **weights()),
+        L.PReLU(shared_axes=[1]),
+        L.AdaptiveAveragePooling1D(2), L.Identity(), L.ActivityRegularization(),
+        L.GlobalAveragePooling1D(),
+        L.RepeatVector(2), line(n, padding="same", activation="relu"), L.Flatten(), dense(),
+    )  # fmt: skip
+
+
+def volumes(n):
+    return sequential(
+        [3, 2, 3, 2], volume(n, activation="relu"), L.ZeroPadding3D((0, 1, 0)),
+        L.AveragePooling3D((1, 2, 1)), volume(n, activation="relu"), L.UpSampling3D((1, 2, 1)),
+        L.SpatialDropout3D(0.1), L.Cropping3D((1, 0, 0)), L.Dropout(0.1),
+        volume(n, L.Conv3DTranspose, strides=(1, 1, 2), activation="relu",
+               kernel_initializer=K.VarianceScaling(2.0, "fan_out", "untruncated_normal")),
+        L.AdaptiveAveragePooling3D((1, 2, 2)),
+        L.Conv3D(n, (1, 2, 1), activation="relu", **weights()),
+        L.GlobalAveragePooling3D(), dense(),
+    )  # fmt: skip
+
+
+def tokens(n):
+    return sequential(
+        [5], L.Embedding(4, n, embeddings_initializer=K.RandomNormal(stddev=1.2)),
+        line(n, activation="relu"), L.Flatten(), dense(),
+    )  # fmt: skip
+
+
+MODELS = {
+    "normalized": normalized,
+    "joined": joined,
+    "correlated": correlated,
+    "shared": shared,
+    "siamese": siamese,
+    "depthwise": depthwise,
+    "gated": gated,
+    "resized": resized,
+    "sequences": sequences,
+    "volumes": volumes,
+    "tokens": tokens,
+}
+QUICK = ("correlated", "siamese", "tokens")
+
+# What has a kernel of its own, but only before the first weights, where Keras evaluates it.
+ON_DATA = (
+    "AugMix AutoContrast CategoryEncoding ContrastLimitedAdaptiveHistogramEqualization CutMix "
+    "Discretization Equalization HashedCrossing Hashing InputLayer IntegerLookup "
+    "MaxNumBoundingBoxes MelSpectrogram MixUp Normalization Pipeline RandAugment RandomBrightness "
+    "RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop RandomElasticTransform "
+    "RandomErasing RandomFlip RandomGaussianBlur RandomGrayscale RandomHue RandomInvert "
+    "RandomPerspective RandomPosterization RandomRotation RandomSaturation RandomSharpness "
+    "RandomShear RandomTranslation RandomZoom STFTSpectrogram Solarization StringLookup "
+    "TextVectorization"
+).split()
+REFUSED = (
+    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdditiveAttention Attention "
+    "Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D Dot FlaxLayer GRU GRUCell "
+    "GlobalMaxPooling3D GroupQueryAttention JaxLayer LSTM LSTMCell Lambda Layer Masking "
+    "MaxPooling3D Maximum Minimum MultiHeadAttention RNN ReversibleEmbedding SimpleRNN "
+    "SimpleRNNCell Softmax SpectralNormalization StackedRNNCells TFSMLayer TimeDistributed "
+    "TorchModuleWrapper UnitNormalization Wrapper"
+).split()
+ELSEWHERE = (  # in `test_wide_networks`, and in the tests of this file that sample
+    "Activation Add AveragePooling2D Conv1D Conv2D Dense Flatten LeakyReLU Rescaling "
+    "ZeroPadding2D MaxPooling1D MaxPooling2D GlobalMaxPooling1D GlobalMaxPooling2D ELU"
+).split()
+
+
+def classes():
+    every = (getattr(L, name) for name in dir(L))
+    return {c for c in every if inspect.isclass(c) and issubclass(c, L.Layer)}
+
+
+def operations(model):
+    for layer in model.layers:
+        yield from operations(layer) if isinstance(layer, keras.Model) else [layer]
+
+
+def test_every_class_of_keras_is_tested_or_refused():
+    tested = {type(layer) for make in MODELS.values() for layer in operations(make(4))}
+    listed = {getattr(L, name) for name in (*ON_DATA, *REFUSED, *ELSEWHERE)}
+    assert classes() - tested - listed == set()
+    assert not {getattr(L, name) for name in REFUSED} & tested
+
+
+@pytest.mark.parametrize("name", [*REFUSED, *ON_DATA])
+def test_a_class_without_a_rule_says_why(name):
+    kind = getattr(L, name)
+    rule, reason = registry.rule_of(L.Layer.__new__(kind))
+    assert rule is None and len(reason.split()) > 3
+
+
+def deviation(make, expected, x, standard=False):
+    """(probability, standard errors over the largest entry), of NNGP and of NTK."""
+    wide = sampling.kernels_of_draws(make(WIDTH), x, DRAWS, standard)
+    narrow = sampling.kernels_of_draws(make(WIDTH // 2), x, DRAWS // 2, standard)
+    rows, columns = np.triu_indices(2)
+    for field in (0, 1):
+        scales = [np.asarray(kernel[field])[rows, columns] for kernel in expected]
+        samples = [
+            draws[:, field, rows, columns] / scale for draws, scale in zip((wide, narrow), scales)
+        ]
+        yield sampling.significance(zip((2, -1), samples), np.ones(len(rows)))
+
+
+def two_inputs(shape, seed=0):
+    x = np.random.default_rng(seed).normal(size=(2, *shape))
+    x[1] = x[0] + 0.5 * x[1]
+    return x
+
+
+def inputs_of(name, model):
+    if name == "tokens":
+        return np.array([[0, 1, 2, 3, 1], [0, 1, 1, 3, 3]], float)
+    shapes = [tensor.shape[1:] for tensor in model.inputs]
+    x = [two_inputs(shape, seed) for seed, shape in enumerate(shapes)]
+    return x if len(x) > 1 else x[0]
+
+
+@pytest.mark.parametrize("standard", [False, True])
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
+)
+def test_kernels_are_the_means_of_finite_networks(name, standard):
+    keras.utils.set_random_seed(0)
+    make = MODELS[name]
+    if standard:
+        make = frozen(make)
+    x = inputs_of(name, make(4))
+    kind = "standard" if standard else "ntk"
+    expected = [kernels.from_keras(make(n), kind)(x) for n in (WIDTH, WIDTH // 2)]
+    for probability, errors in deviation(make, expected, x, standard):
+        assert np.all(errors < 0.1)
+        assert probability > SIGNIFICANT
+
+
+def frozen(make):
+    """Without what has no standard tangent kernel: trained scales and filters of a channel."""
+
+    def made(n):
+        model = make(n)
+        for layer in operations(model):
+            for name in ("gamma", "scale", "alpha", "depthwise_kernel"):
+                if isinstance(getattr(layer, name, None), keras.Variable):
+                    getattr(layer, name).trainable = False
+            if isinstance(layer, (L.DepthwiseConv1D, L.DepthwiseConv2D)):
+                layer.kernel.trainable = False
+        return model
+
+    return made
