@@ -144,16 +144,21 @@ def sequences(n):
         L.Conv1DTranspose(n, 3, strides=2, activation="relu", padding="same",
                           kernel_initializer=K.VarianceScaling(2.0, "fan_out",
                                                                "untruncated_normal")),
-        L.DepthwiseConv1D(2, depthwise_initializer=by_channel(2)), L.SpatialDropout1D(0.1),
+        L.UpSampling1D(2), L.Cropping1D((2, 1)), L.ZeroPadding1D(1), L.AveragePooling1D(2),
+        L.EinsumDense("abc,cd->abd", (None, n), bias_axes="d", **weights()),
+        L.PReLU(shared_axes=[1]), L.AdaptiveAveragePooling1D(2), L.GlobalAveragePooling1D(),
+        L.RepeatVector(2), line(n, padding="same", activation="relu"), L.Flatten(), dense(),
+    )  # fmt: skip
+
+
+def filters(n):
+    return sequential(
+        [6, 2], line(n, activation="relu"), L.SpatialDropout1D(0.1),
+        L.DepthwiseConv1D(2, depthwise_initializer=by_channel(2)), L.Identity(),
         L.SeparableConv1D(
             n, 2, depthwise_initializer=by_channel(2), activation="relu",
             pointwise_initializer=K.VarianceScaling(1.7, "fan_in", "untruncated_normal")),
-        L.UpSampling1D(2), L.Cropping1D((2, 1)), L.ZeroPadding1D(1), L.AveragePooling1D(2),
-        L.EinsumDense("abc,cd->abd", (None, n), bias_axes="d", **weights()),
-        L.PReLU(shared_axes=[1]),
-        L.AdaptiveAveragePooling1D(2), L.Identity(), L.ActivityRegularization(),
-        L.GlobalAveragePooling1D(),
-        L.RepeatVector(2), line(n, padding="same", activation="relu"), L.Flatten(), dense(),
+        L.ActivityRegularization(), L.Flatten(), dense(),
     )  # fmt: skip
 
 
@@ -164,8 +169,7 @@ def volumes(n):
         L.SpatialDropout3D(0.1), L.Cropping3D((1, 0, 0)), L.Dropout(0.1),
         volume(n, L.Conv3DTranspose, strides=(1, 1, 2), activation="relu",
                kernel_initializer=K.VarianceScaling(2.0, "fan_out", "untruncated_normal")),
-        L.AdaptiveAveragePooling3D((1, 2, 2)),
-        L.Conv3D(n, (1, 2, 1), activation="relu", **weights()),
+        L.AdaptiveAveragePooling3D((1, 1, 1)),
         L.GlobalAveragePooling3D(), dense(),
     )  # fmt: skip
 
@@ -187,6 +191,7 @@ MODELS = {
     "gated": gated,
     "resized": resized,
     "sequences": sequences,
+    "filters": filters,
     "volumes": volumes,
     "tokens": tokens,
 }

@@ -239,7 +239,7 @@ def test_the_next_call_sees_a_model_that_changed():
     kernel = kernels.from_keras(model)
     before = kernel(X)
     model.layers[0].trainable = False
-    assert np.all(kernel(X).ntk.numpy() < before.ntk.numpy())
+    assert np.all(np.diag(kernel(X).ntk) < np.diag(before.ntk))
     model.layers[1].activation = keras.activations.tanh
     assert not np.allclose(kernel(X).nngp, before.nngp)
 

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.numerics import inverse, safe_sqrt
-
 __all__ = [
     "Covariance",
     "Layout",
@@ -26,8 +24,6 @@ __all__ = [
     "reorder",
     "variances",
 ]
-
-_ROUNDING = 1e-15  # gaps 1 - c below are those of equal signals
 
 
 class Covariance(NamedTuple):
@@ -252,10 +248,4 @@ def _maps(
     dual: Any, kernel: tf.Tensor, left: tf.Tensor, right: tf.Tensor, same: Any
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """E[phi phi] and E[phi' phi'] of covariances between rows and columns."""
-    root = safe_sqrt(left) * safe_sqrt(right)
-    gap = tf.clip_by_value((root - kernel) * inverse(root), 0, 2)
-    coincide = gap < _ROUNDING if same is None else tf.logical_or(same, gap < _ROUNDING)
-    gap = tf.where(coincide, tf.zeros_like(gap), gap)
-    output_gap, slope = dual.pair(dual.side(left), dual.side(right), gap)
-    scale = safe_sqrt(dual.moments(left)[0]) * safe_sqrt(dual.moments(right)[0])
-    return scale * (1 - output_gap), slope
+    return dual.maps(left, right, kernel, same)

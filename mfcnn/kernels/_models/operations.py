@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.kernels._models import covariance
+from mfcnn.activations import Activation
+from mfcnn.kernels._models import covariance, functions
 from mfcnn.kernels._models.covariance import Covariance
-from mfcnn.kernels._models.functions import Function
 from mfcnn.kernels._models.nodes import Means, Node
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Reordered(Node):
 class Elementwise(Node):
     """A function of each value of a Gaussian node."""
 
-    def __init__(self, parent: Node, function: Function) -> None:
+    def __init__(self, parent: Node, function: Activation) -> None:
         super().__init__(parent.sizes, (parent,))
         self.function = function
 
@@ -132,12 +132,14 @@ class Elementwise(Node):
         (parent,) = self.parents
         value, layout = evaluation.own(parent), evaluation.layout(parent)
         q1, q2 = evaluation.variances(parent)
-        dual = self.function.dual(q1, q2)
+        dual = functions.dual(self.function, q1, q2)
         return covariance.activate(value, (q1, q1), (q2, q2), layout, dual, evaluation.same)
 
     def mean(self, evaluation: "Evaluation") -> Means:
         """E[phi(z)], by the variance alone."""
-        return tuple(map(self.function.mean, evaluation.variances(self.parents[0])))
+        return tuple(
+            functions.mean(self.function, q) for q in evaluation.variances(self.parents[0])
+        )
 
 
 class Gain(Node):

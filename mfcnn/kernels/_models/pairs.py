@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.kernels._models import covariance
+from mfcnn.kernels._models import covariance, functions
 from mfcnn.kernels._models.covariance import Covariance, Layout
 from mfcnn.kernels._models.nodes import Affine, Data, Means, Node
 from mfcnn.kernels._models.operations import Elementwise, Moved, Weighted
@@ -72,7 +72,7 @@ def relation(one: Node, other: Node) -> _Relation:
         raise UnrelatedError("its weights act on the inputs and on random signals")
     if isinstance(one, Elementwise) and isinstance(other, Elementwise):
         (a,), (b,) = one.parents, other.parents
-        if one.function.key == other.function.key:
+        if one.function.identity == other.function.identity:
             return _Relation([(a, b), (a, a), (b, b)], _same_function(one, a, b))
     elif isinstance(other, Elementwise) and one.gaussian:
         b = other.parents[0]
@@ -106,7 +106,7 @@ def _same_function(node: Elementwise, a: Node, b: Node) -> Callable[..., Covaria
     def combine(evaluation: "Evaluation", values: list[Covariance | None]) -> Covariance:
         value = values[0] or evaluation.zero(node.sizes)
         (a1, a2), (b1, b2) = evaluation.variances(a), evaluation.variances(b)
-        dual = node.function.dual(a1, a2, b1, b2)
+        dual = functions.dual(node.function, a1, a2, b1, b2)
         return covariance.activate(
             value, (a1, b1), (a2, b2), evaluation.layout(node), dual, same=None
         )
@@ -120,7 +120,7 @@ def _stein(node: Elementwise, side: int) -> Callable[..., Covariance | None]:
     def combine(evaluation: "Evaluation", values: list[Covariance | None]) -> Covariance | None:
         if values[0] is None:
             return None
-        slopes = [node.function.slope(q) for q in evaluation.variances(node.parents[0])]
+        slopes = [functions.slope(node.function, q) for q in evaluation.variances(node.parents[0])]
         ones = [tf.ones_like(s) for s in slopes]
         sides = (slopes, ones) if side == 0 else (ones, slopes)
         factor = evaluation.outer(*sides, evaluation.layout(node))

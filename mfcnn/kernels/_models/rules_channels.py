@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
-from mfcnn import borrowed
-from mfcnn.kernels._models import functions, weights
+from mfcnn import activations, borrowed
+from mfcnn.kernels._models import weights
 from mfcnn.kernels._models.nodes import Data, Node
 from mfcnn.kernels._models.operations import Normalized
 from mfcnn.kernels._models.registry import refuse, rule
@@ -31,29 +31,10 @@ def activation(call: Any, signal: Signal) -> Signal:
     return signal.activated(call, call.layer.activation)
 
 
-@rule(L.ReLU)
-def relu(call: Any, signal: Signal) -> Signal:
-    """max(z, negative_slope z), with a maximum or a threshold as a function."""
-    layer = call.layer
-    if layer.max_value is None and not layer.threshold:
-        return signal.activated(call, functions.leaky_relu(float(layer.negative_slope)))
-    if layer.max_value == 6 and not layer.threshold and not layer.negative_slope:
-        return signal.activated(call, keras.activations.relu6)
-    call.refuse("it is a relu with a maximum or a threshold")
-
-
-@rule(L.LeakyReLU)
-def leaky_relu(call: Any, signal: Signal) -> Signal:
-    """max(z, negative_slope z)."""
-    return signal.activated(call, functions.leaky_relu(float(call.layer.negative_slope)))
-
-
-@rule(L.ELU)
-def elu(call: Any, signal: Signal) -> Signal:
-    """z, or alpha (exp(z) - 1) below zero."""
-    if call.layer.alpha != 1:
-        call.refuse("its alpha is not 1")
-    return signal.activated(call, keras.activations.elu)
+@rule(L.ReLU, L.LeakyReLU, L.ELU)
+def activation_layer(call: Any, signal: Signal) -> Signal:
+    """A function of each value, with parameters."""
+    return signal.activated(call, call.layer)
 
 
 @rule(L.PReLU)
@@ -64,7 +45,7 @@ def prelu(call: Any, signal: Signal) -> Signal:
         call.refuse("its slopes do not start at one number")
     if call.settings.standard and call.trained(call.layer.alpha):
         call.refuse("its trained slopes have no term in the standard parameterization: freeze them")
-    return signal.activated(call, functions.leaky_relu(slope))
+    return signal.activated(call, activations.get("leaky_relu", negative_slope=slope))
 
 
 def _gain(call: Any, signal: Signal, scale: float, gamma: Any, beta: Any) -> Signal:

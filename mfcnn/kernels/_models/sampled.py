@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from mfcnn.activations import Activation
 from mfcnn.kernels import _geometry
 from mfcnn.kernels._models import covariance
 from mfcnn.kernels._models.covariance import Covariance
-from mfcnn.kernels._models.functions import Function
 from mfcnn.kernels._models.nodes import Depthwise, Means, Node
 from mfcnn.kernels._models.operations import (
     Elementwise,
@@ -68,7 +68,7 @@ class Sampled(Node):
 class Activated(Sampled):
     """A function of each value of a node that is not Gaussian."""
 
-    def __init__(self, parent: Node, function: Function) -> None:
+    def __init__(self, parent: Node, function: Activation) -> None:
         super().__init__(parent.sizes, (parent,))
         self.function, self.asks_pairs = function, True
 
@@ -112,9 +112,9 @@ class Maximum(Sampled):
         return tuple(tf.transpose(tf.reshape(x, shape), back) for x in (largest, chosen))
 
 
-def _activated(function: Function, drawn: Draw) -> Draw:
+def _activated(function: Activation, drawn: Draw) -> Draw:
     values, tangents = drawn
-    return function.activation.phi(values), function.activation.phi_prime(values) * tangents
+    return function.phi(values), function.phi_prime(values) * tangents
 
 
 class Sampler:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mfcnn import activations
+from mfcnn.activations import Activation
 from mfcnn.kernels._models import functions, pairs, sampled
 from mfcnn.kernels._models.nodes import Affine, Data, Law, Node
 from mfcnn.kernels._models.operations import Elementwise, Gain, Weighted
@@ -85,14 +85,13 @@ class Signal:
             call: what the rule was given, for the error that names the layer.
             function: a name, a function, a `mfcnn.activations.Activation`, or None.
         """
-        if not isinstance(function, functions.Function):
-            try:
-                function = functions.named(function)
-            except (TypeError, ValueError) as error:
-                call.refuse(f"its activation {_shown(function)} has no dual maps: {error}", error)
-        if function is None:
+        try:
+            activation = functions.named(function)
+        except (TypeError, ValueError) as error:
+            call.refuse(f"its activation {_shown(function)} has no dual maps: {error}", error)
+        if activation is None:
             return self
-        return self.each(lambda node: _elementwise(call, node, function))
+        return self.each(lambda node: _elementwise(call, node, activation))
 
     def affine(
         self,
@@ -132,13 +131,13 @@ def _shown(function: Any) -> str:
     return repr(getattr(function, "name", None) or getattr(function, "__name__", None) or function)
 
 
-def _elementwise(call: Any, node: Node, function: functions.Function) -> Node:
+def _elementwise(call: Any, node: Node, function: Activation) -> Node:
     """A function of one node's values: of Gaussian ones, or by Monte Carlo."""
     if node.gaussian and node.settled:
         return Elementwise(node, function)
     if isinstance(node, Elementwise):
         try:
-            return Elementwise(node.parents[0], function.after(node.function))
+            return Elementwise(node.parents[0], functions.composed(function, node.function))
         except ValueError:  # without dual maps: as any other that is not Gaussian
             pass
     if call.sampled:
@@ -194,26 +193,13 @@ def _sum(terms: Sequence[tuple[float, Node]]) -> Node:
             of_one.setdefault(node.parents[0], []).append(node)
     for parent, nodes in of_one.items():
         if len(nodes) > 1:
-            joined = [(factors.pop(node), node.function.activation) for node in nodes]
-            factors[Elementwise(parent, _joined(joined))] = 1.0
+            joined = [(factors.pop(node), node.function) for node in nodes]
+            try:
+                factors[Elementwise(parent, functions.joined(joined))] = 1.0
+            except ValueError as error:
+                raise pairs.UnrelatedError(f"its branches are correlated: {error}") from error
     nodes = list(factors)
     for index, one in enumerate(nodes):
         for other in nodes[:index]:
             pairs.check(one, other)
     return Weighted(tuple((factors[node], node) for node in nodes))
-
-
-def _joined(terms: Sequence[tuple[float, activations.Activation]]) -> functions.Function:
-    """The weighted sum of activations as one."""
-
-    def phi(z: Any) -> Any:
-        return sum(factor * one.phi(z) for factor, one in terms)
-
-    def prime(z: Any) -> Any:
-        return sum(factor * one.phi_prime(z) for factor, one in terms)
-
-    name = " + ".join(f"{factor:g} {one.name}" for factor, one in terms)
-    try:
-        return functions.Function(activations.Activation(phi, prime, name))
-    except ValueError as error:
-        raise pairs.UnrelatedError(f"its branches are correlated: {error}") from error

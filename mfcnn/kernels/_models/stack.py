@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from mfcnn.activations import ranges
+from mfcnn.activations import Activation, ranges
 from mfcnn.kernels import _blocks, _geometry
 from mfcnn.kernels._models import covariance
 from mfcnn.kernels._models.covariance import Covariance
-from mfcnn.kernels._models.functions import Function
 from mfcnn.kernels._models.nodes import Affine
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ _TRACE_FROM = 100  # layers from which a graph, seconds to trace, pays for itsel
 class Stack(Affine):
     """depth - 1 times (affine, activation), then the last affine map: Gaussian."""
 
-    function: Function | None = None
+    function: Activation | None = None
 
     def __init__(self, sizes: tuple, parts: tuple, law: object, depth: int) -> None:
         super().__init__(sizes, parts, law)
@@ -38,17 +37,17 @@ class Stack(Affine):
             ones = tf.ones([*self.sizes, 1], tf.float64)
             mixed = _geometry.mix(ones, self.law.convolution, layout.rank, pairs=False)
             share = float(tf.reduce_min(mixed))
-        activation = self.function.activation
-        covered = ranges.variance_ranges(
-            activation,
-            *_blocks.extremes(q1, q2),
-            self.depth,
-            self.law.weight_variance,
-            self.law.bias_variance,
-            share,
+        lows, highs = zip(
+            *ranges.variance_ranges(
+                self.function,
+                *_blocks.extremes(q1, q2),
+                self.depth,
+                self.law.weight_variance,
+                self.law.bias_variance,
+                share,
+            )
         )
-        lows, highs = zip(*covered)
-        return None, activation.table(min(lows), max(highs))
+        return None, self.function.table(min(lows), max(highs))
 
     def combine(self, evaluation: "Evaluation", values: list) -> Covariance:
         """The loop, with its compiled form kept for the next block."""
@@ -63,7 +62,7 @@ class Stack(Affine):
         count = self.depth - 1
 
         def run(kernels: Covariance, same: tf.Tensor, table: tuple) -> Covariance:
-            dual = closed_form or table.dual(tf.float64)
+            dual = table.dual(tf.float64) if closed_form is None else closed_form
 
             def body(index: tf.Tensor, *kernels: tf.Tensor) -> tuple:
                 value = Covariance(*kernels)
