@@ -197,30 +197,18 @@ def activate(
     if not layout.pairs or not layout.rank:
         left, right = tf.reshape(a1, [-1, n1, 1]), tf.reshape(b2, [-1, 1, n2])
         matrix = [tf.reshape(k, [-1, n1, n2]) for k in (value.nngp, value.ntk)]
-        nngp, slope = _maps(dual, matrix[0], left, right, same)
+        nngp, slope = dual.maps(left, right, matrix[0], same)
         shape = value.nngp.shape
         if same is not None:
             selves = [dual.moments(q)[0] for q in (a1, a2)]
         else:
             selves = [
-                _maps(dual, k, a, b, None)[0]
-                for k, a, b in ((value.self1, a1, b1), (value.self2, a2, b2))
+                dual.maps(a, b, k)[0] for k, a, b in ((value.self1, a1, b1), (value.self2, a2, b2))
             ]
         return Covariance(*selves, tf.reshape(nngp, shape), tf.reshape(slope * matrix[1], shape))
-    places = math.prod(int(value.nngp.shape[axis]) for axis in layout.sided()[: layout.rank])
-    equal = None
-    if same is not None:
-        diagonal = tf.reshape(tf.eye(places, dtype=tf.bool), [places, 1, places, 1])
-        equal = tf.reshape(
-            tf.logical_and(diagonal, same[None, :, None, :]), [places * n1, places * n2]
-        )
-    nngp, slope = _maps(
-        dual,
-        as_matrix(value.nngp, layout),
-        tf.reshape(a1, [-1, 1]),
-        tf.reshape(b2, [1, -1]),
-        equal,
-    )
+    equal = None if same is None else _coincident(value.nngp, layout, same)
+    left, right = tf.reshape(a1, [-1, 1]), tf.reshape(b2, [1, -1])
+    nngp, slope = dual.maps(left, right, as_matrix(value.nngp, layout), equal)
     selves = [
         _own(dual, k, a, b, layout, same is not None)
         for k, a, b in ((value.self1, a1, b1), (value.self2, a2, b2))
@@ -228,6 +216,14 @@ def activate(
     shape = [int(n) for n in value.nngp.shape]
     slope = from_matrix(slope, shape, layout)
     return Covariance(*selves, from_matrix(nngp, shape, layout), slope * value.ntk)
+
+
+def _coincident(kernel: tf.Tensor, layout: Layout, same: tf.Tensor) -> tf.Tensor:
+    """Where `as_matrix` holds equal positions of equal inputs."""
+    places = math.prod(int(kernel.shape[axis]) for axis in layout.sided()[: layout.rank])
+    diagonal = tf.reshape(tf.eye(places, dtype=tf.bool), [places, 1, places, 1])
+    shape = [places * n for n in same.shape]
+    return tf.reshape(tf.logical_and(diagonal, same[None, :, None, :]), shape)
 
 
 def _own(
@@ -240,12 +236,5 @@ def _own(
     square = tf.reshape(transposed, [-1, *places])
     a, b = (tf.transpose(tf.reshape(q, [n, -1])) for q, n in zip((a, b), places))
     equal = np.eye(places[0]) > 0 if same else None
-    square, _ = _maps(dual, square, a[:, :, None], b[:, None, :], equal)
+    square, _ = dual.maps(a[:, :, None], b[:, None, :], square, equal)
     return tf.transpose(tf.reshape(square, transposed.shape), np.argsort(order))
-
-
-def _maps(
-    dual: Any, kernel: tf.Tensor, left: tf.Tensor, right: tf.Tensor, same: Any
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """E[phi phi] and E[phi' phi'] of covariances between rows and columns."""
-    return dual.maps(left, right, kernel, same)

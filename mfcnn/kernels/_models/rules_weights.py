@@ -23,7 +23,6 @@ def _law(
     call: Any,
     key: Any,
     variance: float,
-    profile: np.ndarray | None,
     channels: int,
     kernel: Any,
     bias: Any,
@@ -41,7 +40,7 @@ def _law(
     if call.trained(kernel):
         weight_gradient = variance
         if standard:
-            weight_gradient = channels * (1 if profile is None else profile.size)
+            weight_gradient = channels * (1 if taps is None else taps.profile.size)
             gradient_taps = None if taps is None else taps.uniform()
     if call.trained(bias):
         bias_gradient = 1.0 if standard else bias_variance
@@ -70,7 +69,7 @@ def dense(call: Any, signal: Signal) -> Signal:
     shape = tuple(layer.kernel.shape)
     variance, _ = weights.weight_variance(call, layer.kernel_initializer, shape, channels)
     kernel = layer._kernel
-    law = _law(call, id(layer), variance, None, channels, kernel, layer.bias, _bias_variance(call))
+    law = _law(call, id(layer), variance, channels, kernel, layer.bias, _bias_variance(call))
     return signal.through(law, signal.sizes, call.channels).activated(call, layer.activation)
 
 
@@ -102,14 +101,18 @@ def convolution(call: Any, signal: Signal) -> Signal:
     """Weights over all channels, of a group each, and the taps."""
     layer = _free(call)
     shape = tuple(layer.kernel.shape)
-    if layer.groups > 1 and shape[-2] == 1:
-        call.refuse("its groups are single channels: use DepthwiseConv, which has a kernel")
+    if layer.groups > 1 and shape[-2] == 1:  # groups of one channel
+        each = layer.filters // layer.groups
+        filtered = _by_channel(
+            call, signal, layer._kernel, layer.kernel_initializer, layer.bias, each
+        )
+        return filtered.activated(call, layer.activation)
     variance, profile = weights.weight_variance(call, layer.kernel_initializer, shape, shape[-2])
     taps = _taps(call, profile)
     bias = _bias_variance(call)
 
     def law(key: Any) -> Law:
-        return _law(call, key, variance, profile, shape[-2], layer._kernel, layer.bias, bias, taps)
+        return _law(call, key, variance, shape[-2], layer._kernel, layer.bias, bias, taps)
 
     if layer.groups == 1 or (len(signal.parts) == 1 and signal.data() is None):
         # Groups of channels that are alike see the same kernel, with weights of their own.
@@ -131,26 +134,25 @@ def transposed(call: Any, signal: Signal) -> Signal:
         output_padding = (output_padding,) * rank
     taps = Taps(profile, layer.padding, layer.strides, layer.dilation_rate, output_padding)
     law = _law(
-        call, id(layer), variance, profile, shape[-1], layer.kernel, layer.bias,
+        call, id(layer), variance, shape[-1], layer.kernel, layer.bias,
         _bias_variance(call), taps,
     )  # fmt: skip
     return signal.through(law, call.sizes, call.channels).activated(call, layer.activation)
 
 
-def _by_channel(call: Any, signal: Signal, kernel: Any, initializer: Any, bias: Any) -> Signal:
-    """Filters of single channels; `bias` is None where there is none."""
+def _by_channel(
+    call: Any, signal: Signal, kernel: Any, initializer: Any, bias: Any, each: int
+) -> Signal:
+    """`each` filters of every single channel; `bias` is None where there is none."""
     layer, shape = _free(call), tuple(kernel.shape)
     if signal.data() is not None:
         call.refuse("it acts on the inputs' few channels, whose filters stay random at any width")
     variance, profile = weights.weight_variance(call, initializer, shape, 1)
     taps = Taps(profile, layer.padding, layer.strides, layer.dilation_rate)
     bias_variance = 0.0 if bias is None else _bias_variance(call)
-    law = _law(
-        call, (id(layer), "depthwise"), variance, profile, 1, kernel, bias, bias_variance, taps
-    )
+    law = _law(call, (id(layer), "depthwise"), variance, 1, kernel, bias, bias_variance, taps)
     parts = [
-        Part(part.channels * shape[-1], Depthwise(call.sizes, part.node, law))
-        for part in signal.parts
+        Part(part.channels * each, Depthwise(call.sizes, part.node, law)) for part in signal.parts
     ]
     return Signal(parts)
 
@@ -159,7 +161,9 @@ def _by_channel(call: Any, signal: Signal, kernel: Any, initializer: Any, bias: 
 def depthwise(call: Any, signal: Signal) -> Signal:
     """A filter for each channel."""
     layer = call.layer
-    result = _by_channel(call, signal, layer.kernel, layer.depthwise_initializer, layer.bias)
+    result = _by_channel(
+        call, signal, layer.kernel, layer.depthwise_initializer, layer.bias, layer.depth_multiplier
+    )
     return result.activated(call, layer.activation)
 
 
@@ -167,11 +171,18 @@ def depthwise(call: Any, signal: Signal) -> Signal:
 def separable(call: Any, signal: Signal) -> Signal:
     """A filter for each channel, then weights over all channels."""
     layer = call.layer
-    filtered = _by_channel(call, signal, layer.depthwise_kernel, layer.depthwise_initializer, None)
+    filtered = _by_channel(
+        call,
+        signal,
+        layer.depthwise_kernel,
+        layer.depthwise_initializer,
+        None,
+        layer.depth_multiplier,
+    )
     shape = tuple(layer.pointwise_kernel.shape)
     variance, _ = weights.weight_variance(call, layer.pointwise_initializer, shape, shape[-2])
     law = _law(
-        call, id(layer), variance, None, shape[-2], layer.pointwise_kernel, layer.bias,
+        call, id(layer), variance, shape[-2], layer.pointwise_kernel, layer.bias,
         _bias_variance(call),
     )  # fmt: skip
     return filtered.through(law, call.sizes, call.channels).activated(call, layer.activation)
@@ -230,7 +241,7 @@ def stack(call: Any, signal: Signal) -> Signal:
     if layer.bias is not None:
         bias = weights.bias_variance(call, layer.bias_initializer, shape[-1:])
     law = _law(
-        call, id(layer), variance, profile if profile.ndim else None, channels, layer.kernel,
+        call, id(layer), variance, channels, layer.kernel,
         layer.bias, bias, taps,
     )  # fmt: skip
     linear = Signal([Part(call.channels, Stack(call.sizes, signal.fractions(), law, layer.depth))])
@@ -250,5 +261,6 @@ refuse(
     "attention multiplies signals of the same weights, which stays random without many heads",
     L.MultiHeadAttention, L.GroupQueryAttention, L.Attention, L.AdditiveAttention,
 )  # fmt: skip
+refuse("give the layer itself: Dense acts on the last axis of any input", L.TimeDistributed)
 refuse("its kernel is divided by its own largest singular value", L.SpectralNormalization)
 refuse("it reads the same weights both ways", L.ReversibleEmbedding)
