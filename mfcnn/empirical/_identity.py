@@ -26,8 +26,10 @@ _PASSING = {
     "_compile_config",
     "_compile_loss",
     "_compile_metrics",
+    "_compiled_trainable_state",
     "_eval_epoch_iterator",
     "_inbound_nodes",
+    "_jit_compile",
     "_loss_ids",
     "_losses",
     "_losses_override",
@@ -40,6 +42,7 @@ _PASSING = {
     "loss",
     "optimizer",
     "predict_function",
+    "stop_predicting",
     "stop_training",
     "test_function",
     "train_function",
@@ -83,7 +86,11 @@ class Attributes:
             return self._seen[id(layer)]
         self._seen[id(layer)] = len(self._seen)
         self._trust(type(layer).__module__)
-        items = [(k, v) for k, v in vars(layer).items() if k not in _PASSING]
+        items = [
+            (name, value)
+            for name, value in vars(layer).items()
+            if name not in _PASSING and not name.startswith("_self_")
+        ]
         return _Reference(layer), *((name, self._atom(value)) for name, value in items)
 
     def _trust(self, module: str | None) -> None:

@@ -1,14 +1,16 @@
 """Models and inputs as Keras takes them: one array or a structure, of any real dtype."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from mfcnn import arguments
+from mfcnn import arguments, borrowed
 
 __all__ = [
+    "check_inference",
     "check_model",
     "convert",
     "length",
@@ -43,6 +45,36 @@ def check_model(model: Any) -> None:
             "model must have one output: take keras.Model(model.inputs, output) for each. "
             f"Received: {model.name!r} with the outputs {names}"
         )
+
+
+def check_inference(model: keras.Model) -> None:
+    """Raises ValueError if a functional model calls a layer with training=True.
+
+    Keras lets `model(x, training=False)` override it, and `model(x)` not: neither is what is meant.
+    """
+    if _symbolic_config(model):
+        training = sorted(set(_in_training(model.get_config())))
+        if training:
+            raise ValueError(
+                "model must run in inference mode: a layer runs in training mode. "
+                f"Received: {model.name!r}, which calls {', '.join(training)} with training=True"
+            )
+
+
+def _symbolic_config(model: keras.Model) -> bool:
+    return type(model) in (keras.Model, keras.Sequential, borrowed.Functional)
+
+
+def _in_training(config: Any, name: str = "") -> Iterator[str]:
+    if isinstance(config, (list, tuple)):
+        for entry in config:
+            yield from _in_training(entry, name)
+    elif isinstance(config, dict):
+        name = config.get("name") or name
+        if isinstance(config.get("kwargs"), dict) and config["kwargs"].get("training") is True:
+            yield str(name)
+        for entry in config.values():
+            yield from _in_training(entry, name)
 
 
 def convert(model: keras.Model, x: Any, name: str) -> Any:

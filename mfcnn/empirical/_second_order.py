@@ -194,30 +194,47 @@ _WITHOUT_COTANGENT = (
     "TensorArrayGradV3",
     "TensorArrayGradWithShape",
 )
-_LOCK = threading.RLock()
+_LOCK = threading.Lock()
+_BEFORE: list[dict[str, Any]] = []  # One entry for each context that is open.
 
 
 @contextlib.contextmanager
 def differentiable() -> Iterator[None]:
     """Within, every gradient operation has a right derivative or raises by name."""
     with _LOCK:
-        table = borrowed.gradient_registry._registry
-        entries: dict[str, Callable] = {n: _refusal(n) for n in not_differentiable()}
-        entries |= {name: _by_formula(formula) for name, formula in FORMULAS.items()}
-        entries |= TRANSPOSES | GRADIENTS
-        before = {name: table.get(name) for name in entries}
-        table.update({name: {"type": entry, "location": None} for name, entry in entries.items()})
-        try:
-            yield
-        except LookupError as error:
-            if "gradient registry" not in str(error) and "No gradient" not in str(error):
-                raise
-            raise NotImplementedError(
-                f"an operation of the model has no derivative in TensorFlow: {error}"
-            ) from error
-        finally:
-            for name, entry in before.items():
-                if entry is None:
-                    table.pop(name, None)
-                else:
-                    table[name] = entry
+        _BEFORE.append(_install() if not _BEFORE else {})
+    try:
+        yield
+    except LookupError as error:
+        if "gradient registry" not in str(error) and "No gradient" not in str(error):
+            raise
+        raise NotImplementedError(
+            f"an operation of the model has no derivative in TensorFlow: {error}"
+        ) from error
+    finally:
+        with _LOCK:
+            if len(_BEFORE) == 1:
+                _restore(_BEFORE[0])
+                _BEFORE.clear()
+            else:
+                _BEFORE.pop()
+
+
+def _install() -> dict[str, Any]:
+    """Puts the entries in, and returns those that were there."""
+    table = borrowed.gradient_registry._registry
+    entries: dict[str, Callable] = {name: _refusal(name) for name in not_differentiable()}
+    entries |= {name: _by_formula(formula) for name, formula in FORMULAS.items()}
+    entries |= TRANSPOSES | GRADIENTS
+    before = {name: table.get(name) for name in entries}
+    table.update({name: {"type": entry, "location": None} for name, entry in entries.items()})
+    return before
+
+
+def _restore(before: dict[str, Any]) -> None:
+    table = borrowed.gradient_registry._registry
+    for name, entry in before.items():
+        if entry is None:
+            table.pop(name, None)
+        else:
+            table[name] = entry

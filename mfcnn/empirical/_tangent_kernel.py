@@ -207,7 +207,10 @@ class _Kernel:
         """The cheapest plan of each method."""
         unknown = self.trace.unknown if unknown is None else unknown
         task = _plan.Task(*self.shape, self._x2 is None, self._outputs, unknown, self._dtype.size)
-        return _plan.plans(self.trace, task, self._parameters, memory_limit, batch_size)
+        return self.trace.plans(
+            (task, memory_limit, batch_size),
+            lambda: _plan.plans(self.trace, task, self._parameters, memory_limit, batch_size),
+        )
 
     def order(self, plans: dict[str, _plan.Plan], memory_limit: float) -> list[_plan.Plan]:
         """Those within the memory, cheapest first."""
@@ -378,7 +381,9 @@ class _Kernel:
             first = _inputs.take(self._x1, row)
             for j, (column, width) in enumerate(columns):
                 if self._x2 is None and j < i:
-                    blocks[i][j] = np.swapaxes(np.swapaxes(blocks[j][i], 0, 1), 2, -1)
+                    mirrored = np.swapaxes(blocks[j][i], 0, 1)
+                    full = mirrored.ndim == 4
+                    blocks[i][j] = np.swapaxes(mirrored, 2, 3) if full else mirrored
                 elif self._x2 is None and j == i:
                     blocks[i][j] = block(first, None)[:height, :width]
                 else:

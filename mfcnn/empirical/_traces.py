@@ -61,6 +61,7 @@ class Trace:
     """
 
     def __init__(self, model: keras.Model, x: Any):
+        _inputs.check_inference(model)
         variables = model.trainable_variables
         found: list = []
 
@@ -86,11 +87,16 @@ class Trace:
         self.parameters = sum(math.prod(v.shape) for v in variables)
         self.verified: dict[tuple, Any] = {}
         self._programs: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
+        self._plans: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
         del concrete  # The graph had to live until here.
 
     def program(self, key: tuple, make: Callable[[], Any]) -> Any:
         """The program of a key; the last few are kept."""
         return _kept(self._programs, key, make, _KEPT_PROGRAMS)
+
+    def plans(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """The plans of a key, likewise."""
+        return _kept(self._plans, key, make, _KEPT_PROGRAMS)
 
 
 def _activations(graph: Any, steps: int) -> Any:

@@ -6,6 +6,7 @@ sum_i m[i] c . f(x_i) by each weight must be the plain one. So it must also be t
 one by one: a layer that mixes them shows.
 """
 
+import concurrent.futures
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 from mfcnn.empirical import _functional, _inputs, _programs, _traces
 
-__all__ = ["check_linearization", "check_products", "wrong_weights"]
+__all__ = ["apart", "check_linearization", "check_products", "wrong_weights"]
 
 
 def wrong_weights(
@@ -104,6 +105,15 @@ def check_linearization(
             "a tape does not find the gradient of the linearized model: a layer has a custom "
             "gradient that cannot be differentiated three times. verify=False goes on"
         )
+
+
+def apart(function: Callable[[], None]) -> None:
+    """Runs a check in a thread of its own: outside of the graph and of all tapes of the caller.
+
+    `tf.init_scope` leaves the graph too, but stops every tape, also those of the check.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        executor.submit(function).result()
 
 
 def _tangents(plain: list[np.ndarray], shapes: list[tuple]) -> list[np.ndarray]:

@@ -136,13 +136,15 @@ class LinearizedModel(keras.Model):
         symbolic = any(isinstance(leaf, keras.KerasTensor) for leaf in leaves)
         if key in self._verified or not known or symbolic or tf.distribute.has_strategy():
             return
-        self._verified.add(key)
-        with tf.init_scope():
-            if not tf.executing_eagerly():
-                return
-            example = self._function(keras.tree.map_structure(_random, x))
-            dtypes = {self.compute_dtype, *(str(v.dtype) for v in self._initial())}
+        shapes = keras.tree.map_structure(lambda leaf: tf.TensorSpec(leaf.shape, leaf.dtype), x)
+        dtypes = {self.model.compute_dtype, *(v.dtype for v in self._initial())}
+
+        def check() -> None:
+            example = self._function(keras.tree.map_structure(_random, shapes))
             _verification.check_linearization(example, self._values, dtypes)
+
+        _verification.apart(check)
+        self._verified.add(key)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The model's."""
@@ -246,6 +248,7 @@ def linearize(
     Source: linearization paper, eqs. 1 to 3.
     """
     _inputs.check_model(model)
+    _inputs.check_inference(model)
     if name is not None and not isinstance(name, str):
         raise arguments.ArgumentTypeError(f"name must be a string or None. Received: name={name!r}")
     linear = LinearizedModel(

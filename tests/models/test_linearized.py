@@ -176,3 +176,132 @@ def test_bad_models_are_refused():
         models.linearize(keras.Sequential([keras.layers.Dense(2)]))
     with pytest.raises(TypeError, match="keras.Model"):
         models.linearize("lenet")
+
+
+def _small(**options):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3, "tanh", **options), keras.layers.Dense(2)]
+    )
+
+
+_X = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+
+
+def test_the_second_order_leaves_a_remainder_of_third_order():
+    """float64; the ratio of the remainders at t = 1e-2 and 1e-3 is 1,000 up to a fourth order."""
+    model = _smooth()
+    quadratic, x = models.linearize(model, order=2), _images(model)
+    _displace(quadratic)
+    direction = [u.numpy() for u in quadratic.displacement]
+    start, remainders = [w.numpy() for w in model.trainable_variables], []
+    for t in (1e-2, 1e-3):
+        for u, d, w, s in zip(quadratic.displacement, direction, model.trainable_variables, start):
+            u.assign(t * d)
+            w.assign(s + t * d)
+        remainders.append(np.abs(quadratic(x) - model(x, training=False)).max())
+    assert remainders[0] / remainders[1] == pytest.approx(1000, rel=0.15)
+
+
+def test_the_second_order_trains_and_survives_a_file(tmp_path):
+    quadratic = models.linearize(_small(), order=2)
+    quadratic.compile("adam", "mse")
+    losses = quadratic.fit(_X, np.ones([5, 2]), epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    quadratic.save(tmp_path / "quadratic.keras")
+    again = keras.models.load_model(tmp_path / "quadratic.keras")
+    assert again.order == 2
+    np.testing.assert_array_equal(again(_X), quadratic(_X))
+    with pytest.raises(ValueError, match="order must be an integer from 1 to 2"):
+        models.linearize(_small(), order=3)
+
+
+def test_the_mask_of_the_output_counts_in_the_loss():
+    inputs = keras.Input((4, 1))
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Masking()(inputs)))
+    x = np.random.default_rng(0).normal(size=(3, 4, 1)).astype("float32")
+    x[:, 2:] = 0
+    linear, y = models.linearize(model), np.ones([3, 4, 1])
+    for m in (model, linear):
+        m.compile("sgd", "mse")
+    assert linear.evaluate(x, y, verbose=0) == pytest.approx(model.evaluate(x, y, verbose=0))
+    pooled = keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(model(inputs)))
+    np.testing.assert_array_equal(models.linearize(pooled)(x), pooled(x))
+
+
+def test_regularizers_apply_to_the_weights_that_u_moves():
+    model = _small(kernel_regularizer="l2")
+    linear = models.linearize(model)
+    assert float(linear.losses[0]) == pytest.approx(float(model.losses[0]))
+    _displace(linear)
+    model.layers[0].kernel.assign_add(linear.displacement[0].value)
+    assert float(linear.losses[0]) == pytest.approx(float(model.losses[0]))
+    with pytest.raises(ValueError, match="activity regularization"):
+        models.linearize(_small(activity_regularizer="l2"))
+
+
+def test_it_has_the_model_s_shapes_and_is_exported(tmp_path):
+    model = _small()
+    linear = models.linearize(model)
+    assert linear.input_shape == (None, 4) and linear.output_shape == (None, 2)
+    _displace(linear, 0.1)
+    linear.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    np.testing.assert_allclose(served.serve(_X), linear(_X), rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [keras.layers.Dropout(0.5), keras.layers.BatchNormalization()])
+def test_a_layer_in_training_mode_is_refused_by_name(layer):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(layer(inputs, training=True)))
+    with pytest.raises(ValueError, match="training mode.*with training=True"):
+        models.linearize(model)
+
+
+def test_lora_is_linearized_in_memory_and_not_saved(tmp_path):
+    model = _small()
+    model.layers[0].enable_lora(2)
+    linear = models.linearize(model)
+    np.testing.assert_allclose(linear(_X), model(_X), rtol=1e-6)
+    with pytest.raises(ValueError, match="LoRA cannot be saved.*dense"):
+        linear.save(tmp_path / "linear.keras")
+
+
+class Unregistered(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_a_model_that_cannot_be_copied_is_refused_with_the_way_out():
+    model = Unregistered()
+    model(_X)
+    with pytest.raises(ValueError, match="register_keras_serializable"):
+        models.linearize(model)
+
+
+@tf.custom_gradient
+def _hidden(x):
+    return tf.sin(x), lambda g: tf.stop_gradient(g) * tf.cos(x)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Hidden(keras.layers.Layer):
+    """Has a right gradient; of the gradient's own a part is silently zero."""
+
+    def call(self, x):
+        return x + _hidden(x)
+
+
+def test_a_wrong_product_is_refused_and_not_returned():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), Hidden()])
+    with pytest.raises(NotImplementedError, match="not the transpose"):
+        models.linearize(model)
+    with pytest.raises(NotImplementedError, match="not the transpose"):
+        empirical.lambda_max(model, _X)
+    exact = empirical.ntk(model, _X, method="jacobian")
+    np.testing.assert_allclose(empirical.ntk(model, _X), exact, rtol=1e-4)
+    np.testing.assert_allclose(models.linearize(model, verify=False)(_X), model(_X))
