@@ -135,11 +135,14 @@ class _Count:
         return sides * passes * (1 + k) * self.forward + contraction + row_passes + pairs
 
     def _row_numbers(self, n: int, k: int) -> int:
-        """Rows of Jacobians on both sides, one gradient on the way, copies where rows stack up."""
-        loops = 3 if self.trace.loops else 1
-        stacked = 2 if n * k > 1 else 1
-        whole = sum(self.rows)
-        return (1 + stacked) * n * k * whole + loops * whole + 2 * self.trace.activations
+        """Rows of Jacobians on both sides, and one example's way to them.
+
+        Where rows stack up they are copied, and one is on the way; a loop adds up its gradient.
+        """
+        several, whole = n * k > 1, sum(self.rows)
+        on_the_way = whole * (several + 2 * self.trace.loops)
+        stacks = (3 if several else 2) * n * k * whole
+        return stacks + on_the_way + self.trace.activations + 4 * self.trace.largest
 
     def _numbers_jacobian(self, n: int, k: int) -> int:
         return self._row_numbers(n, k)
@@ -167,4 +170,4 @@ class _Count:
     def _numbers_products(self, n: int, k: int) -> int:
         loops = 3 if self.trace.loops else 1
         of_rows = n * min(self.trace.activations, 12 * self.trace.largest)
-        return (2 + loops) * self.trace.parameters + 2 * self.trace.activations + of_rows
+        return (1 + loops) * self.trace.parameters + self.trace.activations + of_rows

@@ -415,31 +415,54 @@ def outcomes(seed: int) -> tuple[list[str], dict[str, str]]:
     return names, result
 
 
+def _done(path: str) -> list[list[str]]:
+    """The rows of an earlier run."""
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        return list(csv.reader(file))[1:]
+
+
 def main() -> None:
-    """Runs the models and prints what came out."""
+    """Runs the models, goes on where an earlier run stopped, and prints what came out."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--output_dir", default="")
+    parser.add_argument("--output_dir", default="runs/random_models")
     options = parser.parse_args()
+    os.makedirs(options.output_dir, exist_ok=True)
+    path = os.path.join(options.output_dir, "random_models.csv")
+    rows = _done(path)
+    done = {int(row[0]) for row in rows}
+    with open(path, "a", newline="") as file:
+        writer = csv.writer(file)
+        if not rows:
+            writer.writerow(["seed", "layers", "route", "outcome"])
+        for seed in range(options.first, options.first + options.count):
+            if seed in done:
+                continue
+            names, result = outcomes(seed)
+            new = [
+                [seed, " + ".join(names), *pair] for pair in (result or {"all": "right"}).items()
+            ]
+            rows += new
+            writer.writerows(new)
+            file.flush()
+            keras.backend.clear_session()
+    report(rows)
+
+
+def report(rows: list[list[str]]) -> None:
+    """Prints the counts of each route, and what was not right."""
     total: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    rows, kinds = [], set()
-    for seed in range(options.first, options.first + options.count):
-        names, result = outcomes(seed)
-        kinds.update(names)
-        for route, outcome in result.items():
-            total[route][outcome.split(":")[0]] += 1
-            rows.append([seed, " + ".join(names), route, outcome.split(":")[0]])
-            if outcome != "right":
-                print(f"{seed} {route} {names}: {outcome}", flush=True)
-        keras.backend.clear_session()
-    print(f"\n{options.count} models of {len(kinds)} kinds of layers")
+    for seed, names, route, outcome in rows:
+        total[route][outcome.split(":")[0]] += 1
+        if outcome != "right":
+            print(f"{seed} {route} of {names}: {' '.join(outcome.split())}")
+    kinds = {name for row in rows for name in row[1].split(" + ")}
+    print(f"\n{len({row[0] for row in rows})} models of {len(kinds)} kinds of layers")
     for route, counts in total.items():
         print(f"{route:12s}", dict(counts))
-    if options.output_dir:
-        os.makedirs(options.output_dir, exist_ok=True)
-        with open(os.path.join(options.output_dir, "random_models.csv"), "w") as file:
-            csv.writer(file).writerows([["seed", "layers", "route", "outcome"], *rows])
 
 
 if __name__ == "__main__":
