@@ -96,7 +96,7 @@ def _calls(work: Any, plan: Any, model: Any, x: Any, programs: Any) -> list[Call
     if plan.method == "products":
         product = programs.Products(model, "trace", work.trace.outputs)
         one = np.zeros([1, work.trace.outputs], "float32")
-        product.vjp.get_concrete_function(x, one)
+        product.vjp.get_concrete_function(x[:1], one)
 
         def call() -> None:
             product.jvp(x, product.vjp(x[:1], one))

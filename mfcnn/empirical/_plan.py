@@ -169,5 +169,5 @@ class _Count:
 
     def _numbers_products(self, n: int, k: int) -> int:
         loops = 3 if self.trace.loops else 1
-        of_rows = n * min(self.trace.activations, 12 * self.trace.largest)
-        return (1 + loops) * self.trace.parameters + self.trace.activations + of_rows
+        # Values and tangents live side by side, and are freed as the pass goes on.
+        return (1 + loops) * self.trace.parameters + 3 * n * self.trace.activations // 2

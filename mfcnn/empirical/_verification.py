@@ -97,7 +97,9 @@ def check_linearization(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(tangents)
             y = product(tangents)
-        return tape.gradient(y, tangents, tf.cast(u, y.dtype), unconnected_gradients="zero")
+        seed = tf.cast(u, y.dtype)
+        gradients = tape.gradient(y, tangents, seed, unconnected_gradients="zero")
+        return [tf.convert_to_tensor(g) for g in gradients]
 
     found = [np.ravel(np.asarray(g, np.float64)) for g in transposed(u, tangents)]
     if _differing(found, expected, tolerance):
