@@ -28,7 +28,7 @@ import tempfile
 import time
 import traceback
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
@@ -212,13 +212,14 @@ class Soak:
     Args:
         seed: of all random choices.
         scratch: folder for the directories of the programs.
+        programs: to deal faults to.
     """
 
-    def __init__(self, seed: int, scratch: pathlib.Path) -> None:
+    def __init__(self, seed: int, scratch: pathlib.Path, programs: Sequence[Program]) -> None:
         self.random, self.scratch = random.Random(seed), scratch
         warm_up()
         self.counts, self.wrong, self.memory = collections.Counter(), [], 0.0
-        for program in PROGRAMS:
+        for program in programs:
             program.reference = scratch / f"reference_{program.name}"
             for attempt in range(2):  # the second for the time, with all caches warm
                 shutil.rmtree(program.reference, ignore_errors=True)
@@ -451,7 +452,13 @@ WHOM = {"train": 4, "sweep": 1, "figure": 9, "kernel": 6}
 
 
 def soak(
-    seed: int, faults: int, minutes: float, output: pathlib.Path | None, kinds: list[str], lost: int
+    seed: int,
+    faults: int,
+    minutes: float,
+    output: pathlib.Path | None = None,
+    kinds: Sequence[str] = (),
+    programs: Sequence[str] = (),
+    lost: int = 0,
 ) -> Soak:
     """Deals faults until there are enough of them or the time is over.
 
@@ -461,17 +468,19 @@ def soak(
         minutes: at most so long, but for the last one.
         output: CSV file of the counts, written after each fault.
         kinds: some of `KINDS`; all if empty.
+        programs: some of `WHOM`; all if empty.
         lost: one in so many faults is a lost worker; 0 for none.
     """
     deadline = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="soak") as scratch:
-        result = Soak(seed, pathlib.Path(scratch))
+        chosen = [p for p in PROGRAMS if not programs or p.name in programs]
+        result = Soak(seed, pathlib.Path(scratch), chosen)
         names = kinds or list(KINDS)
         for number in range(1, faults + 1):
             if time.monotonic() > deadline:
                 break
             (kind,) = result.random.choices(names, [KINDS[name] for name in names])
-            (whom,) = result.random.choices(PROGRAMS, [WHOM[p.name] for p in PROGRAMS])
+            (whom,) = result.random.choices(chosen, [WHOM[p.name] for p in chosen])
             if lost and number % lost == 0:
                 kind, whom = "lost", PROGRAMS[0]
             result.deal(kind, whom)
@@ -493,13 +502,15 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=10**9)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--kinds", default="", help=f"some of {','.join(KINDS)}")
+    parser.add_argument("--programs", default="", help=f"some of {','.join(WHOM)}")
     parser.add_argument("--lost", type=int, default=60, help="one in so many is a lost worker")
     parser.add_argument("--output", type=pathlib.Path)
     options = parser.parse_args()
     print(f"Seed {options.seed}.", flush=True)
     kinds = [kind for kind in options.kinds.split(",") if kind]
+    programs = [name for name in options.programs.split(",") if name]
     result = soak(
-        options.seed, options.faults, options.minutes, options.output, kinds, options.lost
+        options.seed, options.faults, options.minutes, options.output, kinds, programs, options.lost
     )
     for row in result.table():
         print("{fault:8s} {program:8s} {outcome:24s} {count:5d}".format(**row))
