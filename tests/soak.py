@@ -159,7 +159,8 @@ class Child:
         self.pid = os.fork()
         if self.pid:
             return
-        try:
+        status = 1
+        try:  # whatever happens, this copy of the soak ends here
             descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
@@ -170,14 +171,12 @@ class Child:
             status = 0
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else int(error.code is not None)
-            if isinstance(error.code, str):
-                sys.stderr.write(error.code + "\n")
         except BaseException:
             traceback.print_exc()
-            status = 1
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-        os._exit(status)
+        finally:
+            with contextlib.suppress(BaseException):
+                sys.stdout.flush()
+            os._exit(status)
 
     def wait(self) -> tuple[int, str]:
         """(exit status, all that it wrote); negative for a signal."""
