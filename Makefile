@@ -4,6 +4,7 @@
 # make coverage   runs the quick suite and prints which lines it leaves out
 # make figures  draws every figure at its quick size into experiments/results (about an hour)
 # make bench  lists the benchmarks and runs them (hours); `make bench-NAME` runs one
+# make soak   deals faults to running programs for an hour (SOAK="--minutes=5 --seed=7")
 # make lint   checks style, format and types
 
 # Any Python from 3.11 that is there, the newest last: TensorFlow may not have it yet.
@@ -28,7 +29,7 @@ FIGURES := phase_diagram gradient_norms weight_spectrum kernel_modes fourier_mod
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py %_child.py, \
 	$(wildcard benchmarks/*.py)))
 
-.PHONY: run test test-slow coverage figures bench lint format clean
+.PHONY: run test test-slow soak coverage figures bench lint format clean
 
 run: $(STAMP)
 	$(BIN)/python -m experiments.train --output_dir=$(OUTPUT_DIR)
@@ -38,6 +39,11 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Kills, signals, full disks, damaged files, two owners, lost workers; prints its seed and a table.
+SOAK ?= --minutes=60
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak $(SOAK)
 
 coverage: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --cov=mfcnn --cov-report=term-missing:skip-covered
