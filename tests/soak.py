@@ -152,16 +152,16 @@ PROGRAMS = [
 class Child:
     """A program at work in a process of its own, forked from this one."""
 
-    def __init__(
-        self, program: Program, directory: pathlib.Path, log: pathlib.Path, limit: int | None = None
-    ) -> None:
-        self._log, self.start = log, time.monotonic()
+    def __init__(self, program: Program, directory: pathlib.Path, limit: int | None = None) -> None:
+        self.start = time.monotonic()
+        # What a program writes fits into a pipe, and a limit on files does not concern that.
+        self._output, descriptor = os.pipe()
         self.pid = os.fork()
         if self.pid:
+            os.close(descriptor)
             return
         status = 1
         try:  # whatever happens, this copy of the soak ends here
-            descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -189,8 +189,12 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
             time.sleep(0.005)
         self.memory = usage.ru_maxrss / 1024  # MiB
-        words = self._log.read_text(errors="replace") if self._log.exists() else ""
-        return os.waitstatus_to_exitcode(status), words
+        os.set_blocking(self._output, False)
+        words = b""
+        with contextlib.suppress(BlockingIOError):
+            words = os.read(self._output, 2**20)
+        os.close(self._output)
+        return os.waitstatus_to_exitcode(status), words.decode(errors="replace")
 
 
 def warm_up() -> None:
@@ -222,7 +226,7 @@ class Soak:
             program.reference = scratch / f"reference_{program.name}"
             for attempt in range(2):  # the second for the time, with all caches warm
                 shutil.rmtree(program.reference, ignore_errors=True)
-                child = Child(program, program.reference, self._log())
+                child = Child(program, program.reference)
                 status, words = child.wait()
                 if status:
                     raise WrongError(f"The undisturbed {program.name} fails: {words}")
@@ -232,14 +236,9 @@ class Soak:
                 program.expected = program.results(program.reference)
             print(f"{program.name}: {program.seconds:.1f} s undisturbed.", flush=True)
 
-    def _log(self) -> pathlib.Path:
-        path = self.scratch / "log"
-        path.unlink(missing_ok=True)
-        return path
-
     def child(self, program: Program, directory: pathlib.Path, limit: int | None = None) -> Child:
         """A program that has just been started."""
-        return Child(program, directory, self._log(), limit)
+        return Child(program, directory, limit)
 
     def finish(self, program: Program, directory: pathlib.Path) -> str:
         """Runs the same command undisturbed: all must come out equal."""
@@ -366,10 +365,7 @@ class Soak:
 
     def two(self, program: Program, directory: pathlib.Path) -> str:
         """Two owners at the same time: one works, one is refused."""
-        logs = [self.scratch / f"log_{i}" for i in range(2)]
-        for log in logs:
-            log.unlink(missing_ok=True)
-        results = [child.wait() for child in [Child(program, directory, log) for log in logs]]
+        results = [child.wait() for child in [Child(program, directory) for _ in range(2)]]
         statuses = sorted(status for status, _ in results)
         if statuses != [0, 1]:
             raise WrongError(f"statuses {statuses}: {results}")
