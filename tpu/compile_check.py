@@ -28,9 +28,9 @@ if __name__ == "__main__" and str(ROOT) not in sys.path:  # started as a file
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from absl import app, flags  # noqa: E402
+from absl import flags  # noqa: E402
 
-from experiments import vanilla  # noqa: E402
+from experiments import binary, vanilla  # noqa: E402
 from mfcnn import borrowed, training  # noqa: E402
 from mfcnn.training import reduction  # noqa: E402
 
@@ -302,10 +302,8 @@ def _run_child(python, arguments, timeout):
     return answer
 
 
-def main(argv):
-    """Checks the flags' configuration."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {argv[1:]}")
+def main(_):
+    """Checks the flags' configuration; the exit status."""
     config = vanilla.configuration()
     options = {"python": FLAGS.python, "timeout": FLAGS.compile_timeout}
     print(
@@ -313,17 +311,13 @@ def main(argv):
         f"{config['optimizer']}, {config['precision']}.",
         flush=True,
     )
-    try:
-        if FLAGS.largest:
-            depth, report = largest_depth(config, FLAGS.topology, **options)
-        else:
-            depth, report = config["depth"], check(config, FLAGS.topology, **options)
-    except (CheckError, ValueError) as error:
-        raise SystemExit(f"tpu.compile_check: {error}") from error
+    if FLAGS.largest:
+        depth, report = largest_depth(config, FLAGS.topology, **options)
+    else:
+        depth, report = config["depth"], check(config, FLAGS.topology, **options)
     print(f"depth:        {depth:,}\n{report}", flush=True)
-    sys.exit(0 if report.fits else 2)
+    return 0 if report.fits else 2
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    binary.start(define_flags, main)
