@@ -60,10 +60,13 @@ def test_a_bug_keeps_its_traceback(error):
         binary._run(raising(error), ["name"], False)
 
 
-def test_verbosity_shows_the_traceback_of_the_others(monkeypatch):
-    monkeypatch.setattr(flags.FLAGS, "verbosity", 1)
-    with pytest.raises(ValueError, match="depth"):
-        binary._run(raising(ValueError("depth")), ["name"], False)
+def test_verbosity_shows_the_traceback_of_the_others():
+    flags.FLAGS.verbosity = 1
+    try:
+        with pytest.raises(ValueError, match="depth"):
+            binary._run(raising(ValueError("depth")), ["name"], False)
+    finally:
+        flags.FLAGS.verbosity = -1
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
