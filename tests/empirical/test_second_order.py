@@ -161,3 +161,12 @@ def test_resized_features_count_in_every_analysis():
     # J J^T y, by the kernel.
     expected = np.einsum("ijab,jb->ia", exact, y)
     np.testing.assert_allclose(linear(x) - model(x), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_xla_compiles_products_through_sliced_features():
+    """Under XLA the gradient of a slice is XlaDynamicUpdateSlice, without a derivative before."""
+    model = models.vanilla_cnn((8, 8, 1), 2, 4, 3, seed=0)
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 1))
+    exact = empirical.ntk(model, x, method="jacobian").numpy()
+    found = empirical.ntk(model, x, method="products", jit_compile=True)
+    np.testing.assert_allclose(found, exact, atol=1e-5 * exact.max())
