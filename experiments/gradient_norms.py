@@ -194,7 +194,7 @@ def define_flags() -> None:
     flags.DEFINE_float("bias_variance", 0.05, "sigma_b^2.", lower_bound=0)
     common.define_numbers(
         "weight_variances",
-        ["1.0", "1.5", "1.7636", "2.75", "4.25"],
+        ["1.0", "1.5", "1.76095", "2.75", "4.25"],
         "Values of sigma_w^2.",
         above=0,
     )

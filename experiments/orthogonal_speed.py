@@ -118,18 +118,20 @@ def main(_: list[str]) -> None:
             eval_every=20,
             steps_per_execution=20,
         ),
-        paper={
+        paper=vanilla_sweep.PAPER_NETWORK
+        | {
+            # Figure 5: MNIST, 90,000 steps are about 60 epochs, so batches of 40.
+            "dataset": "mnist",
             "depth": 4000,
-            "filters": 128,
-            "resize": None,
-            "subset": None,
-            "test_subset": None,
-            "readout": "pool",
-            "batch_size": 128,
-            "steps_per_execution": 10,
+            "filters": None,
+            "batch_size": 40,
+            "learning_rates": ["4"],
             "steps": 90_000,
             "eval_every": 500,
             "checkpoint_every": 500,
+            "steps_per_execution": 10,
+            "weight_variance": vanilla_sweep.PAPER_VARIANCES[0],
+            "bias_variance": vanilla_sweep.PAPER_VARIANCES[1],
         },
     )
     directory = sweep.open_sweep(settings)

@@ -91,17 +91,19 @@ def main(_: list[str]) -> None:
             steps=300,
             eval_every=20,
         ),
-        paper={
+        # Figure 1 on CIFAR-10; --dataset=mnist is its other row. Figure 3 is
+        # --initializations=orthogonal --depths=32,64,128,256,512,1024,2048,4096,8192.
+        paper=vanilla_sweep.PAPER_NETWORK
+        | {
+            "dataset": "cifar10",
             "depths": ["1250", "2500", "5000", "10000"],
-            "filters": 128,
-            "resize": None,
-            "readout": "pool",
-            "optimizer": "adam",
-            "test_subset": None,
-            "batch_size": 128,
+            "filters": None,
+            "initializations": ["delta_orthogonal"],
             "steps": 40_000,
             "eval_every": 200,
             "checkpoint_every": 200,
+            "weight_variance": vanilla_sweep.PAPER_VARIANCES[0],
+            "bias_variance": vanilla_sweep.PAPER_VARIANCES[1],
         },
     )
     directory = sweep.open_sweep(settings)

@@ -28,12 +28,7 @@ def depth_limits(activation, weight_variances, bias_variance):
     Returns:
       float64 array; infinite on the critical line.
     """
-    return np.array(
-        [
-            meanfield.trainability(activation, w, bias_variance, depth=1).max_depth
-            for w in weight_variances
-        ]
-    )
+    return 6 * meanfield.fixed_points(activation, weight_variances, bias_variance).xi_c
 
 
 def agreement(rows, limits):
@@ -93,6 +88,13 @@ def define_flags() -> None:
     vanilla_sweep.define_network_flags()
     common.define_override("depths", "Depths.", common.define_numbers, integers=True, lower_bound=1)
     common.define_override(
+        "panels",
+        "Numbers of steps, a panel each; all rows if not given.",
+        common.define_numbers,
+        integers=True,
+        lower_bound=1,
+    )
+    common.define_override(
         "weight_variances", "Values of sigma_w^2.", common.define_numbers, above=0
     )
     common.define_override("bias_variance", "sigma_b^2.", flags.DEFINE_float, lower_bound=0)
@@ -102,28 +104,9 @@ def define_flags() -> None:
         flags.DEFINE_enum,
         enum_values=models.INITIALIZATIONS,
     )
-    common.define_override(
-        "readout_scale", "Factor before the readout.", flags.DEFINE_float, lower_bound=1e-12
-    )
 
 
 # The settings of the presets.
-_PAPER = {
-    "depths": [str(d) for d in range(10, 601, 10)],
-    "weight_variances": [f"{v:.2f}" for v in np.linspace(0.05, 4, 80)],
-    "initialization": "gaussian",
-    "readout_scale": 1.0,
-    "filters": 128,
-    "resize": None,
-    "subset": None,
-    "test_subset": None,
-    "steps": 100_000,
-    "eval_every": 500,
-    "checkpoint_every": 1000,
-    "padding": "circular",
-    "optimizer": "sgd",
-    "learning_rate": "0.001",
-}
 
 
 def main(_: list[str]) -> None:
@@ -142,8 +125,22 @@ def main(_: list[str]) -> None:
             steps=200,
             eval_every=100,
             padding="same",
+            panels=None,
         ),
-        paper=_PAPER,
+        paper=vanilla_sweep.PAPER_NETWORK
+        | {
+            # Figure 2: MNIST, L = 10 to 600, sigma_w^2 to 4 (at 0 nothing passes), four panels.
+            "dataset": "mnist",
+            "depths": [str(d) for d in range(10, 601, 10)],
+            "weight_variances": [f"{v:.2f}" for v in np.linspace(0.05, 4, 80)],
+            "bias_variance": 2e-5,
+            "initialization": "gaussian",
+            "filters": None,
+            "steps": 100_000,
+            "eval_every": 500,
+            "checkpoint_every": 500,
+            "panels": ["500", "2500", "10000", "100000"],
+        },
     )
     directory = sweep.open_sweep(settings)
     networks = vanilla_sweep.Networks(settings)
@@ -161,6 +158,9 @@ def main(_: list[str]) -> None:
     )
     if rows is None:
         return
+    if settings["panels"]:
+        panels = {int(panel) for panel in settings["panels"]}
+        rows = [row for row in rows if int(row["step"]) in panels]
     report(rows, settings["activation"], bias_variance)
     common.save_figure(
         draw(rows, settings["activation"], bias_variance), directory / "trainability.png"

@@ -67,6 +67,24 @@ def define_flags(flag_values=FLAGS):
         "same (zeros) or circular. Zeros break the symmetry by which pooling sees only the sum "
         "over positions, and a deep network learns several times faster.",
     )
+    define.enum(
+        "stem_padding", None, layers.PADDINGS, "Of the stem alone; as padding if not given."
+    )
+    define.float(
+        "readout_scale",
+        None,
+        "Factor before the readout; 1 is none, 1 / sqrt(q_star) the default.",
+    )
+    define.float(
+        "bias_scale",
+        None,
+        "The deep block's bias variables are divided by it; sqrt(q_star) if not given, 1 is none.",
+    )
+    define.boolean(
+        "critical_readout",
+        False,
+        "Readout of variances sigma_w^2 / fan_in and sigma_b^2, instead of 1 / fan_in and 0.",
+    )
     define.list("strides", ["1", "2", "2"], "Strides of the stem's 3x3 convolutions.")
     define.enum("readout", "pool", models.READOUTS, "Global average pooling or flatten.")
     define.enum("optimizer", "adam", OPTIMIZERS, "Optimizer; momentum is SGD with 0.9.")
@@ -257,6 +275,8 @@ def make_model(config, image_shape, classes):
         readout_scale=config.get("readout_scale"),
         bias_scale=config.get("bias_scale"),
         seed=config["seed"],
+        stem_padding=config.get("stem_padding"),
+        critical_readout=bool(config.get("critical_readout")),
     )
 
 
@@ -282,7 +302,8 @@ def verdict(config, image_shape, images=None):
     start = (config["activation"], weight_variance, bias_variance)
     inputs = None
     if images is not None:
-        stem = {"strides": stem_strides(config), "padding": config["padding"]}
+        padding = config.get("stem_padding") or config["padding"]
+        stem = {"strides": stem_strides(config), "padding": padding}
         inputs = meanfield.stem_variances(images, *start, **stem).mean(axis=0)
         inputs = np.maximum(inputs, 1e-12)  # pixels that are always black
     profile = config.get("variance_profile")

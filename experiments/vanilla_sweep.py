@@ -8,7 +8,15 @@ from experiments import common, sweep, vanilla
 from mfcnn import data, layers, models, training
 from mfcnn.activations import NAMES as ACTIVATIONS
 
-__all__ = ["Networks", "define_network_flags", "network_settings", "steps_to"]
+__all__ = [
+    "PAPER_NETWORK",
+    "PAPER_VARIANCES",
+    "Networks",
+    "define_network_flags",
+    "network_settings",
+    "paper_width",
+    "steps_to",
+]
 
 FLAGS = flags.FLAGS
 
@@ -64,6 +72,9 @@ def network_settings(**values):
         "activation": "tanh",
         "strides": ["1", "2", "2"],
         "padding": "circular",
+        "stem_padding": None,
+        "readout_scale": None,
+        "critical_readout": False,
         "readout": "pool",
         "optimizer": "adam",
         "learning_rate": "auto",
@@ -78,6 +89,33 @@ def network_settings(**values):
     } | values
 
 
+# The CNN paper's network (section 3), and where it is silent that of the authors' public demo:
+# a SAME stem before a circular deep block, pooling, nothing rescaled, the readout drawn with the
+# variances of all other layers, momentum 0.9 at 0.001, batches of 100. Widths follow the depth.
+PAPER_NETWORK = {
+    "activation": "tanh",
+    "strides": ["1", "2", "2"],
+    "padding": "circular",
+    "stem_padding": "same",
+    "readout": "pool",
+    "readout_scale": 1.0,
+    "critical_readout": True,
+    "optimizer": "momentum",
+    "learning_rate": "0.001",
+    "batch_size": 100,
+    "resize": None,
+    "subset": None,
+    "test_subset": None,
+}
+# Figure by figure: what the paper says of it. The variances are those of the demo.
+PAPER_VARIANCES = (1.05, 2.01e-5)
+
+
+def paper_width(depth):
+    """Channels of the paper's networks: 256 up to 256 layers, 128 beyond."""
+    return 256 if depth <= 256 else 128
+
+
 # What is compiled into a program; all else is values of variables. The start gives the scales of
 # readout and biases where they are not set.
 _PROGRAM = (
@@ -86,6 +124,7 @@ _PROGRAM = (
     "activation",
     "strides",
     "padding",
+    "stem_padding",
     "readout",
     "readout_scale",
     "optimizer",
@@ -122,6 +161,8 @@ class Networks:
           The rows of the run's metrics.csv, to the last one before the loss overflowed if it did.
         """
         config = self.settings | point | settings
+        if config["filters"] is None:
+            config["filters"] = paper_width(config["depth"])
         names = _PROGRAM
         if config.get("readout_scale"):
             config["bias_scale"] = 1 / config["readout_scale"]

@@ -107,15 +107,17 @@ def main(_: list[str]) -> None:
         distances.append(np.max(np.abs(quarter_circle(values)[1] - levels)))
         quantiles = np.quantile(values, fractions)
         reference = np.full(200, np.nan) if dense is None else np.quantile(dense, fractions)
-        right.plot(quantiles, fractions, color=color, label=f"c = {c}")
+        excess = fractions - quarter_circle(quantiles)[1]
+        right.plot(quantiles, excess, color=color, label=f"c = {c}")
         if dense is not None:
-            right.plot(reference, fractions, color="green", ls="--", lw=1)
+            excess = fractions - quarter_circle(reference)[1]
+            right.plot(reference, excess, color="green", ls="--", lw=1)
         for v, d, fraction in zip(quantiles, reference, fractions):
             rows.append({"channels": c, "fraction": fraction, "convolution": v, "dense": d})
     left.plot(grid, quarter_circle(grid)[0], "g--", label="dense, infinite size")
     right.plot([], [], "g--", lw=1, label="dense, same sizes")
     left.set(xlabel="singular value", ylabel="density")
-    right.set(xlabel="singular value", ylabel="fraction below")
+    right.set(xlabel="singular value", ylabel="fraction below, less that of the quarter circle")
     for axis in (left, right):
         axis.legend(fontsize=8)
     figure.suptitle(

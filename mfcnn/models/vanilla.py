@@ -6,7 +6,7 @@ import numbers
 import keras
 import numpy as np
 
-from mfcnn import activations, initializers, layers, meanfield
+from mfcnn import activations, arguments, initializers, layers, meanfield
 
 __all__ = ["INITIALIZATIONS", "READOUTS", "initial_variances", "vanilla_cnn"]
 
@@ -70,6 +70,8 @@ def vanilla_cnn(
     bias_scale=None,
     seed=None,
     name="vanilla_cnn",
+    stem_padding=None,
+    critical_readout=False,
     **deep_options,
 ):
     """A plain CNN: no residual connections, no normalization (CNN paper, section 3).
@@ -108,6 +110,11 @@ def vanilla_cnn(
             readout_scale is 1 by default.
         seed: integer; the same seed gives the same network. None draws a new one.
         name: the model's name.
+        stem_padding: "circular" or "same" for the stem alone; by default as `padding`. The CNN
+            paper's authors have a SAME stem before a circular deep block.
+        critical_readout: whether the readout has the variances of all other layers, weights
+            weight_variance / fan_in and biases bias_variance, as the authors' has, instead of
+            1 / fan_in and zero.
         **deep_options: for `mfcnn.layers.DeepConvolution`: form, checkpoint_levels, jit_compile.
 
     Returns:
@@ -142,7 +149,7 @@ def vanilla_cnn(
     weight_variance, bias_variance, q_star = initial_variances(
         activation, depth, q_star, weight_variance, bias_variance
     )
-    seeds = iter(np.random.SeedSequence(seed).generate_state(2 * len(strides) + 4).tolist())
+    seeds = iter(np.random.SeedSequence(seed).generate_state(2 * len(strides) + 5).tolist())
     phi = activations.keras_identifier(activation)
 
     def biases():
@@ -151,6 +158,9 @@ def vanilla_cnn(
     def stem_kernel():
         return initializers.ConvolutionGaussian(None, weight_variance, seed=next(seeds))
 
+    stem_padding = padding if stem_padding is None else stem_padding
+    stem_padding = arguments.choice("stem_padding", stem_padding, layers.PADDINGS)
+    critical_readout = arguments.boolean("critical_readout", critical_readout)
     images = x = keras.Input(input_shape, name="images")
     for index, stride in enumerate(strides):
         options = {
@@ -162,7 +172,7 @@ def vanilla_cnn(
             "bias_initializer": biases(),
             "name": f"stem_{index + 1}",
         }
-        if padding == "circular":
+        if stem_padding == "circular":
             x = layers.PeriodicConvolution(**options)(x)
         else:
             x = keras.layers.Conv2D(padding="same", **options)(x)
@@ -189,8 +199,10 @@ def vanilla_cnn(
     logits = keras.layers.Dense(
         classes,
         kernel_initializer=keras.initializers.RandomNormal(
-            stddev=1 / math.sqrt(x.shape[-1]), seed=next(seeds)
+            stddev=math.sqrt((weight_variance if critical_readout else 1) / x.shape[-1]),
+            seed=next(seeds),
         ),
+        bias_initializer=biases() if critical_readout else "zeros",
         # Losses are computed in the variables' precision also where the stack computes in less.
         dtype=keras.config.dtype_policy().variable_dtype,
         name="logits",
