@@ -35,7 +35,7 @@ def _program(model):
             outputs = deep(inputs)
             g = tf.random.stateless_normal(tf.shape(outputs), seed)
             loss = tf.reduce_sum(g * outputs)
-        gradient = tape.gradient(loss, deep.trainable_variables[0])
+        gradient = tf.cast(tape.gradient(loss, deep.trainable_variables[0]), tf.float64)
         squares = tf.math.log(tf.reduce_sum(tf.reshape(gradient, [gradient.shape[0], -1]) ** 2, 1))
         h = tf.reshape(tf.math.atanh(tf.cast(outputs, tf.float64)), [2, -1])
         gram = tf.matmul(h, h, transpose_b=True)
