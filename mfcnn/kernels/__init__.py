@@ -17,17 +17,22 @@ from mfcnn.kernels._models.registry import register_layer_rule
 from mfcnn.kernels._models.rules_positions import position_map
 from mfcnn.kernels._networks import convolutional, fully_connected
 from mfcnn.kernels._prediction import (
+    EigenvectorOverlap,
     Ensemble,
     data_dependent_part,
+    eigenvector_overlap,
     ensemble,
     ordered_limit,
     posterior,
     predict,
+    relative_ridge,
     train_mean,
 )
+from mfcnn.kernels._programs import clear_cache
 from mfcnn.kernels._solve import Solution, solve
 
 __all__ = [
+    "EigenvectorOverlap",
     "Ensemble",
     "Kernel",
     "KernelFunction",
@@ -35,8 +40,10 @@ __all__ = [
     "Solution",
     "Spectrum",
     "SpectrumLaw",
+    "clear_cache",
     "convolutional",
     "data_dependent_part",
+    "eigenvector_overlap",
     "ensemble",
     "from_keras",
     "fully_connected",
@@ -49,6 +56,7 @@ __all__ = [
     "position_map",
     "posterior",
     "predict",
+    "relative_ridge",
     "register_layer_rule",
     "solve",
     "spectrum",

@@ -28,11 +28,11 @@ so that in the ordered phase p_ab approaches its limit as chi_1^(l/2), and on th
 which is l q* / 4 to leading order.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mfcnn import activations, meanfield
+from mfcnn import activations, arguments, meanfield, profiles
 
 __all__ = [
     "Limits",
@@ -83,7 +83,7 @@ class Limits(NamedTuple):
     bend: float = 0.0
 
 
-def limits(activation, weight_variance, bias_variance):
+def limits(activation: Any, weight_variance: float, bias_variance: float) -> Limits:
     """The limits and rates of NNGP and NTK at infinite depth.
 
     Args:
@@ -93,6 +93,13 @@ def limits(activation, weight_variance, bias_variance):
 
     Returns:
         `Limits`.
+
+    Raises:
+        ValueError: for an unknown activation or variances that are none.
+
+    Example:
+        >>> mfcnn.kernels.limits("tanh", 0.5, 0.1).phase
+        'ordered'
 
     Source: NTK paper, sections 3.1 to 3.3. Equation 9 prints an extra q*; the recursion is
     p(l+1) = q* + chi_1 p(l).
@@ -120,6 +127,24 @@ def limits(activation, weight_variance, bias_variance):
         kink,
         bend,
     )
+
+
+def _limit(value: Any) -> Limits:
+    if not isinstance(value, Limits):
+        raise ValueError(f"limit must be what `limits` returns. Received: limit={value!r}")
+    return value
+
+
+def _layers(value: Any, least: float = 1, name: str = "layers") -> np.ndarray:
+    """Numbers of affine maps, float64 of any shape."""
+    layers = arguments.array(name, value)
+    if not np.all(layers >= least):
+        raise ValueError(f"{name} must be at least {least}. Received: {name}={value!r}")
+    return layers
+
+
+def _amplitude(name: str, value: Any) -> np.ndarray | None:
+    return None if value is None else arguments.array(name, value)
 
 
 def _slopes(activation, q, c):
@@ -166,7 +191,9 @@ def _critical_law(limit, layers, epsilon):
     return q - (q / u**2 if kinked else 1 / u), slope * u + constant, start
 
 
-def offdiagonal_law(limit, layers, epsilon=None, delta=None):
+def offdiagonal_law(
+    limit: Limits, layers: Any, epsilon: Any = None, delta: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The off-diagonal entries q_ab and p_ab of NNGP and NTK at large depth.
 
     Args:
@@ -179,12 +206,29 @@ def offdiagonal_law(limit, layers, epsilon=None, delta=None):
     Returns:
         (q_ab, p_ab), float64 of the broadcast shape.
 
+    Raises:
+        ValueError: for layers below one, and for amplitudes that are not finite or do not fit.
+
+    Example:
+        >>> critical = mfcnn.kernels.limits("tanh", 1.0, 0.0)
+        >>> mfcnn.kernels.offdiagonal_law(critical, 10)[1].shape
+        ()
+
     Source: see the module's heading; NTK paper, equations 14, 16, 20 to 24 to leading order.
     """
-    layers = np.asarray(layers, np.float64)
+    limit, layers = _limit(limit), _layers(layers)
+    epsilon, delta = _amplitude("epsilon", epsilon), _amplitude("delta", delta)
+    for name, value in (("epsilon", epsilon), ("delta", delta)):
+        try:
+            np.broadcast_shapes(layers.shape, np.shape(value))
+        except ValueError as error:
+            raise ValueError(
+                f"{name} must broadcast against layers of shape {layers.shape}. Received: "
+                f"{name}.shape={np.shape(value)}"
+            ) from error
     if limit.phase == "critical":
         return _critical_law(limit, layers, epsilon)[:2]
-    epsilon, delta = (np.asarray(0.0 if x is None else x) for x in (epsilon, delta))
+    epsilon, delta = (np.asarray(0.0) if x is None else x for x in (epsilon, delta))
     decay = limit.chi_c**layers
     off = limit.q_ab + decay * epsilon
     return off, limit.p_ab + _ntk_correction(limit, layers, decay, epsilon) + decay * delta
@@ -218,7 +262,16 @@ class SpectrumLaw(NamedTuple):
     condition_number: np.ndarray
 
 
-def spectrum_law(limit, layers, m, epsilon=None, delta=None, positions=1, kernel="ntk", pool=False):
+def spectrum_law(
+    limit: Limits,
+    layers: Any,
+    m: int,
+    epsilon: Any = None,
+    delta: Any = None,
+    positions: int = 1,
+    kernel: str = "ntk",
+    pool: bool = False,
+) -> SpectrumLaw:
     """lambda_max, lambda_rest and kappa of NTK or NNGP at large depth.
 
     With p the diagonal and p_ab the off-diagonal entries, a kernel matrix on m inputs has
@@ -246,30 +299,40 @@ def spectrum_law(limit, layers, m, epsilon=None, delta=None, positions=1, kernel
         `SpectrumLaw`.
 
     Raises:
-        ValueError: if kernel is neither of the two, or epsilon is neither a number nor [m, m].
+        ValueError: for values outside of these ranges.
+
+    Example:
+        >>> ordered = mfcnn.kernels.limits("tanh", 0.5, 0.1)
+        >>> law = mfcnn.kernels.spectrum_law(ordered, [10, 20], 5, epsilon=-0.01)
+        >>> bool(law.condition_number[1] > law.condition_number[0])
+        True
 
     Source: NTK paper, equations 9, 11, 14 to 18, 20 and the table of appendix C.1; derived anew,
     since equation 11 drops q* from delta^(l) and equation 17 holds to leading order only.
     """
-    if kernel not in ("ntk", "nngp"):
-        raise ValueError(f"kernel must be 'ntk' or 'nngp'. Received: kernel={kernel!r}")
-    field = ("nngp", "ntk").index(kernel)
-    layers = np.asarray(layers, np.float64)
+    limit, layers = _limit(limit), _layers(layers)
+    m, positions = arguments.integer("m", m, 2), arguments.integer("positions", positions, 1)
+    field = ("nngp", "ntk").index(arguments.choice("kernel", kernel, ("ntk", "nngp")))
+    epsilon, delta = _amplitude("epsilon", epsilon), _amplitude("delta", delta)
+    pool = arguments.boolean("pool", pool)
+    for name, value in (("epsilon", epsilon), ("delta", delta)):
+        if np.shape(value) not in ((), (m, m)):
+            raise ValueError(
+                f"{name} must be a number or of shape {(m, m)}. Received: "
+                f"{name}.shape={np.shape(value)}"
+            )
     share = 1 / positions if pool else 1.0
     diagonal = _diagonal(limit, layers)[field]
     if epsilon is None and limit.phase == "ordered":
         diagonal = np.full_like(layers, (limit.q_star, limit.p)[field])
     with np.errstate(divide="ignore", invalid="ignore"):
-        if np.ndim(epsilon) == 0:
+        if np.ndim(epsilon) == np.ndim(delta) == 0:
             off = offdiagonal_law(limit, layers, epsilon, delta)[field]
             rest = (diagonal - off) * share
             largest = rest + m * off
             return SpectrumLaw(largest, rest, largest / rest)
-        if np.shape(epsilon) != (m, m):
-            raise ValueError(
-                f"epsilon must be a number or of shape {(m, m)}. Received: {np.shape(epsilon)}"
-            )
-        matrix = offdiagonal_law(limit, layers[..., None, None], epsilon, delta)[field]
+        laws = offdiagonal_law(limit, layers[..., None, None], epsilon, delta)
+        matrix = np.array(np.broadcast_to(laws[field], [*layers.shape, m, m]))
         own = np.einsum("...ii->...i", matrix)
         own[...] = diagonal[..., None] * share + own * (1 - share)
         values = np.linalg.eigvalsh(matrix)
@@ -278,7 +341,9 @@ def spectrum_law(limit, layers, m, epsilon=None, delta=None, positions=1, kernel
         return SpectrumLaw(largest, rest, largest / values[..., 0])
 
 
-def offdiagonal_decay(limit, nngp, ntk, layer, positions=1):
+def offdiagonal_decay(
+    limit: Limits, nngp: Any, ntk: Any, layer: int, positions: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """The amplitudes (epsilon, delta) of measured kernels at one layer.
 
     Args:
@@ -292,9 +357,28 @@ def offdiagonal_decay(limit, nngp, ntk, layer, positions=1):
 
     Returns:
         (epsilon, delta) for `spectrum_law` and `offdiagonal_law`, of the entries' shape; delta is
-        zero on the critical line (equations 14, 20 and 21).
+        zero on the critical line.
+
+    Raises:
+        ValueError: for entries that are not finite, kernels of two shapes, a matrix that is not
+            square, or a layer below one.
+
+    Example:
+        >>> ordered = mfcnn.kernels.limits("tanh", 0.5, 0.1)
+        >>> epsilon, _ = mfcnn.kernels.offdiagonal_decay(ordered, ordered.q_ab, ordered.p_ab, 7)
+        >>> float(epsilon)
+        0.0
+
+    Source: NTK paper, equations 14, 20 and 21.
     """
-    nngp, ntk = (np.array(k, np.float64) for k in (nngp, ntk))
+    limit, layer = _limit(limit), arguments.integer("layer", layer, 1)
+    positions = arguments.integer("positions", positions, 1)
+    nngp, ntk = arguments.array("nngp", nngp).copy(), arguments.array("ntk", ntk).copy()
+    if nngp.shape != ntk.shape or (nngp.ndim == 2 and nngp.shape[0] != nngp.shape[1]):
+        raise ValueError(
+            "nngp and ntk must be entries of one shape, or square matrices. Received: "
+            f"nngp.shape={nngp.shape}, ntk.shape={ntk.shape}"
+        )
     if nngp.ndim == 2:
         share = 1 / positions
         for kernel, diagonal, known in zip(
@@ -314,7 +398,9 @@ def offdiagonal_decay(limit, nngp, ntk, layer, positions=1):
     return epsilon, (ntk - limit.p_ab - correction) / decay
 
 
-def mode_corrections(limit, layers, epsilon, delta, variance_profile):
+def mode_corrections(
+    limit: Limits, layers: Any, epsilon: Any, delta: Any, variance_profile: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """How corrections that vary over positions propagate through a CNN, by Fourier modes.
 
     Along one diagonal of the kernel over pairs of positions, the corrections of NNGP and NTK to
@@ -330,19 +416,39 @@ def mode_corrections(limit, layers, epsilon, delta, variance_profile):
         layers: numbers of convolutions l, an array [n].
         epsilon: field at l = 0, [..., *spatial].
         delta: the NTK's, likewise.
-        variance_profile: an array [k] or [k, k] with sum one.
+        variance_profile: what `mfcnn.profiles.parse` takes; a name is of 3 or 3 x 3 taps.
 
     Returns:
         (epsilon, delta) at the layers, [n, ..., *spatial].
 
+    Raises:
+        ValueError: for layers below zero, fields that are not finite or do not fit, and on the
+            critical line, where corrections decay by no power.
+
+    Example:
+        >>> ordered = mfcnn.kernels.limits("tanh", 0.5, 0.1)
+        >>> field = np.ones([4, 4])
+        >>> mfcnn.kernels.mode_corrections(ordered, [1, 2], field, field, None)[0].shape
+        (2, 4, 4)
+
     Source: NTK paper, equations 32 to 34, derived anew: equation 34 prints rho_k without its power
     l in the first formula.
     """
-    profile = np.asarray(variance_profile, np.float64)
-    epsilon, delta = (np.asarray(x, np.float64) for x in (epsilon, delta))
+    if _limit(limit).phase == "critical":
+        raise ValueError("limit must be of the ordered or the chaotic phase. Received: critical")
+    epsilon, delta = arguments.array("epsilon", epsilon), arguments.array("delta", delta)
+    named = variance_profile is None or isinstance(variance_profile, str)
+    rank = min(epsilon.ndim, 2) if named else None
+    profile = profiles.parse(variance_profile, rank=rank or None)
+    for name, field in (("epsilon", epsilon), ("delta", delta)):
+        if field.ndim < profile.ndim or field.shape != epsilon.shape:
+            raise ValueError(
+                f"{name} must be a field [..., *spatial] of at least {profile.ndim} axes, of "
+                f"epsilon's shape. Received: {name}.shape={field.shape}"
+            )
     axes = tuple(range(-profile.ndim, 0))
     rho = meanfield.mode_eigenvalues(profile, epsilon.shape[-profile.ndim :])
-    layers = np.asarray(layers, np.float64).reshape([-1] + [1] * epsilon.ndim)
+    layers = _layers(layers, 0).reshape([-1] + [1] * epsilon.ndim)
     modes, ntk_modes = (np.fft.fftn(field, axes=axes) for field in (epsilon, delta))
     decay = (rho * limit.chi_c) ** layers
     slope = 1 + limit.chi_2 * limit.p_ab / limit.chi_c

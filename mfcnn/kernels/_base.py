@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections import namedtuple
 from collections.abc import Sequence
 from typing import Any
@@ -49,7 +50,9 @@ class Kernel:
                 f"a {self._name} kernel has the arguments {', '.join(self.config)}. "
                 f"Received: {', '.join(sorted(unknown))}"
             )
-        self.__init__(**self.config | params)  # type: ignore[misc]
+        config = self.config | params
+        self.__dict__.clear()  # with what was computed from the former arguments
+        self.__init__(**config)  # type: ignore[misc]
         return self
 
     def __sklearn_clone__(self) -> "Kernel":
@@ -100,7 +103,7 @@ class Kernel:
                 f"x1 and x2 must have inputs of one shape. Received: {x1.shape} and {x2.shape}"
             )
         problem = functools.partial(self._problem, x1, x2, bool(log_scale))
-        run = _blocks.Run(problem, progress, output_dir)
+        run = _blocks.Run(problem, progress, output_dir, fields)
         nngp, ntk, scale = self._evaluate(x1, x2, bool(log_scale), run)
         values = {"nngp": nngp, "ntk": ntk, "log_scale": scale}
         self._check_finite({field: values[field] for field in fields})
@@ -203,9 +206,10 @@ class Kernel:
             "nngp": "the variance of the signal has no fixed point at this weight_variance. Ask "
             "for float64, for fewer layers, or a smaller variance.",
         }
-        for field, value in values.items():
+        for field, value in values.items() if tf.executing_eagerly() else ():
             # Extremes, not a mask: nothing as large as the kernel is made.
-            if tf.executing_eagerly() and not np.all(np.isfinite([np.min(value), np.max(value)])):
+            array = value.numpy()
+            if array.size and not (math.isfinite(array.min()) and math.isfinite(array.max())):
                 raise OverflowError(
                     f"the {field} of {self!r} is not finite in {self.dtype.name}: {advice[field]}"
                 )
@@ -243,7 +247,7 @@ def _real(name: str, x: Any) -> tf.Tensor:
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
         raise TypeError(f"{name} must be an array of real numbers. Received: {tensor.dtype.name}")
     tensor = tf.cast(tensor, tf.float64)
-    if tf.executing_eagerly() and not np.isfinite(np.sum(tensor)):
+    if tf.executing_eagerly() and not math.isfinite(tensor.numpy().sum()):
         raise ValueError(f"{name} must be finite. Received NaN or infinite values.")
     return tensor
 

@@ -8,11 +8,14 @@ the processes of a multi-worker strategy share them out, and each of them gets t
 """
 
 import concurrent.futures
+import functools
 import json
+import math
 import pathlib
+import threading
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -20,11 +23,14 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn import files
+from mfcnn.borrowed import could_possibly_record
 from mfcnn.kernels import _identity
 from mfcnn.numerics import equal_parts
 from mfcnn.run_directory import RunDirectory
 
-__all__ = ["Run", "extremes"]
+__all__ = ["FIELDS", "Run", "extremes", "grid_parts"]
+
+FIELDS = ("nngp", "ntk")
 
 
 def extremes(*tensors):
@@ -35,14 +41,26 @@ def extremes(*tensors):
     )
 
 
+def grid_parts(n1: int, n2: int | None, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The index vectors (rows, columns) of every block of `Run.grid`."""
+    rows, columns = equal_parts(n1, size), equal_parts(n2 or n1, size)
+    return [
+        (first, second)
+        for i, (first, _) in enumerate(rows)
+        for j, (second, _) in enumerate(columns)
+        if n2 is not None or j >= i
+    ]
+
+
 class Run:
     """Evaluates block functions over a grid or a list of pairs, and puts the results together."""
 
     def __init__(
         self,
-        problem: Callable[[], dict[str, Any]],
+        problem: Callable[[], dict[str, Any]] = dict,
         progress: bool = False,
         output_dir: Any = None,
+        fields: tuple[str, ...] = FIELDS,
     ):
         """Describes one evaluation.
 
@@ -51,10 +69,14 @@ class Run:
                 and is called only for that.
             progress: whether to write a progress bar.
             output_dir: where finished blocks are kept, or None.
+            fields: the kernels that are asked for, of "nngp" and "ntk".
         """
         self._problem, self._progress, self._output_dir = problem, progress, output_dir
+        self._fields = tuple(field in fields for field in FIELDS)
 
-    def grid(self, block, n1, n2, size, route="grid"):
+    def grid(
+        self, block: Callable, n1: int, n2: int | None, size: int, route: str = "grid"
+    ) -> tuple[Any, Any, tf.Tensor]:
         """Kernels on all pairs of two lists of inputs, by rectangular blocks.
 
         Args:
@@ -65,72 +87,73 @@ class Run:
             route: how blocks come about, where there are several ways; kept with stored blocks.
 
         Returns:
-            (nngp [n1, n2], ntk [n1, n2], log_scale); axes in front of a block's two are kept.
+            (nngp [n1, n2], ntk [n1, n2], log_scale); axes in front of a block's two are kept. A
+            field that was not asked for may be None.
         """
         rows, columns = equal_parts(n1, size), equal_parts(n2 or n1, size)
+        division = (route, size)
+        if len(rows) == len(columns) == 1:
+            only: list = []
+            function = functools.partial(block, rows[0][0], columns[0][0])
+            self._map(lambda *_: function(), [()], division, lambda _, result: only.append(result))
+            return only[0]
         jobs = [
             (i, j)
             for i in range(len(rows))
             for j in range(len(columns))
             if n2 is not None or j >= i
         ]
-        results = self._map(lambda i, j: block(rows[i][0], columns[j][0]), jobs, (route, size))
-        results, log_scale = _common_scale(results)
-        parts = dict(zip(jobs, results))
+        whole = self._whole(n1, n2 or n1)
 
-        def part(i, j, field):
-            height, width = rows[i][1], columns[j][1]
-            if (i, j) in parts:
-                matrix = parts[i, j][field]
-            else:
-                matrix = tf.linalg.matrix_transpose(parts[j, i][field])
-            whole = matrix.shape[-2:] == (height, width)
-            return matrix if whole else matrix[..., :height, :width]
+        def put(job: tuple[int, int], result: tuple) -> None:
+            (i, j), scale = job, result[2]
+            (first, height), (second, width) = rows[i], columns[j]
+            place = slice(first[0], first[0] + height), slice(second[0], second[0] + width)
+            parts = [_cut(kernel, height, width) for kernel in result[:2]]
+            if n2 is None and i == j:  # rounding may depend on the order of two inputs
+                parts = [(part + _transposed(part)) / 2 for part in parts]
+            whole.put(place, parts, scale)
+            if n2 is None and i != j:
+                whole.put(place[::-1], [_transposed(part) for part in parts], scale)
 
-        matrices = [
-            tf.concat(
-                [
-                    tf.concat([part(i, j, field) for j in range(len(columns))], -1)
-                    for i in range(len(rows))
-                ],
-                -2,
-            )
-            for field in range(2)
-        ]
-        return *matrices, log_scale
+        self._map(lambda i, j: block(rows[i][0], columns[j][0]), jobs, division, put)
+        return whole.result()
 
-    def visit(self, function, n1, n2, size):
-        """Calls a function on the index vectors of every block of `grid`."""
-        rows, columns = equal_parts(n1, size), equal_parts(n2 or n1, size)
-        for i, (first, _) in enumerate(rows):
-            for j, (second, _) in enumerate(columns):
-                if n2 is not None or j >= i:
-                    function(first, second)
-
-    def pairs(self, block, n1, n2, size):
+    def pairs(
+        self, block: Callable, n1: int, n2: int | None, size: int
+    ) -> tuple[Any, Any, tf.Tensor]:
         """As `grid`, with blocks that are lists of pairs: (first, second) indices to vectors."""
         symmetric = n2 is None
         first, second = np.triu_indices(n1) if symmetric else np.indices([n1, n2]).reshape(2, -1)
         parts = equal_parts(first.size, size)
-        results = self._map(
+        whole = self._whole(n1, n2 or n1)
+
+        def put(job: tuple[int], result: tuple) -> None:
+            indices, length = parts[job[0]]
+            one, two = first[indices[:length]], second[indices[:length]]
+            vectors = [vector[..., :length] for vector in result[:2]]
+            apart = np.flatnonzero(one != two)
+            whole.put((one, two), vectors, result[2])
+            if symmetric and apart.size:
+                mirrored = [_taken(vector, apart) for vector in vectors]
+                whole.put((two[apart], one[apart]), mirrored, result[2])
+
+        self._map(
             lambda k: block(first[parts[k][0]], second[parts[k][0]]),
             [(k,) for k in range(len(parts))],
             ("pairs", size),
+            put,
         )
-        results, log_scale = _common_scale(results)
-        position = np.empty([n1, n2 or n1], np.int64)
-        position[first, second] = np.arange(first.size)
-        if symmetric:
-            position[second, first] = np.arange(first.size)
-        vectors = [
-            tf.concat([r[field][..., :length] for r, (_, length) in zip(results, parts)], -1)
-            for field in range(2)
-        ]
-        return *(tf.gather(vector, position, axis=-1) for vector in vectors), log_scale
+        return whole.result()
 
-    def _map(self, function, jobs, division):
-        if not jobs:
-            return []
+    def _whole(self, n1: int, n2: int) -> "_Filled | _Recorded":
+        kind = _Recorded if could_possibly_record() else _Filled
+        return kind(n1, n2, self._fields)
+
+    def _map(
+        self, function: Callable, jobs: list[tuple], division: tuple[str, int], put: Callable
+    ) -> None:
+        """Calls put(job, function(*job)) for all jobs, or with what is stored of them."""
         strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
         # Every process computes all where there are too few blocks to share.
         worker, workers = _place(strategy) if len(jobs) >= _place(strategy)[1] else (0, 1)
@@ -139,16 +162,20 @@ class Run:
         bar = keras.utils.Progbar(len(mine), unit_name="block") if show else None
         store = _Store(self._output_dir, self._problem, division, _place(strategy))
         devices = _devices(strategy)[: len(mine)]
-        results = [None] * len(jobs)
+        shared: list = [None] * len(jobs)
 
         # One queue a device: a device never holds two blocks.
-        def work(queue, device):
+        def work(queue: Iterable[int], device: str | None) -> None:
             for k in queue:
-                results[k] = store.load(jobs[k])
-                if results[k] is None:
+                result = store.load(jobs[k])
+                if result is None:
                     with tf.device(device):
-                        results[k] = function(*jobs[k])
-                    store.save(jobs[k], results[k])
+                        result = function(*jobs[k])
+                    store.save(jobs[k], result)
+                if workers == 1:
+                    put(jobs[k], result)
+                else:
+                    shared[k] = result
                 if bar:
                     bar.add(1)
 
@@ -159,7 +186,97 @@ class Run:
                     list(pool.map(work, queues, devices))
             else:
                 work(mine, devices[0] if devices else None)
-        return results if workers == 1 else _exchange(strategy, results)
+        if workers > 1:
+            for job, result in zip(jobs, _exchange(strategy, shared)):
+                put(job, result)
+
+
+class _Filled:
+    """Kernels that are filled block by block: nothing else of their size is ever held."""
+
+    def __init__(self, n1: int, n2: int, wanted: tuple[bool, ...]):
+        self._sizes, self._wanted, self._lock = (n1, n2), wanted, threading.Lock()
+        self._kernels: list[np.ndarray | None] = []
+        self._scales: list[tuple[tuple, np.ndarray]] = []
+
+    def put(self, place: tuple, parts: list[tf.Tensor], scale: tf.Tensor) -> None:
+        """Takes the parts [..., *place] of both kernels, divided by exp(scale)."""
+        with self._lock:
+            if not self._kernels:
+                shape = [*scale.shape, *self._sizes]
+                dtype = parts[0].dtype.as_numpy_dtype
+                self._kernels = [_aligned(shape, dtype) if w else None for w in self._wanted]
+            self._scales.append((place, scale.numpy()))
+        for kernel, part in zip(self._kernels, parts):
+            if kernel is not None:
+                kernel[(..., *place)] = part.numpy()
+
+    def result(self) -> tuple[Any, Any, tf.Tensor]:
+        """Both kernels, None for what was not asked for, and the scale that they share."""
+        largest = np.max([scale for _, scale in self._scales], axis=0)
+        nngp, ntk = self._kernels
+        for place, scale in self._scales if ntk is not None else ():
+            if np.any(scale != largest):
+                rank = np.ndim(ntk[(..., *place)]) - np.ndim(scale)
+                ntk[(..., *place)] *= np.exp(scale - largest).reshape([*scale.shape, *[1] * rank])
+        return _as_tensor(nngp), _as_tensor(ntk), tf.constant(largest)
+
+
+class _Recorded:
+    """The same as operations that a gradient tape records."""
+
+    def __init__(self, n1: int, n2: int, wanted: tuple[bool, ...]):
+        self._sizes, self._parts = (n1, n2), []
+        del wanted
+
+    def put(self, place: tuple, parts: list[tf.Tensor], scale: tf.Tensor) -> None:
+        """As `_Filled.put`."""
+        grid = np.arange(self._sizes[0] * self._sizes[1]).reshape(self._sizes)
+        self._parts.append((grid[place], parts, scale))
+
+    def result(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """As `_Filled.result`."""
+        largest = tf.reduce_max(tf.stack([scale for *_, scale in self._parts]), 0)
+        order = np.argsort(np.concatenate([np.ravel(index) for index, *_ in self._parts]))
+        kernels = []
+        for field in range(2):
+            vectors = []
+            for _, parts, scale in self._parts:
+                vector = tf.reshape(parts[field], [*scale.shape, -1])
+                factor = tf.exp(scale - largest)[..., None] if field else 1.0
+                vectors.append(vector * factor)
+            kernel = tf.gather(tf.concat(vectors, -1), order, axis=-1)
+            kernels.append(tf.reshape(kernel, [*largest.shape, *self._sizes]))
+        return kernels[0], kernels[1], largest
+
+
+def _cut(kernel: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """Without what the last rows and columns of a part repeat."""
+    whole = kernel.shape[-2:] == (height, width)
+    return kernel if whole else kernel[..., :height, :width]
+
+
+def _transposed(kernel: tf.Tensor) -> tf.Tensor:
+    return tf.linalg.matrix_transpose(kernel)
+
+
+def _taken(vector: tf.Tensor, places: np.ndarray) -> tf.Tensor:
+    return tf.gather(vector, places, axis=-1)
+
+
+def _aligned(shape: list[int], dtype: Any) -> np.ndarray:
+    """An array whose memory a tensor may share."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _as_tensor(array: np.ndarray | None) -> tf.Tensor | None:
+    """The array as a tensor in the same memory: it is written no more."""
+    if array is None:
+        return None
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def _devices(strategy):
@@ -199,18 +316,6 @@ def _exchange(strategy, results):
         return [strategy.reduce("SUM", v, axis=None) for v in each]
 
     return list(zip(*(tf.unstack(t) for t in total(*filled))))
-
-
-def _common_scale(results):
-    """Brings blocks with scales of their own to the largest of them."""
-    largest = tf.reduce_max(tf.stack([scale for _, _, scale in results]), 0)
-
-    def common(nngp, ntk, scale):
-        # One scale for each depth, if there are several of them in front.
-        ones = [1] * (ntk.shape.rank - scale.shape.rank)
-        return nngp, ntk * tf.reshape(tf.exp(scale - largest), [*scale.shape, *ones])
-
-    return [common(*result) for result in results], largest
 
 
 class _Store:

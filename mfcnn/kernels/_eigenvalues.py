@@ -1,6 +1,6 @@
 """Eigenvalues of a kernel matrix, and the learning rate they allow."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Spectrum(NamedTuple):
     condition_number: float
 
 
-def check_matrix(name, matrix, square=False):
+def check_matrix(name: str, matrix: Any, square: bool = False) -> np.ndarray:
     """The matrix as a float64 array, after checks that name the argument."""
     matrix = arguments.matrix(name, matrix, square)
     if square and np.max(np.abs(matrix - matrix.T)) > 1e-5 * np.max(np.abs(matrix)):
@@ -36,7 +36,7 @@ def check_matrix(name, matrix, square=False):
     return matrix
 
 
-def rounding(kernel_matrix, eigenvalues):
+def rounding(kernel_matrix: Any, eigenvalues: np.ndarray) -> float:
     """What rounding may add to an eigenvalue, with eps of the matrix's own dtype.
 
     Errors of matrix entries add up like a random matrix, to eps lambda_max sqrt(m) / 2 at most, and
@@ -48,7 +48,7 @@ def rounding(kernel_matrix, eigenvalues):
     return (3 + np.sqrt(eigenvalues.size) / 2) * eps * np.max(np.abs(eigenvalues))
 
 
-def spectrum(kernel_matrix):
+def spectrum(kernel_matrix: Any) -> Spectrum:
     """Eigenvalues, lambda_max, lambda_rest, lambda_min and condition number of a kernel matrix.
 
     Args:
@@ -81,7 +81,7 @@ def spectrum(kernel_matrix):
     )
 
 
-def max_learning_rate(kernel_matrix):
+def max_learning_rate(kernel_matrix: Any) -> float:
     """The largest learning rate of gradient descent on the mean squared error, 2 / lambda_max.
 
     Its scaling is that of `predict`: with df/dt = -learning_rate * Theta (f - y), gradient descent

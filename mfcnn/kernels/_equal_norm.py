@@ -10,18 +10,15 @@ some dozens of nodes, not at n^2 pairs.
 import numpy as np
 import tensorflow as tf
 
-from mfcnn import borrowed
+from mfcnn.borrowed import could_possibly_record
+from mfcnn.numerics import chebyshev_coefficients, chebyshev_nodes
 
-__all__ = ["Interpolation", "applies", "recording"]
+__all__ = ["Interpolation", "applies"]
 
 _DEGREES = (32, 64, 128)
 _TOLERANCE = 1e-13  # last coefficients over the largest
-_COINCIDENT = 1e-14  # gaps below are those of coincident inputs
-
-
-def recording():
-    """Whether a gradient tape may be recording (TensorFlow has no public way to ask)."""
-    return borrowed.could_possibly_record()
+# Norms that differ by rounding tell closer inputs apart: their pairs are computed one by one.
+_CLOSEST = 1e-16
 
 
 def applies(q1, q2):
@@ -29,7 +26,7 @@ def applies(q1, q2):
 
     The derivative by one input's norm is not a derivative along the common norm.
     """
-    if not tf.executing_eagerly() or recording():
+    if not tf.executing_eagerly() or could_possibly_record():
         return False
     low = min(float(tf.reduce_min(q1)), float(tf.reduce_min(q2)))
     high = max(float(tf.reduce_max(q1)), float(tf.reduce_max(q2)))
@@ -48,27 +45,25 @@ class Interpolation:
         """Fits the kernels for gaps in the range of the given ones, or returns None.
 
         Args:
-            gaps: pairs of tensors, first-layer gaps and marks of pairs of an input with itself.
+            gaps: an iterable of pairs of tensors: first-layer gaps, and marks of pairs of an input
+                with itself.
             evaluate: function of gaps [N] to kernels [fields, N] after all layers.
         """
         extents = [tf.stack(_extent(*both)).numpy() for both in gaps]
         low, high = min(e[0] for e in extents), max(e[1] for e in extents)
-        if not 0 < low <= high < 2:
+        if not _CLOSEST < low <= high < 2:
             return None
         low, high = np.log(low / (2 - low)), np.log(high / (2 - high))
         if high - low < 1e-9:
             return None
         for degree in _DEGREES:
-            angles = np.pi * (np.arange(degree) + 0.5) / degree
-            t = (low + high) / 2 + (high - low) / 2 * np.cos(angles)
+            t = (low + high) / 2 + (high - low) / 2 * chebyshev_nodes(degree)
             nodes = 2 / (1 + np.exp(-t))
             # The last node is gap zero: the pair of an input with itself.
             kernels = np.asarray(evaluate(np.append(nodes, 0.0)), np.float64)
             if not np.all(np.isfinite(kernels[:, :-1])):
                 return None
-            transform = np.cos(np.outer(np.arange(degree), angles)) * (2 / degree)
-            transform[0] /= 2
-            coefficients = kernels[:, :-1] @ transform.T
+            coefficients = chebyshev_coefficients(kernels[:, :-1])
             size = np.max(np.abs(coefficients), axis=1)
             if np.all(np.max(np.abs(coefficients[:, -4:]), axis=1) < _TOLERANCE * size):
                 return cls(coefficients, low, high, kernels[:, -1])
@@ -83,7 +78,7 @@ class Interpolation:
 @tf.function(jit_compile=True, autograph=False)
 def _extent(gap, same):
     """The smallest and the largest gap of inputs that differ."""
-    apart = tf.logical_not(tf.logical_or(same, gap < _COINCIDENT))
+    apart = tf.logical_not(tf.logical_or(same, tf.equal(gap, 0)))
     zero = tf.zeros_like(gap)
     return tf.reduce_min(tf.where(apart, gap, zero + 3)), tf.reduce_max(tf.where(apart, gap, zero))
 
@@ -91,7 +86,7 @@ def _extent(gap, same):
 @tf.function(jit_compile=True, autograph=False)
 def _evaluate(gap, same, coefficients, constants):
     low, high = constants[0], constants[1]
-    same = tf.logical_or(same, gap < _COINCIDENT)
+    same = tf.logical_or(same, tf.equal(gap, 0))
     inside = tf.where(same, tf.ones_like(gap), gap)
     x = (2 * tf.math.log(inside / (2 - inside)) - (low + high)) / (high - low)
     x = tf.clip_by_value(x, -1, 1)

@@ -14,7 +14,7 @@ A convolution adds, for both positions shifted together, over its taps (NTK pape
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -79,6 +79,37 @@ class Convolution(NamedTuple):
                     matrices[tap, output, position] += 1.0
         return matrices
 
+    def patches(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The values under each tap, exactly: what a product with a matrix of zeros might round.
+
+        Args:
+            x: [channels, *spatial, ...].
+
+        Returns:
+            ([channels * taps, *outputs, ...], the share of each in the weight variance).
+        """
+        channels = x.shape[0]
+        for axis in range(self.profile.ndim):
+            matrices = self.shifts(axis, x.shape[1 + axis])
+            taps, outputs, size = matrices.shape
+            # Positions outside of the image are read from zeros behind its end.
+            positions = np.where(matrices.any(2), matrices.argmax(2), size)
+            margins = [[0, int(k == 1 + axis)] for k in range(x.shape.rank)]
+            x = tf.gather(tf.pad(x, margins), positions.ravel(), axis=1 + axis)
+            *shape, last = sizes(x)
+            order = list(range(x.shape.rank + 1))
+            order.insert(1, order.pop(1 + axis))
+            parted = [*shape[: 1 + axis], taps, outputs, *shape[2 + axis :], last]
+            x = tf.transpose(tf.reshape(x, parted), order)
+            shape[1 + axis] = outputs
+            x = tf.reshape(x, [shape[0] * taps, *shape[1:], last])
+        return x, tf.constant(np.tile(self.profile.ravel() / channels, channels))
+
+
+def sizes(x: tf.Tensor) -> list[Any]:
+    """The shape: integers where they are known, else tensors."""
+    return [tf.shape(x)[k] if size is None else size for k, size in enumerate(x.shape)]
+
 
 def _apply(x: tf.Tensor, matrices: list[np.ndarray]) -> tf.Tensor:
     """Applies one matrix to each leading axis of x [n_1, n_2, ..., m], one product if small."""
@@ -126,9 +157,9 @@ def mix(x, convolution, rank, *, pairs):
         The tensor at the output positions.
     """
     copies = 2 if pairs else 1
-    sizes = [x.shape[copies * axis] for axis in range(rank)]
-    shifts = [convolution.shifts(axis, size) for axis, size in enumerate(sizes)]
-    if pairs and max(sizes, default=0) >= _SHIFTS_FROM:
+    positions = [x.shape[copies * axis] for axis in range(rank)]
+    shifts = [convolution.shifts(axis, size) for axis, size in enumerate(positions)]
+    if pairs and max(positions, default=0) >= _SHIFTS_FROM:
         total = 0.0
         for factors in convolution.terms():
             term = x
@@ -142,9 +173,9 @@ def mix(x, convolution, rank, *, pairs):
         _apply(x, [np.tensordot(f, m, 1) for f, m in zip(factors, shifts)])
         for factors in convolution.terms()
     )
-    outputs = [convolution.shifts(axis, size).shape[1] for axis, size in enumerate(sizes)]
+    outputs = [convolution.shifts(axis, size).shape[1] for axis, size in enumerate(positions)]
     outputs = [size for size in outputs for _ in range(copies)]
-    return tf.reshape(total, [*outputs, *x.shape[copies * rank :]])
+    return tf.reshape(total, [*outputs, *sizes(x)[copies * rank :]])
 
 
 def _norm(root, rank):
@@ -161,6 +192,7 @@ class FullyConnected:
     """Kernels [b1, b2] of signals [b]."""
 
     shrinks = False
+    own_norm = True  # each signal is normalised to one
 
     def first(self, a):
         """Lays a signal of the first inputs out along its axes of a pair."""
@@ -184,14 +216,16 @@ class FullyConnected:
         """The scale of a signal: here its own norm, so that every signal is normalised to one."""
         return root
 
-    def coincide(self, ids1, ids2, spatial=()):
-        """The pairs known to be equal."""
+    def coincide(self, same: tf.Tensor, spatial: Any = ()) -> tf.Tensor:
+        """The pairs known to be equal, of positions, from those of inputs."""
         del spatial
-        return tf.equal(ids1[:, None], ids2[None, :])
+        return same
 
 
 class Flatten:
     """Kernels [*spatial, b1, b2] of signals [*spatial, b]; the readout is the mean."""
+
+    own_norm = False
 
     def __init__(self, convolution):
         self.convolution, self._rank = convolution, convolution.profile.ndim
@@ -223,14 +257,24 @@ class Flatten:
         """The scale of a whole image."""
         return _norm(root, self._rank)
 
-    def coincide(self, ids1, ids2, spatial):
-        """The pairs known to be equal."""
+    def patches(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What each output position sees; see `Convolution.patches`."""
+        return self.convolution.patches(x)
+
+    def equal_positions(self, a: tf.Tensor) -> tf.Tensor:
+        """Of pairs of positions those of a position with itself, [*spatial, ...]."""
+        return a
+
+    def coincide(self, same: tf.Tensor, spatial: Any) -> tf.Tensor:
+        """The pairs known to be equal, of positions, from those of inputs."""
         del spatial
-        return tf.equal(ids1[:, None], ids2[None, :])
+        return same
 
 
 class Pool:
     """Kernels [h, h', w, w', pairs] of two signals [h, w, pairs]; the readout is the mean."""
+
+    own_norm = False
 
     def __init__(self, convolution):
         self.convolution, self._rank = convolution, convolution.profile.ndim
@@ -247,7 +291,8 @@ class Pool:
     def _spread(self, a, axes):
         *leading, pairs = a.shape
         spatial = [leading.pop() for _ in range(self._rank)][::-1]
-        return tf.reshape(a, [*leading, *(s for size in spatial for s in axes(size)), pairs])
+        count = -1 if pairs is None else pairs
+        return tf.reshape(a, [*leading, *(s for size in spatial for s in axes(size)), count])
 
     def mix_signal(self, a):
         """The average over the taps, of a signal."""
@@ -279,10 +324,19 @@ class Pool:
         """The scale of a whole image."""
         return _norm(root, self._rank)
 
-    def coincide(self, ids1, ids2, spatial):
-        """The pairs known to be equal."""
+    def patches(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What each output position sees; see `Convolution.patches`."""
+        return self.convolution.patches(x)
+
+    def equal_positions(self, a: tf.Tensor) -> tf.Tensor:
+        """Of pairs of positions those of a position with itself, [*spatial, ...]."""
+        letters = "abc"[: self._rank]
+        return tf.einsum(f"{''.join(c + c for c in letters)}...->{letters}...", a)
+
+    def coincide(self, same: tf.Tensor, spatial: Any) -> tf.Tensor:
+        """The pairs known to be equal, of positions, from those of inputs."""
         # Equal positions of equal images; other equal pixels are found by their values.
-        same = np.ones([])
+        positions = np.ones([])
         for size in spatial:
-            same = np.multiply.outer(same, np.eye(size))
-        return tf.logical_and(tf.constant(same[..., None] > 0), tf.equal(ids1, ids2))
+            positions = np.multiply.outer(positions, np.eye(size))
+        return tf.logical_and(tf.constant(positions[..., None] > 0), same)

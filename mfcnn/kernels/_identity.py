@@ -124,13 +124,11 @@ def _remembered(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return remembering
 
 
-@_remembered
 def _activation(activation: activations.Activation) -> Any:
     """The name of one of the library's own, which no user can give another meaning; else values."""
-    name = activation.name
-    if name in activations.NAMES and activations.get(name) is activation:
-        return name
-    return {"name": name, "values": _on_grid(activation.phi, activation.phi_prime)}
+    if activation.of_library:
+        return activation.name
+    return {"name": activation.name, "values": activation.identity.removeprefix("function ")}
 
 
 @_remembered

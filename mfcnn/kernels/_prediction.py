@@ -7,7 +7,7 @@ rounding noise.
 """
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,12 +15,15 @@ from mfcnn import arguments
 from mfcnn.kernels._eigenvalues import check_matrix, rounding
 
 __all__ = [
+    "EigenvectorOverlap",
     "Ensemble",
     "data_dependent_part",
+    "eigenvector_overlap",
     "ensemble",
     "ordered_limit",
     "posterior",
     "predict",
+    "relative_ridge",
     "train_mean",
 ]
 
@@ -32,102 +35,237 @@ class Ensemble(NamedTuple):
     covariance: np.ndarray
 
 
-class _Eigenbasis:
-    """The training kernel's eigenbasis and the factors g(lambda) that prediction needs."""
+class EigenvectorOverlap(NamedTuple):
+    """How the directions that a training kernel learns meet those that a test kernel reads.
 
-    def __init__(self, kernel, time, learning_rate, ridge):
-        matrix = check_matrix("kernel_train_train", kernel, square=True)
+    Attributes:
+        overlap: (v_i . w_j)^2 for eigenvector v_i of the training kernel and right singular vector
+            w_j of the test-train kernel, [m, min(n_test, m)]; columns have sum one.
+        eigenvalues: of the training kernel, descending, [m].
+        singular_values: of the test-train kernel, descending, [min(n_test, m)].
+        captured: the share of w_1 ... w_k in the span of v_1 ... v_k, for k = 1, 2, ...; k / m for
+            directions that have nothing to do with each other.
+    """
+
+    overlap: np.ndarray
+    eigenvalues: np.ndarray
+    singular_values: np.ndarray
+    captured: np.ndarray
+
+
+class _Eigenbasis:
+    """The training kernel's eigenbasis and the factors g(lambda) that prediction needs.
+
+    Attributes:
+        values: eigenvalues [m], ascending.
+        vectors: eigenvectors [m, m].
+        inverse: g [m], or [times, m].
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        time: Any = None,
+        learning_rate: Any = 1.0,
+        ridge: Any = 0.0,
+        names: tuple[str, str] = ("kernel_train_train", "ridge"),
+    ):
+        name, ridge_name = names
+        matrix = check_matrix(name, kernel, square=True)
         learning_rate = arguments.number("learning_rate", learning_rate, above=0)
-        ridge = arguments.number("ridge", ridge, 0)
-        if time is not None:
-            time = arguments.number("time", time, 0, infinite=True)
+        ridge = arguments.number(ridge_name, ridge, 0)
+        times = _times(time)
         values, self.vectors = np.linalg.eigh((matrix + matrix.T) / 2)
         noise = rounding(kernel, values)
         if values[0] < -10 * noise:
             raise ValueError(
-                f"kernel_train_train must be positive semi-definite. Smallest eigenvalue: "
-                f"{values[0]:.3g}, largest: {values[-1]:.3g}"
+                f"{name} must be positive semi-definite. Smallest eigenvalue: {values[0]:.3g}, "
+                f"largest: {values[-1]:.3g}"
             )
         self.values = np.maximum(values, 0.0)
         shifted = self.values + ridge
-        reach = np.inf if time is None else learning_rate * time
+        reach = learning_rate * times[..., None]
         # The least direction has a relative error of noise / shifted[0].
         digits = np.log10(max(shifted[0], 1e-300) / max(noise, 1e-300))
-        if np.isinf(reach) and digits <= 0:
-            raise ValueError(
-                "kernel_train_train is singular to working precision (smallest eigenvalue "
-                f"{values[0]:.3g}, rounding error {noise:.3g}): at infinite time the "
-                "prediction has no correct digit. "
-                "Give ridge > 0, a finite time, or fewer or other inputs."
-            )
-        if np.isinf(reach) and digits < 3:
-            warnings.warn(
-                f"condition number {shifted[-1] / shifted[0]:.1e}: the prediction may have only "
-                f"{digits:.1f} correct digits",
-                stacklevel=3,
-            )
+        if np.any(np.isinf(reach)):
+            _check_digits(digits, values, noise, shifted[-1] / max(shifted[0], 1e-300), names)
         # (1 - exp(-eta t (lambda + ridge))) / (lambda + ridge), finite as lambda + ridge -> 0.
         positive = np.where(shifted > 0, shifted, 1.0)
         filled = -np.expm1(-reach * positive)
         self.inverse = np.where(shifted > 0, filled / positive, reach)
 
-    def project(self, kernel_test_train):
-        """The test kernel in the eigenbasis, [n_test, n_train]."""
-        matrix = check_matrix("kernel_test_train", kernel_test_train)
+    def project(self, kernel: Any, name: str = "kernel_test_train") -> np.ndarray:
+        """The test kernel in the eigenbasis, [n_test, m]."""
+        matrix = check_matrix(name, kernel)
         if matrix.shape[1] != self.values.size:
             raise ValueError(
-                f"kernel_test_train must have {self.values.size} columns, one for each training "
-                f"input. Received: shape={matrix.shape}"
+                f"{name} must have {self.values.size} columns, one for each training input. "
+                f"Received: {name}.shape={matrix.shape}"
             )
         return matrix @ self.vectors
 
+    def fitted(self, y: np.ndarray) -> np.ndarray:
+        """(Theta + ridge)^-1 (1 - exp(-eta t (Theta + ridge))) y in the eigenbasis, [..., m, k]."""
+        return self.inverse[..., None] * (self.vectors.T @ y)
 
-def _targets(y_train, count):
-    y = arguments.array("y_train", y_train)
+
+def _times(time: Any) -> np.ndarray:
+    """None (infinite), a number or a vector of times, as an array."""
+    if time is None:
+        return np.asarray(np.inf)
+    if np.ndim(time) == 0:
+        return np.asarray(arguments.number("time", time, 0, infinite=True))
+    if np.ndim(time) != 1 or isinstance(time, str):
+        raise ValueError(f"time must be None, a number or a vector. Received: time={time!r}")
+    return np.array([arguments.number("time", each, 0, infinite=True) for each in time])
+
+
+def _check_digits(
+    digits: float, values: np.ndarray, noise: float, condition: float, names: tuple[str, str]
+) -> None:
+    """Refuses to divide by rounding noise, and warns where few digits are left."""
+    name, ridge = names
+    if digits <= 0:
+        raise ValueError(
+            f"{name} is singular to working precision (smallest eigenvalue {values[0]:.3g}, "
+            f"rounding error {noise:.3g}): at infinite time the prediction has no correct digit. "
+            f"Give {ridge} > 0, a finite time, or fewer or other inputs."
+        )
+    if digits < 3:
+        warnings.warn(
+            f"condition number {condition:.1e}: the prediction may have only {digits:.1f} correct "
+            "digits",
+            stacklevel=4,
+        )
+
+
+def _targets(value: Any, count: int, name: str = "y_train") -> np.ndarray:
+    """Targets or outputs as [count, k]."""
+    y = arguments.array(name, value)
     y = y[:, None] if y.ndim == 1 else y
     if y.ndim != 2 or y.shape[0] != count:
-        raise ValueError(f"y_train must be [{count}, k] or [{count}]. Received: shape={y.shape}")
+        raise ValueError(
+            f"{name} must be [{count}, k] or [{count}]. Received: {name}.shape={np.shape(value)}"
+        )
     return y
 
 
-def predict(
-    kernel_train_train, kernel_test_train, y_train, time=None, learning_rate=1.0, ridge=0.0
-):
-    """The mean prediction on test inputs, of networks that start at zero mean.
+def _square(name: str, kernel: Any, size: int) -> np.ndarray:
+    matrix = check_matrix(name, kernel, square=True)
+    if len(matrix) != size:
+        raise ValueError(f"{name} must be [{size}, {size}]. Received: {name}.shape={matrix.shape}")
+    return matrix
 
-    mu(t) = Theta_* (Theta + ridge)^-1 (1 - exp(-learning_rate t (Theta + ridge))) y
+
+def relative_ridge(kernel_train_train: Any, share: float) -> float:
+    """A ridge as a share of the mean of the kernel's diagonal, for any function that takes one.
+
+    Args:
+        kernel_train_train: the training kernel, [m, m].
+        share: of its mean diagonal entry, not negative.
+
+    Returns:
+        share * mean(diag(kernel_train_train)).
+
+    Example:
+        >>> mfcnn.kernels.relative_ridge([[2.0, 0.0], [0.0, 4.0]], 0.01)
+        0.03
+    """
+    matrix = check_matrix("kernel_train_train", kernel_train_train, square=True)
+    return arguments.number("share", share, 0) * float(np.mean(np.diag(matrix)))
+
+
+def predict(
+    kernel_train_train: Any,
+    kernel_test_train: Any,
+    y_train: Any,
+    time: Any = None,
+    learning_rate: float = 1.0,
+    ridge: float = 0.0,
+    f0_train: Any = None,
+    f0_test: Any = None,
+) -> np.ndarray:
+    """The mean prediction on test inputs, from zero or from a network's own outputs.
+
+    mu(t) = f0_* + Theta_* (Theta + ridge)^-1 (1 - exp(-learning_rate t (Theta + ridge))) (y - f0)
 
     Args:
         kernel_train_train: NTK on the training inputs, [m, m]; the NNGP kernel gives the posterior
             mean of Bayesian networks.
         kernel_test_train: kernel of test and training inputs, [n_test, m].
         y_train: targets, [m, k] or [m].
-        time: training time; None is infinite.
+        time: training time, or a vector of them; None is infinite.
         learning_rate: eta of df/dt = -eta Theta (f - y); see `max_learning_rate` for other losses.
-        ridge: weight of a quadratic penalty, added to the diagonal.
+        ridge: weight of a quadratic penalty on the change of the weights, added to the diagonal;
+            see `relative_ridge`.
+        f0_train: outputs before training on the training inputs, [m, k] or [m]; None is zero.
+        f0_test: the same on the test inputs, [n_test, k] or [n_test]; both or none are given.
 
     Returns:
-        float64 [n_test, k].
+        float64 [n_test, k], or [times, n_test, k].
 
     Raises:
         ValueError: for arguments outside these ranges, and if the training kernel is singular to
             working precision at infinite time without ridge: no noise is returned as an answer.
 
+    Example:
+        >>> mfcnn.kernels.predict([[2.0, 0.0], [0.0, 4.0]], [[1.0, 0.0]], [1.0, 1.0])
+        array([[0.5]])
+
     Source: NTK paper, equation 5; slides, "Trainability".
     """
     basis = _Eigenbasis(kernel_train_train, time, learning_rate, ridge)
     y = _targets(y_train, basis.values.size)
-    return basis.project(kernel_test_train) @ (basis.inverse[:, None] * (basis.vectors.T @ y))
+    test = basis.project(kernel_test_train)
+    if f0_train is None and f0_test is None:
+        return test @ basis.fitted(y)
+    for name, value in (("f0_train", f0_train), ("f0_test", f0_test)):
+        if value is None:
+            raise ValueError(f"{name} must be given where the other f0 is. Received: {name}=None")
+    start = _targets(f0_train, len(y), "f0_train")
+    start_test = _targets(f0_test, len(test), "f0_test")
+    for name, value in (("f0_train", start), ("f0_test", start_test)):
+        if value.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"{name} must have {y.shape[1]} outputs, as y_train has. Received: "
+                f"{name}.shape={value.shape}"
+            )
+    return start_test + test @ basis.fitted(y - start)
 
 
-def train_mean(kernel_train_train, y_train, time=None, learning_rate=1.0, ridge=0.0):
-    """The mean prediction on the training inputs themselves (NTK paper, equation 4), [m, k]."""
+def train_mean(
+    kernel_train_train: Any,
+    y_train: Any,
+    time: Any = None,
+    learning_rate: float = 1.0,
+    ridge: float = 0.0,
+) -> np.ndarray:
+    """The mean prediction on the training inputs themselves; arguments as of `predict`.
+
+    Returns:
+        float64 [m, k], or [times, m, k].
+
+    Raises:
+        ValueError: as `predict`.
+
+    Example:
+        >>> mfcnn.kernels.train_mean([[2.0]], [1.0], ridge=2.0)
+        array([[0.5]])
+
+    Source: NTK paper, equation 4.
+    """
     basis = _Eigenbasis(kernel_train_train, time, learning_rate, ridge)
     y = _targets(y_train, basis.values.size)
-    return basis.vectors @ ((basis.values * basis.inverse)[:, None] * (basis.vectors.T @ y))
+    return basis.vectors @ (basis.values[:, None] * basis.fitted(y))
 
 
-def posterior(kernel_train_train, kernel_test_train, kernel_test_test, y_train, noise=0.0):
+def posterior(
+    kernel_train_train: Any,
+    kernel_test_train: Any,
+    kernel_test_test: Any,
+    y_train: Any,
+    noise: float = 0.0,
+) -> Ensemble:
     """The NNGP posterior: mean and covariance of a Bayesian network with Gaussian noise.
 
     Args:
@@ -142,26 +280,30 @@ def posterior(kernel_train_train, kernel_test_train, kernel_test_test, y_train, 
 
     Raises:
         ValueError: as `predict`.
+
+    Example:
+        >>> mfcnn.kernels.posterior([[2.0]], [[1.0]], [[2.0]], [1.0]).covariance
+        array([[1.5]])
     """
-    basis = _Eigenbasis(kernel_train_train, None, 1.0, noise)
+    basis = _Eigenbasis(kernel_train_train, ridge=noise, names=("kernel_train_train", "noise"))
     y = _targets(y_train, basis.values.size)
     test = basis.project(kernel_test_train)
-    prior = check_matrix("kernel_test_test", kernel_test_test, square=True)
-    mean = test @ (basis.inverse[:, None] * (basis.vectors.T @ y))
-    return Ensemble(mean, prior - (test * basis.inverse) @ test.T)
+    prior = _square("kernel_test_test", kernel_test_test, len(test))
+    covariance = prior - (test * basis.inverse) @ test.T
+    return Ensemble(test @ basis.fitted(y), (covariance + covariance.T) / 2)
 
 
 def ensemble(
-    ntk_train_train,
-    ntk_test_train,
-    nngp_train_train,
-    nngp_test_train,
-    nngp_test_test,
-    y_train,
-    time=None,
-    learning_rate=1.0,
-    ridge=0.0,
-):
+    ntk_train_train: Any,
+    ntk_test_train: Any,
+    nngp_train_train: Any,
+    nngp_test_train: Any,
+    nngp_test_test: Any,
+    y_train: Any,
+    time: Any = None,
+    learning_rate: float = 1.0,
+    ridge: float = 0.0,
+) -> Ensemble:
     """Mean and covariance of wide networks trained from random initial functions.
 
     An initial function f0 ~ N(0, nngp) becomes f = f0 + G (y - f0(train)) with the predictor
@@ -175,29 +317,88 @@ def ensemble(
         nngp_test_train: [n_test, m].
         nngp_test_test: [n_test, n_test].
         y_train: targets, [m, k] or [m].
-        time: training time; None is infinite.
+        time: training time, or a vector of them; None is infinite.
         learning_rate: as in `predict`.
         ridge: as in `predict`.
 
     Returns:
-        An `Ensemble`.
+        An `Ensemble`; with an axis for times in front if `time` is a vector.
 
     Raises:
         ValueError: as `predict`.
+
+    Example:
+        >>> one = [[1.0]]
+        >>> mfcnn.kernels.ensemble(one, one, one, one, one, [3.0]).mean
+        array([[3.]])
     """
-    basis = _Eigenbasis(ntk_train_train, time, learning_rate, ridge)
+    basis = _Eigenbasis(ntk_train_train, time, learning_rate, ridge, ("ntk_train_train", "ridge"))
     y = _targets(y_train, basis.values.size)
-    predictor = (basis.project(ntk_test_train) * basis.inverse) @ basis.vectors.T
-    train = check_matrix("nngp_train_train", nngp_train_train, square=True)
-    cross = check_matrix("nngp_test_train", nngp_test_train) @ predictor.T
-    test = check_matrix("nngp_test_test", nngp_test_test, square=True)
-    covariance = test - cross - cross.T + predictor @ train @ predictor.T
-    return Ensemble(predictor @ y, (covariance + covariance.T) / 2)
+    test = basis.project(ntk_test_train, "ntk_test_train")
+    predictor = (test * basis.inverse[..., None, :]) @ basis.vectors.T
+    train = _square("nngp_train_train", nngp_train_train, len(y))
+    prior = _square("nngp_test_test", nngp_test_test, len(test))
+    between = check_matrix("nngp_test_train", nngp_test_train)
+    if between.shape != test.shape:
+        raise ValueError(
+            f"nngp_test_train must be {list(test.shape)}. Received: "
+            f"nngp_test_train.shape={between.shape}"
+        )
+    transposed = np.swapaxes(predictor, -1, -2)
+    cross = between @ transposed
+    covariance = prior - cross - np.swapaxes(cross, -1, -2) + predictor @ train @ transposed
+    return Ensemble(predictor @ y, (covariance + np.swapaxes(covariance, -1, -2)) / 2)
+
+
+def eigenvector_overlap(kernel_train_train: Any, kernel_test_train: Any) -> EigenvectorOverlap:
+    """The overlap of the training kernel's eigenvectors and the test kernel's singular vectors.
+
+    With Theta = sum_i lambda_i v_i v_i^T and Theta_* = sum_j s_j u_j w_j^T the prediction is
+    sum_ij u_j s_j (w_j . v_i) (v_i . y) / lambda_i: what is learnt along v_i reaches the test
+    inputs by its overlaps alone.
+
+    Args:
+        kernel_train_train: kernel on the training inputs, [m, m].
+        kernel_test_train: kernel of test and training inputs, [n_test, m].
+
+    Returns:
+        An `EigenvectorOverlap`. Where eigenvalues coincide single entries depend on the basis, and
+        sums over their whole subspace do not.
+
+    Raises:
+        ValueError: for matrices that are not finite, not symmetric or do not fit together.
+
+    Example:
+        >>> kernel = [[2.0, 0.0], [0.0, 1.0]]
+        >>> mfcnn.kernels.eigenvector_overlap(kernel, kernel).captured
+        array([1., 1.])
+
+    Source: NTK paper, section 1, second contribution.
+    """
+    matrix = check_matrix("kernel_train_train", kernel_train_train, square=True)
+    test = check_matrix("kernel_test_train", kernel_test_train)
+    if test.shape[1] != len(matrix):
+        raise ValueError(
+            f"kernel_test_train must have {len(matrix)} columns, one for each training input. "
+            f"Received: kernel_test_train.shape={test.shape}"
+        )
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    _, singular_values, right = np.linalg.svd(test, full_matrices=False)
+    overlap = (vectors[:, ::-1].T @ right.T) ** 2
+    sums = np.cumsum(np.cumsum(overlap, 0), 1)
+    count = np.arange(singular_values.size)
+    captured = sums[count, count] / (count + 1)
+    return EigenvectorOverlap(overlap, values[::-1].copy(), singular_values, captured)
 
 
 def data_dependent_part(
-    kernel_train_train, kernel_test_train, y_train, diagonal, off_diagonal, ridge=0.0
-):
+    kernel_train_train: Any,
+    kernel_test_train: Any,
+    y_train: Any,
+    diagonal: float,
+    off_diagonal: float,
+    ridge: float = 0.0,
+) -> np.ndarray:
     """Delta^(l) y: the prediction minus that of the data-independent limit of the kernel.
 
     The limit kernel is diagonal * 1 + off_diagonal * (ones - 1) on the training inputs and
@@ -216,15 +417,33 @@ def data_dependent_part(
     Returns:
         float64 [n_test, k].
 
+    Raises:
+        ValueError: as `predict`, and if the limit kernel has no positive eigenvalue for the mean.
+
+    Example:
+        >>> kernel = [[2.0, 1.0], [1.0, 2.0]]
+        >>> part = mfcnn.kernels.data_dependent_part(kernel, [[1.0, 1.0]], [1.0, 2.0], 2.0, 1.0)
+        >>> float(abs(part[0, 0])) < 1e-15
+        True
+
     Source: NTK paper, equations 7 and 10; section 3.2 for the ridge.
     """
+    diagonal = arguments.number("diagonal", diagonal, above=0, infinite=True)
+    off_diagonal = arguments.number("off_diagonal", off_diagonal)
     prediction = predict(kernel_train_train, kernel_test_train, y_train, ridge=ridge)
     y = _targets(y_train, np.shape(kernel_train_train)[0])
     total = diagonal + ridge + (y.shape[0] - 1) * off_diagonal
+    if not total > 0:
+        raise ValueError(
+            "diagonal + ridge + (m - 1) off_diagonal must be positive. Received: "
+            f"diagonal={diagonal}, off_diagonal={off_diagonal}"
+        )
     return prediction - (off_diagonal / total) * np.sum(y, axis=0, keepdims=True)
 
 
-def ordered_limit(correction_train_train, correction_test_train, y_train):
+def ordered_limit(
+    correction_train_train: Any, correction_test_train: Any, y_train: Any
+) -> np.ndarray:
     """The limit of the prediction in the ordered phase, where the kernel itself is singular.
 
     For Theta = p* 1 1^T + s A with s -> 0 the prediction converges to
@@ -242,13 +461,22 @@ def ordered_limit(correction_train_train, correction_test_train, y_train):
         float64 [n_test, k].
 
     Raises:
-        ValueError: if A is singular to working precision.
+        ValueError: if A is singular to working precision, and for shapes that do not fit.
+
+    Example:
+        >>> mfcnn.kernels.ordered_limit([[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.5]], [1.0, 3.0])
+        array([[2.]])
 
     Source: slides, "Ordered Regime: Generalization (II), (III)".
     """
     a = check_matrix("correction_train_train", correction_train_train, square=True)
     test = check_matrix("correction_test_train", correction_test_train)
     y = _targets(y_train, a.shape[0])
+    if test.shape[1] != len(a):
+        raise ValueError(
+            f"correction_test_train must have {len(a)} columns, one for each training input. "
+            f"Received: correction_test_train.shape={test.shape}"
+        )
     # The bordered system of the constant and A: regular also where A alone is singular.
     scale = np.max(np.abs(a))
     border = np.full((a.shape[0], 1), scale)

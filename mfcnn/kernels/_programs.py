@@ -1,85 +1,112 @@
-"""Compiled kernels of one block: a program for all variances, depths and inputs of one shape."""
+"""Compiled programs: one for each configuration and shape, in a cache of bounded size.
+
+A program is a graph first, made in a tenth of XLA's time; XLA compiles it when it is called again,
+or at once when its work pays for that. Graphs that leave the cache leave memory. What XLA compiles
+stays with TensorFlow for good (2 to 15 MB a shape): only so many small programs go there.
+"""
+
+import collections
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.activations import dual_numerical
-from mfcnn.kernels import _equal_norm, _recursion
+from mfcnn.borrowed import could_possibly_record
 
-__all__ = ["compiled"]
+__all__ = ["clear_cache", "run"]
 
-_FUNCTIONS = {}
 # Layers times pairs of positions from which XLA's compilation, seconds, pays for itself.
 _COMPILE_FROM = 2**22
-_COMPILE_DEEP = 400
+_ARRAYS = (np.ndarray, tf.Tensor)
+_ARRAY = object()  # where one stands among what is part of a program
+_SIZE = 64  # programs that are kept
+_SMALL = 48  # small programs that XLA may compile in the life of a process
 
 
-def compiled(kernel, stages, scaled, architecture, work):
-    """The kernel of one block: one compiled function for all variances, depths and inputs.
+class _Program(NamedTuple):
+    """A function, and whether XLA compiles it."""
+
+    function: Callable
+    compiled: bool
+
+
+class _Cache:
+    """The programs used last."""
+
+    def __init__(self, size: int):
+        self._size, self._lock = size, threading.Lock()
+        self._programs: collections.OrderedDict[Hashable, _Program] = collections.OrderedDict()
+        self._small = 0
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def clear(self) -> None:
+        """Forgets all programs."""
+        with self._lock:
+            self._programs.clear()
+
+    def find(
+        self, key: Hashable, make: Callable[[bool], Callable], large: bool, may_compile: bool
+    ) -> Callable:
+        """The program of a key, made by `make` if it is new or due for XLA."""
+        with self._lock:
+            program = self._programs.pop(key, None)
+            again = program is not None and may_compile and self._small < _SMALL
+            due = large or again
+            if program is None or (due and not program.compiled):
+                self._small += due and not large
+                program = _Program(make(due), due)
+            self._programs[key] = program
+            while len(self._programs) > self._size:
+                self._programs.popitem(last=False)
+            return program.function
+
+
+_CACHE = _Cache(_SIZE)
+
+
+def clear_cache() -> None:
+    """Forgets the compiled programs of all kernels; the next calls make them anew.
+
+    Example:
+        >>> mfcnn.kernels.clear_cache()
+    """
+    _CACHE.clear()
+
+
+def run(key: Hashable, body: Callable, arguments: Any, work: float | None) -> Any:
+    """body(*arguments), by a compiled program where none is being traced.
 
     Args:
-        kernel: a `kernel.Kernel`.
-        stages: those of `Kernel._stages`.
-        scaled: whether the NTK is divided by exp(log_scale).
-        architecture: see `geometry`.
-        work: number of pairs of positions.
-
-    Returns:
-        A function of (signals, ids) to (nngp, ntk, log_scale), where signals are (q1, q2, gap)
-        after the first affine map of a fully connected network, or two images.
+        key: all that decides what `body` computes, beside the arguments.
+        body: a function of tensors.
+        arguments: a tuple that may hold arrays, tensors, and what is part of the program (None,
+            integers, ...), in any nesting.
+        work: layers times pairs of positions; None for a graph that XLA never compiles.
     """
-    # Gradients of a compiled loop need to know its length: integers are part of the trace.
-    if not (architecture.shrinks or _equal_norm.recording() or not tf.executing_eagerly()):
-        stages = [stage if stage[2] == 1 else _as_tensors(*stage) for stage in stages]
-    leaves = tf.nest.flatten(stages)
-    arrays = [tf.constant(a) for a in leaves if isinstance(a, (np.ndarray, tf.Tensor))]
-    static = [None if isinstance(a, (np.ndarray, tf.Tensor)) else (a,) for a in leaves]
-    layers = kernel._depths[-1]
-    convolution = getattr(architecture, "convolution", None)
-    profile = convolution and convolution.profile
-    key = (
-        kernel._closed_form,
-        kernel.dtype,
-        tuple(static),
-        scaled,
-        type(architecture),
-        convolution and (profile.shape, profile.tobytes(), convolution.padding),
-        work * layers > _COMPILE_FROM or layers >= _COMPILE_DEEP,
-    )
-    if key not in _FUNCTIONS:
+    if not tf.executing_eagerly():
+        return body(*arguments)
+    leaves = tf.nest.flatten(arguments)
+    tensors = [tf.convert_to_tensor(a) for a in leaves if isinstance(a, _ARRAYS)]
+    static = tuple(_ARRAY if isinstance(a, _ARRAYS) else a for a in leaves)
+    shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
 
-        def arranged(arrays):
-            arrays = iter(arrays)
-            return tf.nest.pack_sequence_as(stages, [s[0] if s else next(arrays) for s in static])
+    def make(compiled: bool) -> Callable:
+        def flat(*tensors: tf.Tensor) -> Any:
+            remaining = iter(tensors)
+            filled = [next(remaining) if a is _ARRAY else a for a in static]
+            return body(*tf.nest.pack_sequence_as(arguments, filled))
 
-        function = _block_function(
-            kernel._closed_form, kernel.dtype, scaled, architecture, arranged
-        )
-        _FUNCTIONS[key] = tf.function(function, jit_compile=key[-1], autograph=False)
-    parameters = kernel._parameters(tf.float64)
-    return lambda signals, ids: _FUNCTIONS[key](signals, ids, parameters, arrays)
+        function = tf.function(flat, jit_compile=compiled, autograph=False)
+        # One trace: a program of other shapes is another function, and TensorFlow does not warn.
+        return function.get_concrete_function(*(tf.TensorSpec(*each) for each in shapes))
 
-
-def _as_tensors(table, variance, stop, depths):
-    depths = tf.constant(depths, tf.int32) if depths else []
-    return table, variance, tf.constant(stop, tf.int32), depths
-
-
-def _block_function(closed_form, dtype, scaled, architecture, arranged):
-    def function(signals, ids, parameters, arrays):
-        if len(signals) == 2:
-            # The first layer in float64 whatever the dtype: it costs little and keeps close pixels.
-            signals = _recursion.start(*signals, architecture, ids, *parameters)
-        q1, q2, gap = signals
-        gap = tf.cast(gap, dtype)
-        gap = tf.where(architecture.coincide(*ids, q1.shape[:-1]), tf.zeros_like(gap), gap)
-
-        def dual(table, variance):
-            return closed_form or dual_numerical.TabulatedDual(table, tf.float64, variance)
-
-        stages = [(dual(table, variance), *when) for table, variance, *when in arranged(arrays)]
-        return _recursion.propagate(
-            q1, q2, gap, ids, stages, architecture, parameters, scaled=scaled
-        )
-
-    return function
+    # Structures are compared by their leaves and by the key, which names the architecture.
+    key = key, static, shapes, could_possibly_record()
+    # The gradient of a loop reads what XLA does not hand out.
+    may_compile = not could_possibly_record() and work is not None
+    large = may_compile and work > _COMPILE_FROM
+    return _CACHE.find(key, make, large, may_compile)(*tensors)

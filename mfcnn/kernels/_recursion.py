@@ -1,11 +1,7 @@
-"""The recursion of NNGP and NTK over the layers, for one block of pairs, in one compiled loop.
+"""The NNGP and NTK recursions in terms of gaps 1 - c, for one block of pairs.
 
-With K^(l) the covariance of the pre-activations, T and T' the dual maps of the activation and A the
-affine map (variances and, for a convolution, the average over its taps),
-
-    K^(l+1) = A T(K^(l)),   Theta^(l+1) = K^(l+1) + weight_variance * mix(T'(K^(l)) Theta^(l))
-
-(NTK paper, equations 2, 6, 27, 31). The loop carries the variances of each single signal and, for
+Subtracting covariances loses the digits that decide everything in the chaotic phase, where 1 - c
+grows by chi_1 in each layer. So the recursion carries the variances of each single signal and, for
 each pair, the gap 1 - c instead of K. An affine map acts on squared distances linearly: for signals
 normalised by scales t1, t2 that are constant over positions,
 
@@ -16,250 +12,325 @@ with f^2 the share of the weights in E|z / t|^2, and r = |z| / t. Every term is 
 product of positive numbers, so 1 - c keeps its relative accuracy as c -> 1, and inputs whose
 norms differ by any factor share no cancellation. A pair of an input with itself has gap zero: it is
 set, and its kernels follow the scalar recursion.
+
+Signals are in float64 whatever the pairs are in: an error of chi_1 that is the same in each layer
+adds up.
 """
 
-import functools
+import dataclasses
 import math
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-__all__ = ["inverse", "propagate", "safe_sqrt", "start"]
+from mfcnn.numerics import inverse, safe_sqrt
+
+__all__ = ["First", "Normal", "Stage", "bias_distance", "gap_of_distance", "normal", "propagate"]
 
 
-def inverse(x):
-    """1 / x, and zero at x = 0."""
-    nonzero = tf.not_equal(x, 0)
-    return tf.where(nonzero, 1 / tf.where(nonzero, x, tf.ones_like(x)), tf.zeros_like(x))
+class First(NamedTuple):
+    """The signals after the first affine map.
+
+    Attributes:
+        q1: variances of the first inputs' signals, [*spatial, b1], in float64.
+        q2: the same of the second inputs.
+        gap: 1 - c of the pairs; see `_geometry` for the layout.
+        same: whether the two inputs of a pair are equal, [b1, b2] or [pairs].
+    """
+
+    q1: tf.Tensor
+    q2: tf.Tensor
+    gap: tf.Tensor
+    same: tf.Tensor
 
 
-def safe_sqrt(x):
-    """sqrt(x) with slope zero instead of infinity at x = 0."""
-    positive = x > 0
-    return tf.where(positive, tf.sqrt(tf.where(positive, x, tf.ones_like(x))), tf.zeros_like(x))
+class Stage(NamedTuple):
+    """A run of layers whose activation has one dual.
+
+    Attributes:
+        dual: see `mfcnn.activations`.
+        stop: the number of hidden layers after which the next stage begins.
+        depths: numbers of hidden layers, ascending, to read out in this stage: a tensor, or a
+            list of integers, which gradients under XLA and shrinking images need, as for `stop`.
+    """
+
+    dual: Any
+    stop: Any
+    depths: Any
 
 
-def _normalise(q, geometry, bias_variance):
+class Normal(NamedTuple):
+    """What the affine map needs of one side's variances q.
+
+    Attributes:
+        root: sqrt(q).
+        inverse_norm: 1 / t, t the scale of a whole signal.
+        bias: sqrt(bias_variance) / t.
+        radius: r = sqrt(q) / t.
+        half: sqrt(1/2) / r, so that the product of two sides is 1 / (2 r1 r2).
+    """
+
+    root: tf.Tensor
+    inverse_norm: tf.Tensor
+    bias: tf.Tensor
+    radius: tf.Tensor
+    half: tf.Tensor
+
+
+class _Prepared(NamedTuple):
+    """A signal ready for the next affine map: computed once, used by all its pairs."""
+
+    q: tf.Tensor
+    side: tuple[tf.Tensor, ...]
+    weights: tf.Tensor  # f
+    normal: Normal
+
+
+class _Signal(NamedTuple):
+    """One side behind an activation: E[phi^2], chi_1 if scaled, and its next affine map.
+
+    Where images shrink the latter is () until it is applied: behind the last layer there may be
+    nothing left to prepare.
+    """
+
+    second: tf.Tensor
+    growth: Any
+    prepared: Any
+
+
+class _State(NamedTuple):
+    """What the loop over layers carries; log_scale is () unless scaled."""
+
+    layer: Any
+    one: _Signal
+    two: _Signal
+    output_gap: tf.Tensor
+    theta: tf.Tensor  # T' times the NTK
+    log_scale: Any
+
+
+def normal(q: tf.Tensor, layout: Any, bias_variance: tf.Tensor) -> Normal:
+    """Scales of one side; see `Normal`."""
     root = safe_sqrt(q)
-    inverse_norm = inverse(geometry.norm(root))
-    radius = root * inverse_norm
-    return {
-        "root": root,
-        "inverse_norm": inverse_norm,
-        "bias": safe_sqrt(bias_variance) * inverse_norm,
-        "radius": radius,
-        "inverse_radius": math.sqrt(0.5) * inverse(radius),
-    }
+    inverse_norm = inverse(layout.norm(root))
+    # A signal's own norm leaves exactly one: rounding is as large as the square of a small gap.
+    radius = tf.cast(root > 0, root.dtype) if layout.own_norm else root * inverse_norm
+    bias = safe_sqrt(bias_variance) * inverse_norm
+    return Normal(root, inverse_norm, bias, radius, math.sqrt(0.5) * inverse(radius))
 
 
-def _pairs(distance, one, two, geometry, coincide):
-    """The gap 1 - c and the covariance K from the normalised squared distance."""
-    radius = geometry.first(one["radius"]) - geometry.second(two["radius"])
-    scale = geometry.first(one["inverse_radius"]) * geometry.second(two["inverse_radius"])
-    gap = tf.clip_by_value((distance - radius * radius) * scale, 0, 2)
-    gap = tf.where(coincide, tf.zeros_like(gap), gap)
-    return gap, geometry.first(one["root"]) * geometry.second(two["root"]) * (1 - gap)
+def gap_of_distance(distance: tf.Tensor, one: Normal, two: Normal, layout: Any) -> tf.Tensor:
+    """The gap 1 - c from the normalised squared distance d."""
+    radius = layout.first(one.radius) - layout.second(two.radius)
+    scale = layout.first(one.half) * layout.second(two.half)
+    return tf.clip_by_value((distance - radius * radius) * scale, 0, 2)
 
 
-def _bias_distance(one, two, geometry):
-    difference = geometry.first(one["bias"]) - geometry.second(two["bias"])
+def bias_distance(one: Normal, two: Normal, layout: Any) -> tf.Tensor:
+    """What the biases add to the normalised squared distance."""
+    difference = layout.first(one.bias) - layout.second(two.bias)
     return difference * difference
 
 
-def start(x1, x2, geometry, ids, weight_variance, bias_variance):
-    """The first affine map, a convolution of images.
-
-    Args:
-        x1: images [channels, *spatial, b1].
-        x2: images [channels, *spatial, b2].
-        geometry: `geometry.Flatten` or `geometry.Pool`.
-        ids: two vectors of integers, equal for equal inputs.
-        weight_variance: scalar tensor.
-        bias_variance: scalar tensor.
-
-    Returns:
-        (q1, q2, gap): variances of the signals and gaps of the pairs after the affine map.
-    """
-    q1, q2 = (
-        weight_variance * geometry.mix_signal(tf.reduce_mean(x * x, axis=0)) + bias_variance
-        for x in (x1, x2)
-    )
-    one, two = (_normalise(q, geometry, bias_variance) for q in (q1, q2))
-    channels = x1.shape[0]
-
-    def distance(c):
-        difference = geometry.first(x1[c] * one["inverse_norm"]) - geometry.second(
-            x2[c] * two["inverse_norm"]
-        )
-        return difference * difference
-
-    if channels <= 8:
-        total = tf.add_n([distance(c) for c in range(channels)])
-    else:
-        shape = tf.broadcast_static_shape(geometry.first(x1[0]).shape, geometry.second(x2[0]).shape)
-        _, total = tf.while_loop(
-            lambda c, _: c < channels,
-            lambda c, total: (c + 1, total + distance(c)),
-            (0, tf.zeros(shape, x1.dtype)),
-            maximum_iterations=channels,
-        )
-    coincide = geometry.coincide(*ids, q1.shape[:-1])
-    squares = [
-        tf.reduce_sum((x * signal["inverse_norm"]) ** 2, axis=0)
-        for x, signal in ((x1, one), (x2, two))
-    ]
-    total = geometry.mix_pair(total) + geometry.beyond_edge(*squares)
-    mixed = weight_variance / channels * total
-    gap, _ = _pairs(mixed + _bias_distance(one, two, geometry), one, two, geometry, coincide)
-    return q1, q2, gap
-
-
-def propagate(q1, q2, gap, ids, stages, geometry, parameters, *, scaled=False):
+def propagate(
+    first: First,
+    stages: list[Stage],
+    layout: Any,
+    parameters: tuple[tf.Tensor, tf.Tensor],
+    dtype: tf.DType,
+    *,
+    scaled: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """From the first pre-activations through the activations to the readout, at several depths.
 
     Args:
-        q1: variances after the first affine map, [*spatial, b1], in float64.
-        q2: the same of the second inputs.
-        gap: 1 - c of the pairs (see `geometry` for the layout), in the dtype of the kernels.
-        ids: two vectors of integers, equal for equal inputs.
-        stages: list of (dual, stop, depths): the dual of the layers below `stop`, a scalar that the
-            last stage ignores, and the numbers of hidden layers, ascending, to read out in this
-            stage: a tensor, or a list of integers, which gradients under XLA and shrinking images
-            need, as for `stop`.
-        geometry: see `geometry`.
+        first: the signals after the first affine map.
+        stages: runs of layers, the `stop` of the last one ignored.
+        layout: see `_geometry`.
         parameters: (weight_variance, bias_variance), scalar tensors, in float64.
+        dtype: of the pairs and the results.
         scaled: whether the NTK is divided by exp(log_scale) on the way.
 
     Returns:
         (nngp, ntk, log_scale): kernels [depths, ...] over pairs of inputs after the readout, and
         the logarithms [depths] of what the NTKs were divided by (zero unless scaled).
     """
-    weight_variance, bias_variance = (tf.cast(p, gap.dtype) for p in parameters)
-    coincide = geometry.coincide(*ids, q1.shape[:-1])
+    spatial = first.q1.shape[:-1]
+    coincide = layout.coincide(first.same, spatial)
+    gap = tf.cast(first.gap, dtype)
+    gap = tf.where(coincide, tf.zeros_like(gap), gap)
+    narrow = tuple(tf.cast(parameter, dtype) for parameter in parameters)
+    block = _Block(layout, first.same, coincide, parameters, narrow, dtype, scaled)
+    state = block.start(first, gap, stages[0].dual)
+    results = []
+    for stage, following in zip(stages, [*stages[1:], None]):
+        state, kernels = block.through(stage, state)
+        results += kernels
+        if following is not None:
+            state = block.forward(stage.dual, state, stage.stop)
+            state = block.prepared(state, following.dual)
+    return tuple(tf.concat(parts, 0) for parts in zip(*results))
 
-    def narrow(signal):
-        return tf.nest.map_structure(lambda a: tf.cast(a, gap.dtype), signal)
 
-    def coinciding(spatial):
-        return geometry.coincide(*ids, spatial) if geometry.shrinks else coincide
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    """The recursion over one block of pairs.
 
-    def prepare(signal, dual):
-        """What the next layer needs of a signal: computed once, used by all its pairs.
+    Attributes:
+        layout: see `_geometry`.
+        same: which pairs are of equal inputs.
+        coincide: the same over pairs of positions of the first layer.
+        parameters: (weight_variance, bias_variance) in float64.
+        narrow: the same in the dtype of the pairs.
+        dtype: of the pairs.
+        scaled: whether the NTK is divided by exp(log_scale) on the way.
+    """
 
-        In float64 whatever the pairs are in: an error of chi_1 that is the same in each layer
-        adds up.
-        """
-        second = signal["second"]
-        q = parameters[0] * geometry.mix_signal(second) + parameters[1]
-        normal = _normalise(q, geometry, parameters[1])
-        weights = safe_sqrt(parameters[0]) * safe_sqrt(second) * normal["inverse_norm"]
-        return signal | narrow(normal | {"weights": weights}) | {"q": q, "side": sides(dual, q)}
+    layout: Any
+    same: tf.Tensor
+    coincide: tf.Tensor
+    parameters: tuple[tf.Tensor, tf.Tensor]
+    narrow: tuple[tf.Tensor, tf.Tensor]
+    dtype: tf.DType
+    scaled: bool
 
-    def sides(dual, q):
-        return dual.side(q) if dual.keeps_float64 else narrow(dual.side(q))
+    def start(self, first: First, gap: tf.Tensor, dual: Any) -> _State:
+        """The state behind the first activation."""
+        root1, root2 = (self._cast(safe_sqrt(q)) for q in (first.q1, first.q2))
+        theta = self.layout.first(root1) * self.layout.second(root2) * (1 - gap)
+        # A constant in the state of nested loops does not compile: zeros are an operation.
+        scale = tf.zeros([], self.dtype) if self.scaled else ()
+        layer = 1 if self.layout.shrinks else tf.constant(1)
+        sides = (self._side(dual, first.q1), self._side(dual, first.q2))
+        return self._activated(dual, layer, (first.q1, first.q2), sides, gap, theta, scale)
 
-    def activate(dual, q1, q2, side1, side2, gap, theta):
-        """The signals behind the activation, the output gap, and T' Theta."""
-        signals, slopes = [], []
-        for q in (q1, q2):
-            second, slope = dual.moments(q)
-            chi = {"chi": narrow(parameters[0] * tf.reduce_max(slope))} if scaled else {}
-            signals.append({"second": second} | chi)
-            slopes.append(slope)
-        output_gap, slope = dual.pair(
-            [geometry.first(a) for a in side1], [geometry.second(a) for a in side2], gap
-        )
-        if gap.dtype == tf.float32:
-            own = geometry.first(narrow(slopes[0]))
-            slope = tf.where(coinciding(q1.shape[:-1]), own, slope)
-        return *carried(signals, dual), output_gap, slope * theta
+    def through(self, stage: Stage, state: _State) -> tuple[_State, list[tuple]]:
+        """The state at the last depth of a stage, and the kernels at all of its depths."""
+        if tf.is_tensor(stage.depths) and stage.depths.shape[0] != 1:
+            return self._loop_over_depths(stage, state)
+        results = []
+        depths = [stage.depths[0]] if tf.is_tensor(stage.depths) else stage.depths
+        for depth in depths:
+            state = self.forward(stage.dual, state, depth)
+            results.append(self._read(state))
+        return state, results
 
-    def carried(signals, dual):
-        # In the loop's state, so that XLA does not compute it for each pair. Behind the last layer
-        # of a shrinking image there may be nothing left to prepare.
-        return signals if geometry.shrinks else [prepare(signal, dual) for signal in signals]
-
-    def step(dual, layer, one, two, output_gap, theta, *log_scale):
-        """The affine map, then the activation."""
-        if geometry.shrinks:
-            one, two = prepare(one, dual), prepare(two, dual)
-        first, second = geometry.first(one["weights"]), geometry.second(two["weights"])
-        difference = first - second
-        distance = geometry.mix_pair(difference * difference + 2 * first * second * output_gap)
-        distance = distance + _bias_distance(one, two, geometry)
-        distance = distance + geometry.beyond_edge(one["weights"] ** 2, two["weights"] ** 2)
-        same = coinciding(one["q"].shape[:-1])
-        gap, covariance = _pairs(distance, one, two, geometry, same)
-        theta = weight_variance * geometry.mix_pair(theta)
-        if scaled:
-            # T' of a pair is at most the larger T' of its two signals: theta can't overflow.
-            growth = tf.maximum(tf.maximum(one["chi"], two["chi"]), 1)
-            log_scale = (log_scale[0] + tf.math.log(growth),)
-            theta = theta / growth + covariance * tf.exp(-log_scale[0])
-        else:
-            theta = theta + covariance
-        signals = one["q"], two["q"], one["side"], two["side"]
-        return layer + 1, *activate(dual, *signals, gap, theta), *log_scale
-
-    def read(state):
-        _, one, two, output_gap, theta, *rest = state
-        log_scale = rest[0] if scaled else tf.zeros([], gap.dtype)
-        weighted1, weighted2 = (
-            narrow(safe_sqrt(parameters[0]) * safe_sqrt(signal["second"])) for signal in (one, two)
-        )
-        weighted = geometry.first(weighted1) * geometry.second(weighted2)
-        nngp = geometry.readout(weighted * (1 - output_gap)) + bias_variance
-        ntk = nngp * tf.exp(-log_scale) + weight_variance * geometry.readout(theta)
-        return nngp[None], ntk[None], log_scale[None]
-
-    def forward(dual, state, stop):
-        layer = functools.partial(step, dual)
-        if geometry.shrinks:
-            for _ in range(state[0], stop):
-                state = layer(*state)
+    def forward(self, dual: Any, state: _State, stop: Any) -> _State:
+        """The state behind `stop` hidden layers."""
+        if self.layout.shrinks:
+            for _ in range(state.layer, stop):
+                state = self._step(dual, state)
             return state
         known = stop if isinstance(stop, int) else None
         if known == 1:
             return state
-        return tf.while_loop(lambda done, *_: done < stop, layer, state, maximum_iterations=known)
+        return tf.while_loop(
+            lambda state: state.layer < stop,
+            lambda state: (self._step(dual, state),),
+            (state,),
+            maximum_iterations=known,
+        )[0]
 
-    def record(dual, state, depths):
-        """Reads out in one loop over depths that are a tensor."""
-        if depths.shape[0] == 1:
-            state = forward(dual, state, depths[0])
-            return state, read(state)
+    def prepared(self, state: _State, dual: Any) -> _State:
+        """The state with signals ready for a layer of this dual."""
+        if self.layout.shrinks:
+            return state
+        one, two = (
+            signal._replace(prepared=self._prepare(signal.second, dual))
+            for signal in (state.one, state.two)
+        )
+        return state._replace(one=one, two=two)
+
+    def _loop_over_depths(self, stage: Stage, state: _State) -> tuple[_State, list[tuple]]:
+        count = stage.depths.shape[0]
+        arrays = [tf.TensorArray(self.dtype, count) for _ in range(3)]
 
         def one_more(k, state, arrays):
-            state = forward(dual, state, depths[k])
-            return k + 1, state, [a.write(k, v[0]) for a, v in zip(arrays, read(state))]
+            state = self.forward(stage.dual, state, stage.depths[k])
+            values = self._read(state)
+            return k + 1, state, [a.write(k, v[0]) for a, v in zip(arrays, values)]
 
-        count = depths.shape[0]
-        arrays = [tf.TensorArray(gap.dtype, count) for _ in range(3)]
         _, state, arrays = tf.while_loop(
             lambda k, *_: k < count, one_more, (tf.constant(0), state, arrays)
         )
-        return state, tuple(array.stack() for array in arrays)
+        return state, [tuple(array.stack() for array in arrays)]
 
-    root1, root2 = (narrow(safe_sqrt(q)) for q in (q1, q2))
-    theta = geometry.first(root1) * geometry.second(root2) * (1 - gap)
-    first_sides = (sides(stages[0][0], q) for q in (q1, q2))
-    state = (
-        1 if geometry.shrinks else tf.constant(1),
-        *activate(stages[0][0], q1, q2, *first_sides, gap, theta),
-    )
-    if scaled:  # a constant in the state of several loops is an error on the way to XLA
-        state += (tf.zeros([], gap.dtype),)
-    results = []
-    for k, (dual, stop, depths) in enumerate(stages):
-        if tf.is_tensor(depths):
-            state, kernels = record(dual, state, depths)
-            results.append(kernels)
+    def _cast(self, a: tf.Tensor) -> tf.Tensor:
+        return tf.cast(a, self.dtype)
+
+    def _coincide(self, spatial: tf.TensorShape) -> tf.Tensor:
+        if self.layout.shrinks:
+            return self.layout.coincide(self.same, spatial)
+        return self.coincide
+
+    def _side(self, dual: Any, q: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        side = dual.side(q)
+        return side if dual.keeps_float64 else tuple(map(self._cast, side))
+
+    def _prepare(self, second: tf.Tensor, dual: Any) -> _Prepared:
+        q = self.parameters[0] * self.layout.mix_signal(second) + self.parameters[1]
+        scales = normal(q, self.layout, self.parameters[1])
+        weights = safe_sqrt(self.parameters[0]) * safe_sqrt(second) * scales.inverse_norm
+        scales = Normal(*map(self._cast, scales))
+        return _Prepared(q, self._side(dual, q), self._cast(weights), scales)
+
+    def _activated(
+        self, dual: Any, layer: Any, q: tuple, sides: tuple, gap: tf.Tensor, theta: tf.Tensor, scale
+    ) -> _State:
+        """The state behind the activation, `theta` the NTK before it."""
+        signals, slopes = [], []
+        for variance in q:
+            second, slope = dual.moments(variance)
+            chi_1 = self._cast(self.parameters[0] * tf.reduce_max(slope)) if self.scaled else ()
+            # In the loop's state, so that XLA does not compute it for each pair.
+            prepared = () if self.layout.shrinks else self._prepare(second, dual)
+            signals.append(_Signal(second, chi_1, prepared))
+            slopes.append(slope)
+        output_gap, slope = dual.pair(
+            [self.layout.first(a) for a in sides[0]], [self.layout.second(a) for a in sides[1]], gap
+        )
+        if self.dtype == tf.float32:
+            own = self.layout.first(self._cast(slopes[0]))
+            slope = tf.where(self._coincide(q[0].shape[:-1]), own, slope)
+        return _State(layer, *signals, output_gap, slope * theta, scale)
+
+    def _step(self, dual: Any, state: _State) -> _State:
+        """The affine map, then the activation."""
+        layout = self.layout
+        one, two = (
+            signal.prepared if signal.prepared != () else self._prepare(signal.second, dual)
+            for signal in (state.one, state.two)
+        )
+        first, second = layout.first(one.weights), layout.second(two.weights)
+        difference = first - second
+        distance = difference * difference + 2 * first * second * state.output_gap
+        distance = layout.mix_pair(distance) + bias_distance(one.normal, two.normal, layout)
+        distance = distance + layout.beyond_edge(one.weights**2, two.weights**2)
+        gap = gap_of_distance(distance, one.normal, two.normal, layout)
+        gap = tf.where(self._coincide(one.q.shape[:-1]), tf.zeros_like(gap), gap)
+        covariance = layout.first(one.normal.root) * layout.second(two.normal.root) * (1 - gap)
+        theta = self.narrow[0] * layout.mix_pair(state.theta)
+        scale = state.log_scale
+        if self.scaled:
+            # T' of a pair is at most the larger T' of its two signals: theta can't overflow.
+            growth = tf.maximum(tf.maximum(state.one.growth, state.two.growth), 1)
+            scale = scale + tf.math.log(growth)
+            theta = theta / growth + covariance * tf.exp(-scale)
         else:
-            for depth in depths:
-                state = forward(dual, state, depth)
-                results.append(read(state))
-        if k + 1 < len(stages):
-            layer, one, two, *rest = forward(dual, state, stop)
-            # The side for the dual that follows.
-            kept = [{k: v for k, v in a.items() if k in ("second", "chi")} for a in (one, two)]
-            state = (layer, *carried(kept, stages[k + 1][0]), *rest)
-    return tuple(tf.concat(parts, 0) for parts in zip(*results))
+            theta = theta + covariance
+        sides = one.side, two.side
+        return self._activated(dual, state.layer + 1, (one.q, two.q), sides, gap, theta, scale)
+
+    def _read(self, state: _State) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The kernels behind a readout, with an axis for depths in front."""
+        layout = self.layout
+        weight_variance, bias_variance = self.narrow
+        log_scale = state.log_scale if self.scaled else tf.zeros([], self.dtype)
+        root1, root2 = (
+            self._cast(safe_sqrt(self.parameters[0]) * safe_sqrt(signal.second))
+            for signal in (state.one, state.two)
+        )
+        weighted = layout.first(root1) * layout.second(root2)
+        nngp = layout.readout(weighted * (1 - state.output_gap)) + bias_variance
+        ntk = nngp * tf.exp(-log_scale) + weight_variance * layout.readout(state.theta)
+        return nngp[None], ntk[None], log_scale[None]

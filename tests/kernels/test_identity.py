@@ -188,3 +188,11 @@ def test_partial_files_carry_the_process(tmp_path, monkeypatch):
     kernels.fully_connected(1, "erf", 1.7, 0.1)(VECTORS, output_dir=tmp_path)
     assert len(names) == 2 and all(f".{os.getpid()}.partial" in name for name in names)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_kernel_with_new_parameters_forgets_what_it_knew():
+    kernel = kernels.fully_connected(2, "erf", 1.7, 0.1)
+    kernel(VECTORS)
+    kernel.set_params(activation="relu", depth=3)
+    expected = kernels.fully_connected(3, "relu", 1.7, 0.1)(VECTORS)
+    np.testing.assert_array_equal(kernel(VECTORS).ntk, expected.ntk)

@@ -290,18 +290,23 @@ def test_gradients_of_convolutional_kernels_are_finite_at_coincident_points(read
 
 
 @pytest.mark.parametrize("architecture", ["fcn", "flatten", "pool"])
-def test_all_depths_share_one_compiled_function(architecture, monkeypatch):
-    functions = {}
-    monkeypatch.setattr(_programs, "_FUNCTIONS", functions)
-    monkeypatch.setattr(_programs, "_COMPILE_FROM", 0)  # XLA at any size
-    for depth in (10, 300):
+def test_all_depths_and_variances_share_one_program(architecture):
+    kernels.clear_cache()
+    for depth, weight_variance in ((10, 1.5), (300, 1.9)):
         if architecture == "fcn":
-            kernels.fully_connected(depth, "erf", 1.5, 0.1)(inputs(4, 6))
+            kernels.fully_connected(depth, "erf", weight_variance, 0.1)(inputs(4, 6))
         else:
-            kernel = kernels.convolutional(depth, "erf", 1.5, 0.1, readout=architecture)
+            kernel = kernels.convolutional(depth, "erf", weight_variance, 0.1, readout=architecture)
             kernel(inputs(2, 3, 3, 2))
-    (function,) = functions.values()
-    assert function.experimental_get_tracing_count() == 1
+    assert len(_programs._CACHE) == 1
+
+
+def test_the_cache_of_programs_is_bounded():
+    kernels.clear_cache()
+    kernel = kernels.fully_connected(1, "linear", 1.5, 0.1)
+    for features in range(1, _programs._SIZE + 5):
+        kernel(np.ones([1, features]))
+    assert len(_programs._CACHE) == _programs._SIZE
 
 
 def test_equal_norms_give_what_pairs_give():

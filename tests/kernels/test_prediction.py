@@ -95,6 +95,71 @@ def test_beyond_them_a_prediction_is_refused(condition_number):
         kernels.predict(train.astype(np.float32), test, y)
 
 
+def test_prediction_from_a_networks_own_outputs_is_that_of_small_gradient_steps():
+    train, test, _, y = problem()
+    rng = np.random.default_rng(1)
+    start, start_test, steps, time = rng.normal(size=y.shape), rng.normal(size=(3, 2)), 40000, 3.0
+    dual = np.zeros_like(y)
+    for _ in range(steps):
+        dual += time / steps * (y - start - train @ dual)
+    found = kernels.predict(train, test, y, time=time, f0_train=start, f0_test=start_test)
+    np.testing.assert_allclose(found, start_test + test @ dual, atol=2e-3)
+    # Trained for ever on its own training inputs it gives the targets wherever it began.
+    np.testing.assert_allclose(
+        kernels.predict(train, train, y, f0_train=start, f0_test=start), y, atol=1e-9
+    )
+    for wrong in ({"f0_train": start}, {"f0_test": start_test}):
+        with pytest.raises(ValueError, match="must be given where the other f0 is"):
+            kernels.predict(train, test, y, **wrong)
+    with pytest.raises(ValueError, match="f0_test must be"):
+        kernels.predict(train, test, y, f0_train=start, f0_test=start)
+
+
+def test_a_vector_of_times_is_each_of_them():
+    train, test, both, y = problem()
+    times = [0.0, 0.7, 5.0, np.inf]
+    found = kernels.predict(train, test, y, time=times)
+    at_train = kernels.train_mean(train, y, time=times)
+    many = kernels.ensemble(train, test, train, test, both, y, time=times)
+    for k, time in enumerate(times):
+        one = kernels.ensemble(train, test, train, test, both, y, time=time)
+        np.testing.assert_allclose(found[k], kernels.predict(train, test, y, time=time), rtol=1e-13)
+        np.testing.assert_allclose(at_train[k], kernels.train_mean(train, y, time), atol=1e-13)
+        np.testing.assert_allclose(many.mean[k], one.mean, atol=1e-13)
+        np.testing.assert_allclose(many.covariance[k], one.covariance, atol=1e-13)
+
+
+def test_a_relative_ridge_does_not_depend_on_the_kernels_scale():
+    train, test, _, y = problem()
+    one, other = (
+        kernels.predict(c * train, c * test, y, ridge=kernels.relative_ridge(c * train, 1e-2))
+        for c in (1.0, 1e6)
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+def test_eigenvector_overlap_is_what_the_prediction_is_made_of():
+    train, test, _, y = problem(m=8, n=5)
+    found = kernels.eigenvector_overlap(train, test)
+    np.testing.assert_allclose(found.overlap.sum(0), 1, rtol=1e-12)
+    # |prediction|^2 of y = v_i is sum_j (s_j / lambda_i)^2 overlap_ij: no other number enters.
+    _, vectors = np.linalg.eigh(train)
+    for i in range(8):
+        size = np.sum(kernels.predict(train, test, vectors[:, ::-1][:, i]) ** 2)
+        expected = np.sum(found.singular_values**2 * found.overlap[i]) / found.eigenvalues[i] ** 2
+        np.testing.assert_allclose(size, expected, rtol=1e-9)
+    same = kernels.eigenvector_overlap(train, train)
+    np.testing.assert_allclose(same.overlap, np.eye(8), atol=1e-9)
+    np.testing.assert_allclose(same.captured, 1, rtol=1e-9)
+    # Directions that know nothing of each other: k / m on the average over draws.
+    rng = np.random.default_rng(0)
+    draws = np.array(
+        [kernels.eigenvector_overlap(train, rng.normal(size=(4, 8))).captured for _ in range(400)]
+    )
+    error = draws.std(0) / np.sqrt(len(draws))
+    assert np.all(np.abs(draws.mean(0) - np.arange(1, 5) / 8) < 5 * error)
+
+
 def test_ensemble_of_trained_networks_interpolates_without_variance():
     train, test, both, y = problem()
     nngp = [k * 0.5 + 0.1 for k in (train, test, both)]

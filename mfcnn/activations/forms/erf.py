@@ -86,6 +86,58 @@ class _Erf(Dual):
         output_gap = 1 - (2 / math.pi) * turned * (inverse1 * inverse2)
         return output_gap, (4 / math.pi) * (root1 * root2) / cosine
 
+    @property
+    def close(self) -> Dual:
+        return _CloseErf()
+
+
+class _CloseErf(_Erf):
+    """The same to full relative accuracy of the output gap, in half as much time again."""
+
+    def side(self, q: tf.Tensor) -> Side:
+        free = 1 / (1 + 2 * q)
+        cosine, sine = tf.sqrt(free * (2 - free)), 2 * q * free
+        own, rest = angle(sine, cosine) / 2, angle(cosine, sine) / 2  # half of t and of pi/2 - t
+        halves = tf.sin(own), tf.cos(own), tf.sin(rest), tf.cos(rest)
+        root = safe_sqrt(2 * own)
+        return free, tf.sqrt(free), safe_sqrt(sine), root, inverse(root), *halves
+
+    def pair(self, side1: Side, side2: Side, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The output gap as a sum of small terms: 1 - T / sqrt(A1 A2) would have no digits left.
+
+        With t the angle of a pair, sin t = rho, and s the mean of t1 = t(u, u) and t2 = t(v, v),
+
+            sin(s - t) sin(s + t) = sin^2((t1 - t2) / 2) + sin t1 sin t2 gap (2 - gap)
+            1 - t / sqrt(t1 t2) = (s - t - (sqrt(t1) - sqrt(t2))^2 / 2) / sqrt(t1 t2).
+
+        For c < 0 it is the mirror image: T is odd in c.
+        """
+        free1, root1, k1, angle1, inverse1, sine1, cosine1, rest1, above1 = side1
+        free2, root2, k2, angle2, inverse2, sine2, cosine2, rest2, above2 = side2
+        k = k1 * k2
+        turn = k * k * gap * (2 - gap)
+        # 1 - rho^2 as a sum of positive terms; its root serves the angle and the derivative.
+        cosine = tf.sqrt(free1 + free2 - free1 * free2 + turn)
+        rho = k * tf.abs(1 - gap)
+        # sin and cos of s, each as a sum of products of positive numbers.
+        sine, rest = sine1 * cosine2 + cosine1 * sine2, rest1 * above2 + above1 * rest2
+        # sin((t1 - t2) / 2) from the smaller angles, whose difference keeps its digits.
+        apart = tf.where(
+            sine < rest, sine1 * cosine2 - cosine1 * sine2, rest2 * above1 - above2 * rest1
+        )
+        total = sine * cosine + rest * rho
+        # One division for both ratios.
+        shared = inverse(total * cosine)
+        between = angle((apart * apart + turn) * (cosine * shared), rest * cosine + sine * rho)
+        difference = angle1 - angle2
+        nearer = (between - difference * difference / 2) * (inverse1 * inverse2)
+        output_gap = tf.where(gap <= 1, nearer, 2 - nearer)
+        return output_gap, (4 / math.pi) * (root1 * root2) * (total * shared)
+
+    @property
+    def close(self) -> Dual:
+        return self
+
 
 @form("erf", functions=(tf.math.erf, keras.ops.erf))
 def build() -> Activation:
