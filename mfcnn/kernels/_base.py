@@ -208,7 +208,7 @@ class Kernel:
         }
         for field, value in values.items() if tf.executing_eagerly() else ():
             # Extremes, not a mask: nothing as large as the kernel is made.
-            array = value.numpy()
+            array = np.asarray(value)  # without a copy, which value.numpy() makes
             if array.size and not (math.isfinite(array.min()) and math.isfinite(array.max())):
                 raise OverflowError(
                     f"the {field} of {self!r} is not finite in {self.dtype.name}: {advice[field]}"
@@ -247,7 +247,7 @@ def _real(name: str, x: Any) -> tf.Tensor:
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
         raise TypeError(f"{name} must be an array of real numbers. Received: {tensor.dtype.name}")
     tensor = tf.cast(tensor, tf.float64)
-    if tf.executing_eagerly() and not math.isfinite(tensor.numpy().sum()):
+    if tf.executing_eagerly() and not math.isfinite(np.asarray(tensor).sum()):
         raise ValueError(f"{name} must be finite. Received NaN or infinite values.")
     return tensor
 
