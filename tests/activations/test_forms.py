@@ -1,6 +1,7 @@
 """All registered activations: against quadrature that this package did not write, and Keras."""
 
 import functools
+import pkgutil
 
 import keras
 import numpy as np
@@ -9,10 +10,17 @@ import tensorflow as tf
 from scipy import integrate, special
 
 from mfcnn import activations, meanfield
+from mfcnn.activations import forms
 
 # Refused by mean field theory, with kernels of their own.
 JUMPS = {"sign"}
 WITH_MOMENTS = [name for name in activations.NAMES if name not in JUMPS]
+
+
+def test_a_form_is_a_file_and_a_file_is_found():
+    files = {m.name for m in pkgutil.iter_modules(forms.__path__) if not m.name.startswith("_")}
+    assert files - set(activations.NAMES) == {"sin_cos"}
+    assert set(activations.NAMES) - files == {"sin", "cos"}
 
 
 def values(activation, x, derivative=False):
