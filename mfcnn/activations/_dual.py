@@ -63,15 +63,15 @@ _ARCSIN = {
 class Dual:
     """The dual maps of one activation; a subclass gives the three methods.
 
+    Attributes:
+        keeps_float64: whether sides stay in float64 where pairs are in float32.
+
     Example:
         >>> one = tf.ones([], tf.float64)
         >>> dual = mfcnn.activations.get("relu").closed_form
         >>> output_gap, slope = dual.pair(dual.side(one), dual.side(one), gap=1.0 * one)
         >>> print(f"{output_gap:.6f} {slope:.6f}")  # 1 - 1/pi and 1/4
         0.681690 0.250000
-
-    Attributes:
-        keeps_float64: whether sides stay in float64 where pairs are in float32.
     """
 
     keeps_float64 = False

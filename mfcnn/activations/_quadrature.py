@@ -248,6 +248,18 @@ def pair_expectation(
         other = np.fft.rfft(np.where(gap > 1, mirrored, values) * window, size)
     product = (transform * np.conj(other)).real
 
+    kernel, scale, copies = _kernel(gap, c, resolution, size, half_square)
+    if half_square:
+        product = (
+            np.fft.rfft(window, size) * np.conj(np.fft.rfft(values**2 * window, size))
+        ).real - product
+    return scale[:, 0] * ((kernel * product) @ copies)
+
+
+def _kernel(
+    gap: np.ndarray, c: np.ndarray, resolution: int, size: int, half_square: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The Gaussian that `pair_expectation` convolves with, transformed; factors; multiplicities."""
     wave = 2 * np.pi * resolution / size * np.arange(size // 2 + 1)
     copies = np.where((wave == 0) | (wave == wave[-1]), 1.0, 2.0)
     narrow = np.maximum(c, 0.5)
@@ -261,11 +273,7 @@ def pair_expectation(
         sampled = np.exp(-(distance**2) * c / (2 * (1 - c * c)))
         kernel[wide] = np.fft.rfft(sampled).real / np.sqrt(1 - c * c)
         scale[wide] = 1 / (2 * np.pi * resolution**2 * size)
-    if half_square:
-        product = (
-            np.fft.rfft(window, size) * np.conj(np.fft.rfft(values**2 * window, size))
-        ).real - product
-    return scale[:, 0] * ((kernel * product) @ copies)
+    return kernel, scale, copies
 
 
 def hermite_basis(largest: float, edges: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:

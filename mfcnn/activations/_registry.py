@@ -119,6 +119,20 @@ def get(identifier: Any, **parameters: Any) -> Activation:
         )
         _, *bound = given.arguments.items()
         return get(identifier.func, **dict(bound), **parameters)
+    found = _known(identifier, parameters)
+    if found is not None:
+        return found
+    if callable(identifier):
+        given = functools.partial(identifier, **parameters) if parameters else identifier
+        return _from_function(given)
+    raise TypeError(
+        "activation must be a name, an Activation, a Keras layer or an element-wise function. "
+        f"Received: {identifier!r}"
+    )
+
+
+def _known(identifier: Any, parameters: dict[str, Any]) -> Activation | None:
+    """The form that a function or a layer of TF or Keras is."""
     if isinstance(identifier, keras.layers.Activation):
         return get(identifier.activation)
     for name, (functions, reason) in _REFUSED.items():
@@ -130,14 +144,7 @@ def get(identifier: Any, **parameters: Any) -> Activation:
             return _make(name, {key: getattr(identifier, key) for key in signature.parameters})
         if any(identifier is f for f in entry.functions) or identifier is _make(name, {}).phi:
             return _make(name, parameters)
-    if callable(identifier):
-        return _from_function(
-            functools.partial(identifier, **parameters) if parameters else identifier
-        )
-    raise TypeError(
-        "activation must be a name, an Activation, a Keras layer or an element-wise function. "
-        f"Received: {identifier!r}"
-    )
+    return None
 
 
 def keras_identifier(activation: Any) -> Any:

@@ -50,12 +50,12 @@ def tailored(
     It wants weight_variance = 1, bias_variance = 0 and inputs of mean square one.
 
     Args:
-        name: "leaky_relu" (or "relu", of which it is the tailored form), or any smooth form.
+        name: "leaky_relu" (or "relu", of which it is the tailored form), or a smooth form.
         depth: the number of hidden layers.
-        method: "tat" or "dks"; None is "tat". leaky_relu has "tat" alone.
-        eta: for leaky_relu, the correlation behind the network of two inputs of correlation zero.
-        tau: for smooth forms with "tat", the curvature of the network's map at c = 1.
-        zeta: for "dks", the slope of the network's map at c = 1.
+        method: "tat" (None) or "dks"; leaky_relu has "tat" alone.
+        eta: C_f(0) of leaky_relu.
+        tau: C_f''(1) of smooth forms with "tat".
+        zeta: C_f'(1) with "dks".
 
     Returns:
         An `Activation`, a Keras activation too, which is saved with a model.
@@ -77,8 +77,7 @@ def tailored(
     tau = arguments.number("tau", tau, above=0)
     zeta = arguments.number("zeta", zeta, above=1)
     if name in ("leaky_relu", "relu"):
-        if method == "dks":
-            raise ValueError(f"method must be 'tat' for {name}. Received: method='dks'")
+        arguments.choice(f"method of {name}", method, (None, "tat"))
         slope = _leaky_slope(depth, eta)
         scale = float(np.sqrt(2 / (1 + slope**2)))
         return _registry.get("abrelu", a=slope * scale, b=scale)

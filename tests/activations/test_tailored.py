@@ -108,7 +108,7 @@ def test_bad_arguments_are_named():
         activations.tailored("tanh", 0)
     with pytest.raises(ValueError, match="eta must be .*below 1"):
         activations.tailored("leaky_relu", 10, eta=1.0)
-    with pytest.raises(ValueError, match="method must be 'tat' for leaky_relu"):
+    with pytest.raises(ValueError, match="method of leaky_relu must be one of None, 'tat'"):
         activations.tailored("leaky_relu", 10, "dks")
     with pytest.raises(ValueError, match="name must be leaky_relu or a smooth form"):
         activations.tailored("hard_tanh", 10)
