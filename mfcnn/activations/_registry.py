@@ -123,8 +123,9 @@ def get(identifier: Any, **parameters: Any) -> Activation:
     if found is not None:
         return found
     if callable(identifier):
-        given = functools.partial(identifier, **parameters) if parameters else identifier
-        return _from_function(given)
+        return _from_function(
+            functools.partial(identifier, **parameters) if parameters else identifier
+        )
     raise TypeError(
         "activation must be a name, an Activation, a Keras layer or an element-wise function. "
         f"Received: {identifier!r}"

@@ -78,9 +78,7 @@ def tailored(
     zeta = arguments.number("zeta", zeta, above=1)
     if name in ("leaky_relu", "relu"):
         arguments.choice(f"method of {name}", method, (None, "tat"))
-        slope = _leaky_slope(depth, eta)
-        scale = float(np.sqrt(2 / (1 + slope**2)))
-        return _registry.get("abrelu", a=slope * scale, b=scale)
+        return _leaky_relu(depth, eta)
     base = _registry.get(name)
     if base.kinks().size or not base.of_library:
         raise ValueError(
@@ -88,10 +86,8 @@ def tailored(
             f"Received: name={name!r}"
         )
     condition = _curvature(tau / depth) if method != "dks" else _slope(zeta ** (1 / depth))
-    alpha, beta, gamma, delta = _solve(base, condition)
-    return _registry.get(
-        "tailored", base=base.name, alpha=alpha, beta=beta, gamma=gamma, delta=delta
-    )
+    solution = zip(("alpha", "beta", "gamma", "delta"), _solve(base, condition))
+    return _registry.get("tailored", base=base.name, **dict(solution))
 
 
 @tf.function(autograph=False, reduce_retracing=True)
@@ -106,14 +102,16 @@ def _gap_behind(slope: tf.Tensor, depth: tf.Tensor) -> tf.Tensor:
     return tf.while_loop(lambda k, _: k < depth, layer, (tf.constant(0), one))[1]
 
 
-def _leaky_slope(depth: int, eta: float) -> float:
-    """The slope below zero with C_f(0) = eta, or 0 where relu itself stays below eta."""
+def _leaky_relu(depth: int, eta: float) -> Activation:
+    """leaky relu of the slope with C_f(0) = eta, or relu where that stays below eta; Q(q) = q."""
 
     def excess(slope: float) -> float:
         gap = _gap_behind(tf.constant(slope, tf.float64), tf.constant(depth))
         return 1 - float(gap) - eta
 
-    return 0.0 if excess(0.0) <= 0 else float(optimize.brentq(excess, 0.0, 1.0, xtol=1e-15))
+    slope = 0.0 if excess(0.0) <= 0 else float(optimize.brentq(excess, 0.0, 1.0, xtol=1e-15))
+    scale = float(np.sqrt(2 / (1 + slope**2)))
+    return _registry.get("abrelu", a=slope * scale, b=scale)
 
 
 class _Moments(NamedTuple):
