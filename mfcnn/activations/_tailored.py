@@ -103,7 +103,7 @@ def _gap_behind(slope: tf.Tensor, depth: tf.Tensor) -> tf.Tensor:
 
 
 def _leaky_relu(depth: int, eta: float) -> Activation:
-    """leaky relu of the slope with C_f(0) = eta, or relu where that stays below eta; Q(q) = q."""
+    """Leaky relu of the slope with C_f(0) = eta, or relu where that stays below eta; Q(q) = q."""
 
     def excess(slope: float) -> float:
         gap = _gap_behind(tf.constant(slope, tf.float64), tf.constant(depth))
