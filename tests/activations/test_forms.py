@@ -62,20 +62,20 @@ def plane_integral(activation, q1, q2, gap, derivative):
     return outer @ inner / (2 * np.pi)
 
 
+@pytest.mark.parametrize(("q1", "q2"), [(0.5, 2.0), pytest.param(0.7, 0.7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", WITH_MOMENTS)
-def test_dual_maps_equal_quadrature_in_the_plane(name):
+def test_dual_maps_equal_quadrature_in_the_plane(name, q1, q2):
     activation = activations.get(name)
-    for q1, q2 in ((0.7, 0.7), (0.5, 2.0)):
-        maps = activation.dual(min(q1, q2), max(q1, q2))
-        # Kinks: the panels of the reference are exact; smooth phi: 16 nodes in a deviation.
-        for gap in (1e-4, 0.4, 1.9):
-            q12 = (1 - gap) * np.sqrt(q1 * q2)
-            found = maps.maps(*(tf.constant(v, tf.float64) for v in (q1, q2, q12)))
-            for value, derivative in zip(found, (False, True)):
-                moment = "derivative_second_moment" if derivative else "second_moment"
-                size = np.sqrt(np.prod([getattr(activation, moment)(q) for q in (q1, q2)]))
-                expected = plane_integral(activation, q1, q2, gap, derivative)
-                assert abs(value - expected) < 2e-9 * size, (q1, q2, gap, derivative)
+    gaps = np.array([1e-4, 0.4, 1.9])
+    q12 = tf.constant((1 - gaps) * np.sqrt(q1 * q2))
+    found = activation.dual(q1, q2).maps(*(q * tf.ones_like(q12) for q in (q1, q2)), q12)
+    # Kinks: the panels of the reference are exact; smooth phi: 16 nodes in a deviation.
+    for of_all, derivative in zip(found, (False, True)):
+        moment = "derivative_second_moment" if derivative else "second_moment"
+        size = np.sqrt(np.prod([getattr(activation, moment)(q) for q in (q1, q2)]))
+        for gap, value in zip(gaps, of_all):
+            expected = plane_integral(activation, q1, q2, gap, derivative)
+            assert abs(value - expected) < 2e-9 * size, (gap, derivative)
 
 
 @pytest.mark.parametrize("name", WITH_MOMENTS)
@@ -131,7 +131,9 @@ def test_moments_equal_scipys_quadrature(name):
         np.testing.assert_allclose(activation.derivative_second_moment(q), slope, rtol=1e-9)
 
 
-LARGE = ("tanh", "sigmoid", "swish", "softplus", "mish", "elu")
+def first_quick(*names):
+    """The first name, and the others for the slow suite."""
+    return [names[0], *(pytest.param(name, marks=pytest.mark.slow) for name in names[1:])]
 
 
 def conditional_quadrature(name, q, gap):
@@ -164,7 +166,7 @@ def conditional_quadrature(name, q, gap):
 
 
 @pytest.mark.parametrize("q", [1e-6, 1.0, 1e4])
-@pytest.mark.parametrize("name", ["tanh", "sigmoid", "swish"])
+@pytest.mark.parametrize("name", first_quick("tanh", "sigmoid", "swish"))
 def test_dual_maps_from_tiny_to_raw_variances(name, q):
     activation = activations.get(name)
     maps = activation.dual(q, q)
@@ -177,7 +179,9 @@ def test_dual_maps_from_tiny_to_raw_variances(name, q):
             assert abs(value - reference) < 1e-9 * size, gap
 
 
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize(
+    "name", first_quick("tanh", "sigmoid", "swish", "softplus", "mish", "elu", "softsign")
+)
 def test_raw_pixels_are_accepted_where_theory_and_kernels_agree(name):
     q = 1e4
     activation = activations.get(name)
