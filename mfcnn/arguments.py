@@ -17,7 +17,7 @@ are not numbers; NaN is never accepted.
 import math
 import numbers
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,10 @@ __all__ = [
     "choice",
     "depth",
     "depths",
+    "initializer",
     "integer",
     "integers",
+    "interpreted",
     "matrix",
     "number",
     "seed",
@@ -39,6 +41,9 @@ __all__ = [
     "variance",
     "variances",
 ]
+
+
+_INITIALIZER = "a Keras initializer, its name or configuration, or a function of shape and dtype"
 
 
 class ArgumentTypeError(TypeError, ValueError):
@@ -204,6 +209,34 @@ def array(name: str, value: Any) -> np.ndarray:
     if not np.all(np.isfinite(values)):
         raise ValueError(_message(name, "finite", value))
     return values
+
+
+def interpreted(name: str, value: Any, get: Callable[[Any], Any], accepted: str) -> Any:
+    """What a getter of Keras makes of an identifier: an initializer, an activation, a policy.
+
+    Args:
+        name: the argument's name.
+        value: an object of that kind, its name, configuration or None.
+        get: Keras's getter, which raises for what it does not know.
+        accepted: what to say that it takes.
+
+    Raises:
+        ArgumentTypeError: for what it does not know, an unknown name too.
+    """
+    try:
+        return get(value)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ArgumentTypeError(_message(name, accepted, value)) from error
+
+
+def initializer(name: str, value: Any) -> Any:
+    """A Keras initializer, from its name or configuration too."""
+    import keras
+
+    found = interpreted(name, value, keras.initializers.get, _INITIALIZER)
+    if found is None:
+        raise ArgumentTypeError(_message(name, _INITIALIZER, value))
+    return found
 
 
 def matrix(name: str, value: Any, square: bool = False) -> np.ndarray:

@@ -48,7 +48,7 @@ class ConvolutionInitializer(keras.initializers.Initializer):
         Raises:
             ValueError: for a shape, layer or dtype that this initializer cannot fill.
         """
-        layout = self._layout()
+        layout = self._layout(shape)
         shape, dtype = self._check_shape(shape, layout), float_dtype(dtype)
         return self._draw(self._next_seed(), shape, dtype, layout)
 
@@ -76,7 +76,7 @@ class ConvolutionInitializer(keras.initializers.Initializer):
             >>> start.stack(100, (3, 3, 4, 4)).shape
             TensorShape([100, 3, 3, 4, 4])
         """
-        depth, layout = arguments.depth(depth), self._layout()
+        depth, layout = arguments.depth(depth), self._layout(shape)
         shape, dtype = self._check_shape(shape, layout), float_dtype(dtype)
         in_place = tf.executing_eagerly()
 
@@ -106,7 +106,7 @@ class ConvolutionInitializer(keras.initializers.Initializer):
             >>> gaussian.entry_variances((3, 4, 8))
             array([0. , 0.5, 0. ])
         """
-        layout = self._layout(layer)
+        layout = self._layout(shape, layer)
         return self._variances(self._check_shape(shape, layout), layout)
 
     def get_config(self) -> dict[str, Any]:
@@ -118,9 +118,9 @@ class ConvolutionInitializer(keras.initializers.Initializer):
             "groups": self.groups,
         }
 
-    def _layout(self, layer: keras.layers.Layer | None = None) -> Layout:
+    def _layout(self, shape: Any, layer: keras.layers.Layer | None = None) -> Layout:
         given = {"layout": self.layout, "strides": self.strides, "groups": self.groups}
-        return _layouts.find(given, type(self).__name__, layer)
+        return _layouts.find(given, type(self).__name__, tuple(shape), layer)
 
     def _next_seed(self) -> tf.Tensor:
         if isinstance(self.seed, int):
@@ -193,7 +193,10 @@ def map_layers(
 
 def float_dtype(dtype: Any) -> tf.DType:
     """A floating dtype; the Keras default for None."""
-    dtype = tf.as_dtype(keras.backend.standardize_dtype(dtype or keras.config.floatx()))
+    standard = keras.backend.standardize_dtype
+    chosen = keras.config.floatx() if dtype is None else dtype
+    name = arguments.interpreted("dtype", chosen, standard, "a floating dtype or None")
+    dtype = tf.as_dtype(name)
     if not dtype.is_floating:
         raise ValueError(f"dtype must be a floating dtype. Received: dtype={dtype.name}")
     return dtype
@@ -205,10 +208,10 @@ def _checked_seed(seed: Any) -> Any:
     if seed is None:
         return arguments.seed_or_drawn(None)
     try:
-        return arguments.integer("seed", seed)
+        return arguments.integer("seed", seed, 0)
     except ValueError as error:
         raise type(error)(
-            "seed must be an integer, None or a keras.random.SeedGenerator. "
+            "seed must be an integer of at least 0, None or a keras.random.SeedGenerator. "
             f"Received: seed={seed!r}"
         ) from None
 

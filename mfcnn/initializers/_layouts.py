@@ -64,12 +64,17 @@ class Layout(NamedTuple):
         return math.prod(self.strides_of(window)) if self.kind == "transposed" else 1
 
 
-def layout_of(layer: keras.layers.Layer | None, name: str = "This initializer") -> Layout:
+def layout_of(
+    layer: keras.layers.Layer | None,
+    name: str = "This initializer",
+    shape: tuple[int, ...] | None = None,
+) -> Layout:
     """The layout of the kernel that a layer is about to make; for no layer the plain one.
 
     Args:
         layer: a Keras layer or None. A user's own layer counts as a plain convolution.
         name: the initializer's, for the message.
+        shape: the kernel's, which tells the two kernels of a separable convolution apart.
 
     Raises:
         ValueError: for one of Keras's layers that is no convolution.
@@ -80,8 +85,16 @@ def layout_of(layer: keras.layers.Layer | None, name: str = "This initializer") 
         return Layout("depthwise", layer.strides)
     if isinstance(layer, _SEPARABLE):
         # Its depthwise kernel is made first.
-        made = getattr(layer, "depthwise_kernel", None) is not None
-        return Layout() if made else Layout("depthwise", layer.strides)
+        first = getattr(layer, "depthwise_kernel", None)
+        is_first = first is None or tuple(first.shape) == shape
+        if (
+            first is not None
+            and shape is not None
+            and is_first
+            and shape[-2:] == (shape[-2], layer.filters)
+        ):
+            is_first = math.prod(shape[:-2]) > 1 or layer.depth_multiplier > 1
+        return Layout("depthwise", layer.strides) if is_first else Layout()
     if isinstance(layer, _CONVOLUTIONS):
         return Layout("convolution", layer.strides, layer.groups)
     kinds = [c for c in type(layer).__mro__ if c.__module__.split(".")[0] == "keras"]
@@ -96,7 +109,12 @@ def layout_of(layer: keras.layers.Layer | None, name: str = "This initializer") 
     return Layout()
 
 
-def find(given: dict[str, Any], name: str, layer: keras.layers.Layer | None = None) -> Layout:
+def find(
+    given: dict[str, Any],
+    name: str,
+    shape: tuple[int, ...],
+    layer: keras.layers.Layer | None = None,
+) -> Layout:
     """The layout: what an initializer was given, the rest from the layer being built."""
     if given["layout"] is not None:
         known = Layout(given["layout"])
@@ -104,6 +122,6 @@ def find(given: dict[str, Any], name: str, layer: keras.layers.Layer | None = No
         if isinstance(layer, _CONVOLUTIONS + _TRANSPOSED + _DEPTHWISE):
             known = known._replace(strides=layer.strides, groups=getattr(layer, "groups", 1))
     else:
-        known = layout_of(layer or borrowed.layer_being_built(), name)
+        known = layout_of(layer or borrowed.layer_being_built(), name, shape)
     own = {key: given[key] for key in ("strides", "groups") if given[key] is not None}
     return known._replace(**own)

@@ -41,8 +41,9 @@ def stack_initializer(initializer: Any, depth: int, shape: Any, dtype: Any = Non
         TensorShape([1000, 16, 16])
     """
     depth, dtype = arguments.depth(depth), float_dtype(dtype)
-    shape = tuple(arguments.integer("an entry of shape", size, 0) for size in shape)
-    initializer = keras.initializers.get(initializer)
+    if not isinstance(shape, (tuple, list)) or len(shape):
+        shape = arguments.integers("shape", shape, 0)
+    shape, initializer = tuple(shape), arguments.initializer("initializer", initializer)
     stock = keras.initializers
     call = type(initializer).__call__
     if hasattr(initializer, "stack"):
@@ -78,7 +79,7 @@ def _variance_scaling_of_layer(initializer: Any, shape: tuple[int, ...]) -> Any:
     window = math.prod(shape[:-2])
     fan_in = window * shape[-2] if len(shape) > 1 else math.prod(shape)
     fan_out = window * shape[-1] if len(shape) > 1 else math.prod(shape)
-    axes = getattr(initializer, "input_axes", None), getattr(initializer, "output_axes", None)
+    axes: Any = getattr(initializer, "input_axes", None), getattr(initializer, "output_axes", None)
     if None not in axes:
         fan_in, fan_out = (math.prod(shape[axis] for axis in group) for group in axes)
     fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}

@@ -194,7 +194,7 @@ def test_values_depend_on_the_seed_alone(kind):
     initializer = kind(seed=0)
     np.testing.assert_array_equal(initializer(shape), first)
     np.testing.assert_array_equal(initializer(shape), first)
-    for other in (1, -1, 2**31, 2**40):
+    for other in (1, 2**31, 2**40):
         assert np.abs(np.asarray(kind(seed=other)(shape)) - first).max() > 0.01
     unseeded = kind()
     np.testing.assert_array_equal(unseeded(shape), unseeded(shape))

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mfcnn import initializers, profiles
+from mfcnn import initializers
 from mfcnn.kernels._models import registry
 
 __all__ = ["bias_variance", "constant", "entry_variance", "kernel_profile", "objection"]
@@ -60,11 +60,15 @@ _CONSTANTS = {
     _kinds.Ones: lambda i: 1.0,
     _kinds.Constant: lambda i: float(i.value) if np.ndim(i.value) == 0 else None,
 }
-_PROFILES = {
-    initializers.ConvolutionGaussian: lambda i, window: profiles.parse(i.variance_profile, window),
-    initializers.ConvolutionDeltaOrthogonal: lambda i, window: profiles.parse("delta", window),
-    initializers.ConvolutionOrthogonal: lambda i, window: profiles.parse("orthogonal", window),
-}
+# mfcnn's own, which know the variance at each tap in any layer.
+_OWN = dict.fromkeys(
+    (
+        initializers.ConvolutionGaussian,
+        initializers.ConvolutionDeltaOrthogonal,
+        initializers.ConvolutionOrthogonal,
+    ),
+    True,
+)
 
 
 def _known(initializer: Any, table: dict) -> Any:
@@ -84,25 +88,25 @@ def constant(initializer: Any) -> float | None:
     return None if known is None else known(initializer)
 
 
-def kernel_profile(initializer: Any, shape: tuple[int, ...]) -> tuple[float, np.ndarray] | None:
+def kernel_profile(
+    initializer: Any, shape: tuple[int, ...], layer: Any = None
+) -> tuple[float, np.ndarray] | None:
     """The sum over taps of the variance of an entry, and the share of each tap.
 
     Args:
         initializer: that of the kernel.
         shape: of the kernel, [*window, ., .].
+        layer: whose kernel it is: it says what the last two axes are, the strides and the groups.
 
     Returns:
         (variance, profile [*window] with sum one), or None for an initializer that does not draw
         entries of mean zero and known variance.
     """
     window = shape[:-2]
-    own = _known(initializer, _PROFILES)
-    if own is not None:
-        if isinstance(initializer, initializers.ConvolutionGaussian):
-            variance = initializer.weight_variance / shape[-2]
-        else:  # the sum over taps of K K^T is gain^2 times the identity
-            variance = initializer.gain**2 / shape[-1]
-        return variance, own(initializer, window)
+    if _known(initializer, _OWN):
+        variances = initializer.entry_variances(shape, layer)
+        total = float(variances.sum())
+        return total, variances / total if total else np.full(window, 1 / math.prod(window))
     entry = entry_variance(initializer, shape)
     taps = math.prod(window)
     return None if entry is None else (entry * taps, np.full(window, 1 / taps))
@@ -110,7 +114,7 @@ def kernel_profile(initializer: Any, shape: tuple[int, ...]) -> tuple[float, np.
 
 def weight_variance(call: Any, initializer: Any, shape: tuple[int, ...], channels: int) -> Any:
     """sigma_w^2 = channels * (sum over taps of an entry's variance), and the profile."""
-    known = kernel_profile(initializer, shape)
+    known = kernel_profile(initializer, shape, call.layer)
     if known is None:
         call.refuse(
             f"the kernel initializer {type(initializer).__name__} has no known infinite-width "
