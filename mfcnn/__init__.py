@@ -1,5 +1,6 @@
 """Mean field theory, analytic kernels and very deep training of plain convolutional networks."""
 
+import mfcnn._backend  # noqa: F401 (before all else)
 from mfcnn import (
     activations,
     data,

@@ -33,10 +33,6 @@ NOT_YET: frozenset[str] = frozenset(
         "mfcnn.meanfield.jacobian_moments",
         "mfcnn.meanfield.trainability",
         "mfcnn.models.LinearizedModel",
-        "mfcnn.models.alexnet",
-        "mfcnn.models.initial_variances",
-        "mfcnn.models.lenet",
-        "mfcnn.models.vanilla_cnn",
     }
 )
 

@@ -21,10 +21,10 @@ PADDINGS = ("circular", "same")
 Pads = tuple[tuple[int, int], ...]
 
 
-def padding_name(padding: Any) -> str:
+def padding_name(padding: Any, name: str = "padding") -> str:
     """One of `PADDINGS`, in any case, as in Keras's own layers."""
     lower = padding.lower() if isinstance(padding, str) else padding
-    return arguments.choice("padding", lower, PADDINGS)
+    return arguments.choice(name, lower, PADDINGS)
 
 
 def same_padding(size: int | None, window: int, stride: int = 1) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """Keras models: the deep vanilla CNN, LeNet, AlexNet, linearized models."""
 
-from mfcnn.models.alexnet import alexnet
-from mfcnn.models.lenet import lenet
+from mfcnn.models._alexnet import alexnet
+from mfcnn.models._lenet import lenet
+from mfcnn.models._vanilla import INITIALIZATIONS, READOUTS, initial_variances, vanilla_cnn
 from mfcnn.models.linearized import LinearizedModel, linearize
-from mfcnn.models.vanilla import INITIALIZATIONS, READOUTS, initial_variances, vanilla_cnn
 
 __all__ = [
     "INITIALIZATIONS",

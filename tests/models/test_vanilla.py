@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mfcnn import activations, meanfield
+from mfcnn import activations, meanfield, profiles
 from mfcnn.activations import Activation
 from mfcnn.models import initial_variances, vanilla_cnn
 
@@ -93,10 +93,10 @@ def test_an_activation_that_borrows_a_name_keeps_its_function():
         ({"depth": 0}, "depth must be.*depth=0"),
         ({"depth": -3}, "depth must be.*depth=-3"),
         ({"filters": 0}, "filters must be.*0"),
-        ({"q_star": 0.0}, "q_star must be finite and positive.*0.0"),
-        ({"q_star": -1.0}, "q_star must be finite and positive.*-1.0"),
-        ({"q_star": [0.1]}, "q_star must be a number"),
-        ({"strides": 2}, "strides must be a tuple.*2"),
+        ({"q_star": 0.0}, "q_star must be.* above 0.*0.0"),
+        ({"q_star": -1.0}, "q_star must be.* above 0.*-1.0"),
+        ({"q_star": [0.1]}, "q_star must be a finite number"),
+        ({"strides": 2}, "strides must be a sequence.*2"),
         ({"seed": -1}, "seed must be.*-1"),
         ({"weight_variance": 1.0}, "both weight_variance and bias_variance"),
         ({"weight_variance": -1.0, "bias_variance": 0.0}, "weight_variance"),
@@ -106,9 +106,42 @@ def test_an_activation_that_borrows_a_name_keeps_its_function():
         ({"padding": "valid"}, "padding must be one of"),
         ({"variance_profile": "delta"}, "initialization='gaussian'"),
         ({"activation": "thanh"}, "thanh"),
+        ({"readout_scale": float("nan")}, "readout_scale must be.*nan"),
+        ({"bias_scale": 0}, "bias_scale must be.*0"),
+        ({"classes": 2.0}, "classes must be.*2.0"),
+        ({"kernel_size": "3"}, "kernel_size must be.*'3'"),
+        ({"input_shape": (8, 8)}, "input_shape must be.*8, 8"),
+        ({"input_shape": (8, 8, None)}, "input_shape must be.*None"),
+        (
+            {"input_shape": (None, 8, 1), "strides": (), "filters": 1, "readout": "flatten"},
+            "readout='flatten' needs a known",
+        ),
+        ({"initialization": "gaussian", "variance_profile": "gs7"}, "variance_profile.*gs7"),
     ],
 )
 def test_bad_arguments_are_named(options, message):
     arguments = {"input_shape": (8, 8, 1), "depth": 3, "filters": 4, "classes": 10, **options}
     with pytest.raises(ValueError, match=message):
         vanilla_cnn(**arguments)
+
+
+@pytest.mark.parametrize("profile", [*profiles.NAMES, "GS1", np.full((3, 3), 1 / 9)])
+def test_gaussian_kernels_take_any_profile(profile):
+    model = vanilla_cnn(
+        (8, 8, 1), 3, 4, 2, initialization="gaussian", variance_profile=profile, seed=0
+    )
+    kernel = np.asarray(model.get_layer("deep").kernel)
+    zero = profiles.parse(profile, 3, 2) == 0
+    assert np.all(kernel[:, zero] == 0) and np.all(kernel[:, ~zero].std(axis=(0, 2, 3)) > 0)
+
+
+def test_the_deep_blocks_kernels_may_come_from_any_initializer():
+    model = vanilla_cnn((8, 8, 1), 3, 4, 2, kernel_initializer="zeros")
+    assert not np.any(model.get_layer("deep").kernel)
+
+
+def test_an_image_of_unknown_size_is_read_out_by_pooling():
+    model = vanilla_cnn((None, None, 1), 3, 4, 2, padding="SAME", seed=0)
+    known = vanilla_cnn((12, 10, 1), 3, 4, 2, padding="same", seed=0)
+    x = np.random.default_rng(0).normal(size=(2, 12, 10, 1)).astype("float32")
+    np.testing.assert_allclose(model(x), known(x), atol=1e-6)
