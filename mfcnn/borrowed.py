@@ -14,6 +14,10 @@ import tensorflow as tf
 # Keras's class of graphs, its operators (`a + b` between its tensors), two layers of its ConvNeXt.
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.backend.common import global_state
+
+# The mask that Keras attaches to a tensor, where the layers that take it look for it.
+from keras.src.backend.common.masking import get_keras_mask as get_mask
+from keras.src.backend.common.masking import set_keras_mask as set_mask
 from keras.src.models.functional import Functional
 from keras.src.ops import numpy as keras_numpy_operations
 from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_all_reduce, xla_dynamic_update_slice
@@ -47,6 +51,7 @@ __all__ = [
     "record_operation_forwardprop_only",
     "set_mask",
     "stop_recording",
+    "sublayers",
     "take_summed_gradients",
     "xla_all_reduce",
     "xla_dynamic_update_slice",
@@ -80,14 +85,9 @@ def initializer_of(variable: keras.Variable) -> Callable[..., Any]:
     return initializer
 
 
-def get_mask(x: Any) -> tf.Tensor | None:
-    """The mask that Keras has attached to a tensor."""
-    return getattr(x, "_keras_mask", None)
-
-
-def set_mask(x: tf.Tensor, mask: tf.Tensor) -> None:
-    """Attaches a mask to a tensor, where the layers that take it look for it."""
-    x._keras_mask = mask
+def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """A layer and all layers inside it, outer ones first."""
+    return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
 def take_summed_gradients(optimizer: keras.optimizers.Optimizer) -> None:

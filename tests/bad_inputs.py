@@ -68,18 +68,18 @@ KINDS = {
     "integer": "depth width filters units classes window slots itemsize gradient_copies positions "
     "layers m layer samples initializations batch_size eval_every steps_per_execution iterations "
     "count inputs rank layer_parameters activation_size activation_bytes seed "
-    "draws max_bytes order",
+    "draws max_bytes order unroll",
     "integer or None": "input_size checkpoint_levels checkpoint_every eval_batch_size subset "
-    "test_subset resize tpu_batch",
+    "test_subset resize tpu_batch groups",
     "size": "size kernel_size strides",
     "number": "diagonal off_diagonal time gain rho tolerance max_depth_over_width budget "
-    "memory_limit learning_rate timeout kappa",
+    "memory_limit learning_rate timeout kappa memory_budget",
     "variance": "weight_variance bias_variance input_variance q_star q kappa_1 kappa_2 q_sr ridge "
     "noise width_factor readout_scale bias_scale input_second_moment input_width_ratio exponent",
     "choice": "outputs method padding readout initialization parameterization loss kernel form get "
-    "kind",
+    "kind layout",
     "boolean": "gram jit_compile verify orthogonal use_bias last_only fused verbose artifacts "
-    "download write pool progress",
+    "download write pool progress contraction",
     "model": "model block",
     "activation": "activation",
     "matrix": "kernel_test_train ntk_test_train nngp_test_train correction_test_train y_train "
@@ -208,6 +208,7 @@ def samples() -> dict[str, Any]:
         "input_shape": (8, 8, 1),
         "shape": (3, 3, 2, 2),
         "initializer": "zeros",
+        "block": keras.layers.Dense(2),
         "activation_bytes": 1024,
         "layer_parameters": 10,
         "activation_size": 10,

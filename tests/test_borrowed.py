@@ -195,3 +195,12 @@ def test_the_registry_of_gradients_decides_what_a_tape_finds():
         assert float(tape.gradient(y, x)) == 3
     finally:
         registry._registry["Tanh"] = entry
+
+
+def test_the_layers_inside_a_layer_are_found_outer_ones_first():
+    inner = keras.layers.Dense(2)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.TimeDistributed(inner)][:1] + [inner])
+    found = borrowed.sublayers(model)
+    assert found[0] is model and inner in found
+    model.trainable = False
+    assert not any(layer.trainable for layer in found)

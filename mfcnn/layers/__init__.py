@@ -5,6 +5,7 @@ from mfcnn.layers._deep import DeepConvolution, DeepDense, xla_is_faster
 from mfcnn.layers._memory import StackMemory, choose_checkpoint_levels, stack_memory
 from mfcnn.layers._ntk import NTKConvolution, NTKDense
 from mfcnn.layers._periodic import PeriodicConvolution
+from mfcnn.layers._repeat import Repeat
 
 __all__ = [
     "PADDINGS",
@@ -13,6 +14,7 @@ __all__ = [
     "NTKConvolution",
     "NTKDense",
     "PeriodicConvolution",
+    "Repeat",
     "StackMemory",
     "choose_checkpoint_levels",
     "stack_memory",

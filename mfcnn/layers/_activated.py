@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mfcnn import activations
+from mfcnn import activations, arguments
 
 __all__ = ["ActivatedLayer"]
 
@@ -22,7 +22,7 @@ class ActivatedLayer(keras.layers.Layer):
         **kwargs: those of the next class, `keras.layers.Layer` in the end.
 
     Raises:
-        ValueError: for a name that neither mfcnn nor Keras knows.
+        ValueError: for a name that neither mfcnn nor Keras knows, or another object.
     """
 
     def __init__(self, activation: Any, **kwargs: Any) -> None:
@@ -62,4 +62,9 @@ def _function(identifier: str | Function | None) -> Function:
         return identifier
     if identifier in activations.NAMES:
         return activations.get(identifier).phi
-    return keras.activations.get(identifier)
+    return arguments.interpreted(
+        "activation",
+        identifier,
+        keras.activations.get,
+        "a name known to mfcnn.activations or to Keras, an Activation, a function or None",
+    )

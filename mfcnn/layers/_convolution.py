@@ -7,13 +7,14 @@ with the flipped kernel, which costs what the forward pass costs, in either form
     "matmul"   one matrix product of the k x k neighbourhoods (im2col) and the kernel
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from mfcnn import arguments
+from mfcnn import arguments, borrowed
 
-__all__ = ["FORMS", "PADDINGS", "convolve", "pad", "padding_name", "same_padding"]
+__all__ = ["FORMS", "PADDINGS", "convolve", "on_nonempty", "pad", "padding_name", "same_padding"]
 
 FORMS = ("library", "matmul")
 PADDINGS = ("circular", "same")
@@ -65,6 +66,22 @@ def pad(x: tf.Tensor, padding: str, pads: Pads) -> tf.Tensor:
     return x
 
 
+def on_nonempty(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    """function(x) for images x [b, h, w, c], an empty batch too.
+
+    TensorFlow's convolutions on a CPU give an empty batch a result of the input's height, width and
+    channels; so a batch that may be empty gets an image of zeros in that case, for as long as the
+    function runs. XLA has no such fault.
+    """
+    if x.shape[0] or borrowed.compiled_by_xla():
+        return function(x)
+    count = tf.shape(x)[0]
+    missing = tf.cast(tf.equal(count, 0), tf.int32)
+    filled = tf.pad(x, [[0, missing], [0, 0], [0, 0], [0, 0]])
+    filled = tf.ensure_shape(filled, [None, *x.shape[1:]])
+    return function(filled)[:count]
+
+
 def convolve(
     x: tf.Tensor,
     kernel: tf.Tensor,
@@ -95,9 +112,6 @@ def convolve(
             y = tf.matmul(neighbours, tf.reshape(kernel, [-1, kernel.shape[-1]]))
         else:
             y = tf.nn.conv2d(pad(x, padding, around), kernel, 1, "VALID")
-            if not x.shape[0]:
-                # The fused kernels of a CPU give an empty batch another height and width.
-                y = tf.reshape(y, [*_sizes(x)[:3], kernel.shape[-1]])
 
         def gradient(d_y):  # type: ignore[no-untyped-def]
             return _convolve_gradient(x, kernel, d_y, padding, form, around)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from mfcnn import activations, arguments, borrowed
 from mfcnn.layers._activated import ActivatedLayer
-from mfcnn.layers._convolution import FORMS, convolve, padding_name
+from mfcnn.layers._convolution import FORMS, convolve, on_nonempty, padding_name
 from mfcnn.layers._loop import DeepLoop
 from mfcnn.layers._loop_tools import Tensors
 from mfcnn.layers._periodic import PeriodicConvolution
@@ -40,13 +40,13 @@ class _DeepStack(StackedLayer, ActivatedLayer):
     ) -> None:
         super().__init__(depth=depth, activation=activation, **kwargs)
         self.use_bias = arguments.boolean("use_bias", use_bias)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_initializer = arguments.initializer("kernel_initializer", kernel_initializer)
+        self.bias_initializer = arguments.initializer("bias_initializer", bias_initializer)
         self.bias_scale = arguments.number("bias_scale", bias_scale, above=0)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.kernel_regularizer = _regularizer("kernel_regularizer", kernel_regularizer)
+        self.bias_regularizer = _regularizer("bias_regularizer", bias_regularizer)
+        self.kernel_constraint = _constraint("kernel_constraint", kernel_constraint)
+        self.bias_constraint = _constraint("bias_constraint", bias_constraint)
 
     def _build_stack(
         self, input_shape: Any, kernel_shape: tuple[int, ...], bias_shape: tuple[int, ...]
@@ -214,6 +214,10 @@ class DeepConvolution(_DeepStack):
         form = _fastest_form() if self.form == "auto" else self.form
         return convolve(x, kernel, self.padding, form)
 
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Applies the stack; the shape stays."""
+        return on_nonempty(super().call, x)
+
     def _stock_block(self, name: str) -> keras.layers.Layer:
         options = self._stock_options(name)
         if self.padding == "circular":
@@ -297,6 +301,16 @@ class DeepDense(_DeepStack):
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {**super().get_config(), "units": self.units}
+
+
+def _regularizer(name: str, value: Any) -> Any:
+    get, accepted = keras.regularizers.get, "a Keras regularizer, its name or None"
+    return arguments.interpreted(name, value, get, accepted)
+
+
+def _constraint(name: str, value: Any) -> Any:
+    get, accepted = keras.constraints.get, "a Keras constraint, its name or None"
+    return arguments.interpreted(name, value, get, accepted)
 
 
 def _accelerated() -> bool:

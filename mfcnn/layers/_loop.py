@@ -344,7 +344,8 @@ class DeepLoop:
             tape.watch((*state, *own))
             outputs = self._tangent_loop((*state, *d_state), (*own, *d_parameters, *constants))
             d_outputs = self._split(outputs)[1]
-            product = tf.add_n([tf.reduce_sum(d * c) for d, c in zip(d_outputs, cotangent)])
+            parts = [tf.reduce_sum(d * c) for d, c in zip(d_outputs, cotangent)]
+            product = tf.add_n([tf.cast(part, parts[0].dtype) for part in parts])
         gradients = tape.gradient(product, (*state, *own), unconnected_gradients="zero")
         return (*gradients, *[None] * self.constants, *d_outputs)
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mfcnn import arguments
 from mfcnn.layers._activated import ActivatedLayer
-from mfcnn.layers._convolution import pad, padding_name, same_padding
+from mfcnn.layers._convolution import on_nonempty, pad, padding_name, same_padding
 
 __all__ = ["NTKConvolution", "NTKDense"]
 
@@ -199,9 +199,9 @@ class NTKConvolution(_NTKLayer):
 
     def _linear(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         pads = tuple(same_padding(n, k) for n, k in zip(x.shape[1:3], self.kernel_size))
-        y = tf.nn.conv2d(pad(x, self.padding, pads), kernel, 1, "VALID")
-        # The fused kernels of a CPU give an empty batch another height and width.
-        return y if x.shape[0] else tf.reshape(y, [*tf.unstack(tf.shape(x)[:3]), self.filters])
+        return on_nonempty(
+            lambda x: tf.nn.conv2d(pad(x, self.padding, pads), kernel, 1, "VALID"), x
+        )
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """[..., filters]."""

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from mfcnn import arguments
-from mfcnn.layers._convolution import Pads, pad, same_padding
+from mfcnn.layers._convolution import Pads, on_nonempty, pad, same_padding
 
 __all__ = ["PeriodicConvolution"]
 
@@ -67,7 +67,9 @@ class PeriodicConvolution(keras.layers.Conv2D):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Wraps the image around and convolves."""
-        return super().call(pad(inputs, "circular", self._pads(inputs.shape)))
+        convolve = super().call
+        pads = self._pads(inputs.shape)
+        return on_nonempty(lambda x: convolve(pad(x, "circular", pads)), inputs)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """[batch, ceil(height / stride), ceil(width / stride), filters]."""

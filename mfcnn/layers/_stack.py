@@ -73,6 +73,9 @@ class StackedLayer(keras.layers.Layer):
         """A variable [depth, *shape], which times `scale` holds the layers' own weights."""
 
         def draw(stacked_shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
+            if not tf.as_dtype(dtype).is_floating:
+                drawn = [initializer(tuple(shape), dtype=dtype) for _ in range(self.depth)]
+                return tf.stack(drawn)
             drawn = initializers.stack_initializer(initializer, self.depth, tuple(shape), dtype)
             return drawn if scale == 1 else drawn / scale
 
@@ -143,8 +146,16 @@ class StackedLayer(keras.layers.Layer):
         except RecursionError:
             raise ValueError(self._too_deep()) from None
         for index, block in enumerate(blocks):
-            block.set_weights(self.get_layer_weights(index))
+            self._copy_layer(index, block)
         return model
+
+    def _copy_layer(self, layer: int, block: keras.layers.Layer) -> None:
+        block.set_weights(self.get_layer_weights(layer))
+
+    @property
+    def _layer_weights(self) -> list[keras.Variable]:
+        """The stacks in the order of one block's weights."""
+        return self.weights
 
     def _chain(self, blocks: list[keras.layers.Layer]) -> keras.Model:
         return keras.Sequential([keras.Input(self._input_shape[1:]), *blocks])
@@ -175,7 +186,7 @@ class StackedLayer(keras.layers.Layer):
             keras.ops.convert_to_numpy(w.value[layer] * tf.constant(scale, w.dtype))
             if scale != 1
             else keras.ops.convert_to_numpy(w.value[layer])
-            for w, scale in zip(self.weights, self._scales)
+            for w, scale in zip(self._layer_weights, self._scales)
         ]
 
     def set_layer_weights(self, layer: int, values: Sequence[Any]) -> None:
@@ -189,12 +200,12 @@ class StackedLayer(keras.layers.Layer):
             ValueError: if the number of arrays or a shape differs, or there is no such layer.
         """
         layer = self._layer_index(layer)
-        shapes = [tuple(w.shape[1:]) for w in self.weights]
+        shapes = [tuple(w.shape[1:]) for w in self._layer_weights]
         if [tuple(np.shape(v)) for v in values] != shapes:
             raise ValueError(
                 f"values must have the shapes {shapes}. Received: {[np.shape(v) for v in values]}"
             )
-        for weight, value, scale in zip(self.weights, values, self._scales):
+        for weight, value, scale in zip(self._layer_weights, values, self._scales):
             value = tf.cast(value, weight.dtype)
             weight.value[layer].assign(value / scale if scale != 1 else value)
 

@@ -51,6 +51,11 @@ class FusedUpdate:
                 "The fused update knows keras.optimizers.SGD with or without momentum, and no "
                 f"nesterov, weight decay, clipping or averages. Received: {optimizer!r}"
             )
+        if any(v.constraint for v in model.trainable_variables):
+            raise ValueError(
+                "The fused update applies no constraints. "
+                f"Received: model={model.name!r} with a constraint on its weights"
+            )
         (self._deep,) = stacks
         self._optimizer = optimizer
         self._before = keras.Model(model.inputs, self._deep.input)

@@ -37,7 +37,8 @@ class TrainingStep:
             update, for CPUs and GPUs where the update communicates; "" leaves it to the caller.
 
     Raises:
-        ValueError: for an unknown loss, or a fused step that is to be compiled.
+        ValueError: for an unknown loss, a fused step that is to be compiled, or a model with
+            regularizers, which its loss would leave out.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -64,6 +65,12 @@ class TrainingStep:
         arguments.choice("compiled", compiled, ("", "step", "gradient"))
         if fused and compiled:
             raise ValueError(f"fused=True needs compiled=''. Received: compiled={compiled!r}")
+        if model.losses:
+            raise ValueError(
+                "The step's loss has no part for regularizers: use weight_decay of the optimizer, "
+                f"or Keras's fit. Received: model={model.name!r} with {len(model.losses)} losses "
+                "of its own"
+            )
         self._model = model
         self._optimizer = optimizer
         self._batch_size = batch_size

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import data, models
-from mfcnn.training import FusedUpdate, Trainer
+from mfcnn.training import FusedUpdate, Trainer, TrainingStep
 
 
 def make_model():
@@ -84,3 +84,18 @@ def test_the_fused_step_holds_no_gradient_of_the_stack():
         if output.shape.rank is not None
     ]
     assert shapes and stack not in shapes
+
+
+@pytest.mark.parametrize(
+    ("fused", "options", "message"),
+    [
+        (False, {"kernel_regularizer": "l2"}, "regularizers.*weight_decay"),
+        (True, {"kernel_constraint": "max_norm"}, "constraints"),
+    ],
+)
+def test_what_a_step_would_leave_out_is_refused(fused, options, message):
+    model = models.vanilla_cnn((8, 8, 1), 2, 2, 2, **options)
+    optimizer = keras.optimizers.SGD()
+    optimizer.build(model.trainable_variables)
+    with pytest.raises(ValueError, match=message):
+        TrainingStep(model, optimizer, 4, fused=fused)
