@@ -108,7 +108,7 @@ def monte_carlo_kernel(
     Example:
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(50)])
         >>> estimate = mfcnn.empirical.monte_carlo_kernel(model, np.eye(3), get="ntk", draws=3)
-        >>> estimate.mean[0, 0], estimate.error[0, 0]  # |x|^2 + 1 in every draw
+        >>> float(estimate.mean[0, 0]), float(estimate.error[0, 0])  # |x|^2 + 1 in every draw
         (2.0, 0.0)
 
     Source: NTK paper, Figure 1; finite-width paper, section 3.

@@ -72,8 +72,8 @@ def covariance_trajectory(
         >>> import mfcnn, numpy as np
         >>> start = np.eye(4).reshape(1, 4, 1, 4)
         >>> path = mfcnn.meanfield.covariance_trajectory(start, "erf", 1.5, 0.1, "uniform", 2)
-        >>> path.shape, round(path[2, 0, 0, 0, 0], 4)
-        ((3, 1, 4, 1, 4), 0.6592)
+        >>> path.shape, round(float(path[2, 0, 0, 0, 0]), 4)
+        ((3, 1, 4, 1, 4), 0.7319)
 
     Source: CNN paper, eqs. 2.3 and 2.13.
     """

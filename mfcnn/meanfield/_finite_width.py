@@ -81,7 +81,7 @@ def mean_field_ntk(
         >>> import mfcnn
         >>> form = mfcnn.meanfield.mean_field_ntk("relu", 3, 2.0, 0.0, covariance=0.5)
         >>> round(form.kappa_1, 6), form.alpha
-        (1.0, 3.0)
+        (1.333333, 3.0)
 
     Source: finite-width paper, equations 5 to 9 and lemma 5.2. There alpha leaves out the readout
         layer and q_hat of the off-diagonal proof is printed without its hat; both are kept apart
@@ -206,8 +206,8 @@ def relu_critical_ratio(
 
     Example:
         >>> import mfcnn
-        >>> round(mfcnn.meanfield.relu_critical_ratio(10, width=100), 4)
-        1.4672
+        >>> round(float(mfcnn.meanfield.relu_critical_ratio(10, width=100)), 4)
+        1.4215
 
     Source: finite-width paper, Figures 1 and 2.
     """

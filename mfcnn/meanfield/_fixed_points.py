@@ -113,7 +113,7 @@ def fixed_point(
         >>> import mfcnn
         >>> point = mfcnn.meanfield.fixed_point("tanh", 1.5, 0.05)
         >>> point.phase, round(point.chi_1, 4), round(point.xi_c, 2)
-        ('ordered', 0.9178, 11.66)
+        ('ordered', 0.9386, 15.79)
 
     Source: CNN paper, section 2.1.2 and eq. 2.7; NTK paper, section 2.
     """
