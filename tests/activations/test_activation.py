@@ -252,7 +252,7 @@ def test_bad_input_is_refused():
         activations.get(3)
     with pytest.raises(TypeError, match="phi_prime must be callable"):
         Activation(np.tanh, 1.0)
-    with pytest.raises(ValueError, match="q must be a positive"):
+    with pytest.raises(ValueError, match="q must be finite and positive"):
         activations.get("tanh").second_moment(-1.0)
     with pytest.raises(ValueError, match=r"c must lie in \[-1, 1\]"):
         activations.get("tanh").covariance(1.0, 1.5)
