@@ -18,6 +18,7 @@ the secant are differences that vanish with q and gap: they are never formed by 
 whole, so that the critical line and c -> 1 keep their digits.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -231,7 +232,8 @@ def _on_float64(function: Callable, name: str) -> Callable[[np.ndarray], np.ndar
     """The function on float64 numpy arrays, also when called while a graph is being built."""
 
     def call(x: np.ndarray) -> np.ndarray:
-        with tf.init_scope():
+        # Not where it is not needed: the scope stops tapes, those inside a derivative too.
+        with contextlib.nullcontext() if tf.executing_eagerly() else tf.init_scope():
             values = np.asarray(function(x))
         if values.dtype != np.float64 or values.shape != np.shape(x):
             raise TypeError(
