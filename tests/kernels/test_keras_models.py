@@ -241,6 +241,10 @@ def test_gradients_by_inputs_are_difference_quotients_and_finite(activation, hea
     np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=1e-6)
 
 
+def kinked(z):
+    return keras.ops.abs(keras.ops.sin(z))
+
+
 def max_pooling():
     return sequential([4, 4, 1], convolution(3), L.MaxPooling2D(), L.Flatten(), dense(1))
 
@@ -273,9 +277,14 @@ def data_and_signal(inputs):
         (lambda: functional(two_activations, (6, 2)), "branches are correlated"),
         (lambda: functional(data_and_signal), "adds data"),
         (lambda: functional(lambda inputs: dense(3)(inputs) + 1.0), "adds data or a constant"),
-        (lambda: sequential([4], dense(3, activation="relu"), L.ReLU()), "not Gaussian"),
+        (
+            lambda: sequential(
+                [6, 2], L.Conv1D(3, 2, activation="relu"), L.AveragePooling1D(2), L.ReLU()
+            ),
+            "not Gaussian",
+        ),
         (lambda: sequential([4], dense(3), L.Rescaling(1.0, 2.0)), "no offset"),
-        (lambda: sequential([4], dense(3), L.Activation("elu"), dense(1)), "elu.*no dual maps"),
+        (lambda: sequential([4], dense(3), L.Activation(kinked), dense(1)), "kinked.*no dual maps"),
         (lambda: sequential([4, 4, 1], convolution(3), L.Flatten()), "must end in one output"),
         (lambda: sequential([4], dense(3), L.Reshape([3, 1])), "between channels and positions"),
         (lambda: sequential([4], dense(3, kernel_initializer="ones")), "Ones has no known"),
