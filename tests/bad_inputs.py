@@ -65,6 +65,7 @@ WRONG: dict[str, tuple] = {
 }
 
 KINDS = {
+<<<<<<< HEAD
     "integer": "depth width filters units classes window slots itemsize gradient_copies positions "
     "layers m layer samples initializations batch_size eval_every steps_per_execution iterations "
     "count inputs rank layer_parameters activation_size activation_bytes seed "
@@ -80,13 +81,30 @@ KINDS = {
     "kind layout",
     "boolean": "gram jit_compile verify orthogonal use_bias last_only fused verbose artifacts "
     "download write pool progress contraction",
+=======
+    "integer": "depth width filters units classes window slots itemsize gradient_copies "
+    "positions layers m layer samples initializations batch_size eval_every "
+    "steps_per_execution iterations count inputs rank layer_parameters "
+    "activation_size activation_bytes seed draws max_bytes order block_size "
+    "max_iterations",
+    "test_subset resize tpu_batch",
+    "size": "size kernel_size strides",
+    "number": "eta tau zeta mean_square diagonal off_diagonal time gain rho tolerance "
+    "max_depth_over_width budget memory_limit learning_rate timeout kappa",
+    "noise width_factor readout_scale bias_scale input_second_moment "
+    "input_width_ratio exponent",
+    "choice": "layout outputs method padding readout initialization parameterization loss "
+    "kernel form get kind",
+    "boolean": "contraction gram jit_compile verify orthogonal use_bias last_only fused verbose "
+    "artifacts download write pool progress",
+>>>>>>> 13b0671 (Bad inputs: kinds of the new arguments; example of LinearizedModel)
     "model": "model block",
     "activation": "activation",
-    "matrix": "kernel_test_train ntk_test_train nngp_test_train correction_test_train y_train "
+    "matrix": "y kernel_test_train ntk_test_train nngp_test_train correction_test_train y_train "
     "matrix",
     "square": "kernel_train_train ntk_train_train nngp_train_train nngp_test_test kernel_matrix "
     "kernel_test_test correction_train_train",
-    "array": "points epsilon delta vector covariance nngp ntk f0_train f0_test",
+    "array": "q1 q2 q12 points epsilon delta vector covariance nngp ntk f0_train f0_test",
     "inputs": "x x1 x2 images",
     "profile": "variance_profile profile",
     "initializer": "initializer kernel_initializer bias_initializer",
@@ -97,7 +115,8 @@ KINDS = {
     "text": "name title text",
     "function": "phi phi_prime make_model make_optimizer",
     # Objects of many forms, whose makers check them.
-    "skip": "sampled call signal layer_class trainable step variables metrics optimizer fields "
+    "skip": "sampled call signal layer_class trainable step variables metrics optimizer "
+    "fields dual refusal coefficients weight_variance_bounds bias_variance_bounds "
     "config may_differ defaults part file strategy compiled rows",
 }
 _KIND_OF = {name: kind for kind, names in KINDS.items() for name in names.split()}
@@ -113,6 +132,7 @@ SPECIAL_KINDS = {
 ALIASES = {"identifier": "activation", "profile": "variance_profile"}
 # Names that start processes, end them, reach for the network, or take only what others make.
 LEFT_OUT = (
+    "mfcnn.kernels.KernelFunction",
     "mfcnn.kernels.position_map",
     "mfcnn.kernels.register_layer_rule",
     "mfcnn.training.Checkpoints",
@@ -153,6 +173,11 @@ def samples() -> dict[str, Any]:
     limit = mfcnn.kernels.limits("tanh", 1.5, 0.1)
     return {
         "activation": "tanh",
+        "y": root[:, :2],
+        "q1": 1.0,
+        "q2": 1.0,
+        "q12": 0.5,
+        "kernel": mfcnn.kernels.fully_connected(1, "erf", 1.5, 0.1),
         "depth": 2,
         "width": 8,
         "filters": 4,

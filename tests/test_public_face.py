@@ -32,7 +32,6 @@ NOT_YET: frozenset[str] = frozenset(
         "mfcnn.meanfield.jacobian_density",
         "mfcnn.meanfield.jacobian_moments",
         "mfcnn.meanfield.trainability",
-        "mfcnn.models.LinearizedModel",
     }
 )
 

@@ -29,6 +29,13 @@ class LinearizedModel(keras.Model):
         verify: whether the products are checked against a plain vector-Jacobian product, once for
             each shape of inputs.
         **kwargs: those of `keras.Model`.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        >>> [u.shape for u in mfcnn.models.linearize(model).displacement]
+        [(3, 1), (1,)]
+
+    Source: linearization paper, eqs. 1 to 3.
     """
 
     def __init__(
