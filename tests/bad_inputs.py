@@ -87,11 +87,13 @@ KINDS = {
     "steps_per_execution iterations count inputs rank layer_parameters "
     "activation_size activation_bytes seed draws max_bytes order block_size "
     "max_iterations",
-    "test_subset resize tpu_batch",
+    "integer or None": "groups input_size checkpoint_levels checkpoint_every "
+    "eval_batch_size subset test_subset resize tpu_batch",
     "size": "size kernel_size strides",
     "number": "eta tau zeta mean_square diagonal off_diagonal time gain rho tolerance "
     "max_depth_over_width budget memory_limit learning_rate timeout kappa",
-    "noise width_factor readout_scale bias_scale input_second_moment "
+    "variance": "weight_variance bias_variance input_variance q_star q kappa_1 kappa_2 q_sr "
+    "ridge noise width_factor readout_scale bias_scale input_second_moment "
     "input_width_ratio exponent",
     "choice": "layout outputs method padding readout initialization parameterization loss "
     "kernel form get kind",
