@@ -65,41 +65,24 @@ WRONG: dict[str, tuple] = {
 }
 
 KINDS = {
-<<<<<<< HEAD
-    "integer": "depth width filters units classes window slots itemsize gradient_copies positions "
-    "layers m layer samples initializations batch_size eval_every steps_per_execution iterations "
-    "count inputs rank layer_parameters activation_size activation_bytes seed "
-    "draws max_bytes order unroll",
-    "integer or None": "input_size checkpoint_levels checkpoint_every eval_batch_size subset "
-    "test_subset resize tpu_batch groups",
-    "size": "size kernel_size strides",
-    "number": "diagonal off_diagonal time gain rho tolerance max_depth_over_width budget "
-    "memory_limit learning_rate timeout kappa memory_budget",
-    "variance": "weight_variance bias_variance input_variance q_star q kappa_1 kappa_2 q_sr ridge "
-    "noise width_factor readout_scale bias_scale input_second_moment input_width_ratio exponent",
-    "choice": "outputs method padding readout initialization parameterization loss kernel form get "
-    "kind layout",
-    "boolean": "gram jit_compile verify orthogonal use_bias last_only fused verbose artifacts "
-    "download write pool progress contraction",
-=======
     "integer": "depth width filters units classes window slots itemsize gradient_copies "
     "positions layers m layer samples initializations batch_size eval_every "
     "steps_per_execution iterations count inputs rank layer_parameters "
-    "activation_size activation_bytes seed draws max_bytes order block_size "
-    "max_iterations",
-    "integer or None": "groups input_size checkpoint_levels checkpoint_every "
-    "eval_batch_size subset test_subset resize tpu_batch",
+    "activation_size activation_bytes seed draws max_bytes order unroll "
+    "block_size max_iterations",
+    "integer or None": "input_size checkpoint_levels checkpoint_every eval_batch_size subset "
+    "test_subset resize tpu_batch groups",
     "size": "size kernel_size strides",
-    "number": "eta tau zeta mean_square diagonal off_diagonal time gain rho tolerance "
-    "max_depth_over_width budget memory_limit learning_rate timeout kappa",
-    "variance": "weight_variance bias_variance input_variance q_star q kappa_1 kappa_2 q_sr "
-    "ridge noise width_factor readout_scale bias_scale input_second_moment "
-    "input_width_ratio exponent",
-    "choice": "layout outputs method padding readout initialization parameterization loss "
-    "kernel form get kind",
-    "boolean": "contraction gram jit_compile verify orthogonal use_bias last_only fused verbose "
-    "artifacts download write pool progress",
->>>>>>> 13b0671 (Bad inputs: kinds of the new arguments; example of LinearizedModel)
+    "number": "share diagonal off_diagonal time gain rho tolerance max_depth_over_width "
+    "budget memory_limit learning_rate timeout kappa memory_budget eta tau "
+    "zeta mean_square",
+    "variance": "weight_variance bias_variance input_variance q_star q kappa_1 kappa_2 "
+    "q_sr ridge noise width_factor readout_scale bias_scale "
+    "input_second_moment input_width_ratio exponent",
+    "choice": "stem_padding outputs method padding readout initialization parameterization loss "
+    "kernel form get kind layout",
+    "boolean": "critical_readout gram jit_compile verify orthogonal use_bias last_only fused "
+    "verbose artifacts download write pool progress contraction",
     "model": "model block",
     "activation": "activation",
     "matrix": "y kernel_test_train ntk_test_train nngp_test_train correction_test_train y_train "
