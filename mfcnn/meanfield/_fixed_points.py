@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from mfcnn import activations, arguments
 from mfcnn.meanfield._roots import bracketed_root
+from mfcnn.meanfield._saturation import saturated_correlation
 from mfcnn.meanfield._tables import moment_table
 
 __all__ = [
@@ -230,8 +231,8 @@ def _solve(
         c, chi_c = np.where(found, 1.0, np.nan), chi_1.copy()
         chaotic = phase == "chaotic"
         if np.any(chaotic):
-            c[chaotic], chi_c[chaotic] = _correlation_fixed_point(
-                moments, q[chaotic], weight_variance[chaotic], bias_variance[chaotic]
+            c[chaotic], chi_c[chaotic] = _correlations(
+                moments, activation, q[chaotic], weight_variance[chaotic], bias_variance[chaotic]
             )
         xi_c = np.where(phase == "critical", np.inf, -1 / np.log(chi_c))
         xi_star = np.where(chaotic, -1 / (np.log(chi_c) - np.log(chi_1)), np.inf)
@@ -344,6 +345,25 @@ def _slopes(
         change = w * np.abs(above - below) / (2 * step)
         tolerance[rows] += _EPSILON * change / np.maximum(np.abs(1 - chi_q[rows]), _EPSILON)
     return chi_1, chi_q, tolerance
+
+
+def _correlations(
+    moments: Any,
+    activation: activations.Activation,
+    q: np.ndarray,
+    weight_variance: np.ndarray,
+    bias_variance: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(c*, chi_c) of chaotic points, each [n]; in closed form where phi is a step."""
+    rows = zip(q, weight_variance, bias_variance)
+    found = [saturated_correlation(activation, *row) for row in rows]
+    rest = np.array([one is None for one in found])
+    result = np.array([(np.nan, np.nan) if one is None else one for one in found]).T
+    if np.any(rest):
+        result[:, rest] = _correlation_fixed_point(
+            moments, q[rest], weight_variance[rest], bias_variance[rest]
+        )
+    return result[0], result[1]
 
 
 def _correlation_fixed_point(

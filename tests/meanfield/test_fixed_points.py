@@ -5,7 +5,7 @@ import pytest
 from scipy import optimize
 
 from mfcnn import activations, meanfield
-from mfcnn.meanfield import _tables
+from mfcnn.meanfield import _fixed_points, _saturation, _tables
 from tests.activations.test_activation import (
     REFERENCES,
     gaussian_covariance,
@@ -231,3 +231,15 @@ def test_saturated_networks_have_a_fixed_point():
     np.testing.assert_allclose(
         meanfield.critical_point("tanh", q), (critical, 1e7), rtol=float64.solved
     )
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "hard_tanh"])
+def test_the_closed_form_of_saturated_networks_is_that_of_the_quadrature(name):
+    activation = activations.get(name)
+    point = meanfield.fixed_point(name, 1e8, 1e8)
+    closed = _saturation.saturated_correlation(activation, point.q_star, 1e8, 1e8)
+    q, w = np.array([point.q_star]), np.array([1e8])
+    c_star, chi_c = _fixed_points._correlation_fixed_point(activation, q, w, w)
+    # The nested quadrature is good to 1e-9 there, the series to 1e-15.
+    np.testing.assert_allclose(closed, (c_star[0], chi_c[0]), rtol=1e-8)
+    assert (point.c_star, point.chi_c) == closed
