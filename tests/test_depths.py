@@ -6,6 +6,7 @@ arguments have unfamiliar names, add a value to `SAMPLES`.
 
 import inspect
 
+import keras
 import numpy as np
 import pytest
 
@@ -33,6 +34,7 @@ SAMPLES = {
     "shape": (3, 3, 2, 2),
     "initializer": "zeros",
     "initializations": 2,
+    "block": keras.layers.Dense(3),
     "activation_bytes": 1024,
     "layer_parameters": 10,
     "activation_size": 10,
