@@ -138,8 +138,10 @@ def _limit(value: Any) -> Limits:
 def _layers(value: Any, least: float = 1, name: str = "layers") -> np.ndarray:
     """Numbers of affine maps, float64 of any shape."""
     layers = arguments.array(name, value)
-    if not np.all(layers >= least):
-        raise ValueError(f"{name} must be at least {least}. Received: {name}={value!r}")
+    if not np.all((layers >= least) & (layers == np.round(layers))):
+        raise ValueError(
+            f"{name} must be whole numbers of at least {least}. Received: {name}={value!r}"
+        )
     return layers
 
 

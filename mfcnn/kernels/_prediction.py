@@ -115,7 +115,7 @@ def _times(time: Any) -> np.ndarray:
         return np.asarray(np.inf)
     if np.ndim(time) == 0:
         return np.asarray(arguments.number("time", time, 0, infinite=True))
-    if np.ndim(time) != 1 or isinstance(time, str):
+    if np.ndim(time) != 1 or not np.size(time):
         raise ValueError(f"time must be None, a number or a vector. Received: time={time!r}")
     return np.array([arguments.number("time", each, 0, infinite=True) for each in time])
 
@@ -219,11 +219,11 @@ def predict(
     test = basis.project(kernel_test_train)
     if f0_train is None and f0_test is None:
         return test @ basis.fitted(y)
-    for name, value in (("f0_train", f0_train), ("f0_test", f0_test)):
+    start = None if f0_train is None else _targets(f0_train, len(y), "f0_train")
+    start_test = None if f0_test is None else _targets(f0_test, len(test), "f0_test")
+    for name, value in (("f0_train", start), ("f0_test", start_test)):
         if value is None:
             raise ValueError(f"{name} must be given where the other f0 is. Received: {name}=None")
-    start = _targets(f0_train, len(y), "f0_train")
-    start_test = _targets(f0_test, len(test), "f0_test")
     for name, value in (("f0_train", start), ("f0_test", start_test)):
         if value.shape[1] != y.shape[1]:
             raise ValueError(
