@@ -178,6 +178,7 @@ def samples() -> dict[str, Any]:
         "size": (4, 4),
         "positions": 4,
         "layers": 3,
+        "share": 0.1,
         "layer": 2,
         "m": 3,
         "limit": limit,
