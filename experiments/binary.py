@@ -24,6 +24,7 @@ __all__ = ["keep_open", "name", "opened", "start"]
 # What ends a program for a reason that its user can do something about; all else is a bug.
 _REASONS = (OSError, ValueError, RuntimeError, ArithmeticError, MemoryError)
 
+_signals: list[int] = []  # those that came, in their order
 _open = contextlib.ExitStack()
 
 
@@ -88,17 +89,24 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _run(main: Callable[[list[str]], Any], argv: list[str], arguments: bool) -> int:
     if len(argv) > 1 and not arguments:
         _refuse(f"unknown arguments: {' '.join(argv[1:])} (flags are written as --name=value)")
-    signal.signal(signal.SIGTERM, _terminate)
+    _signals.clear()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    status, where = 0, ""
     try:
         with _open:
-            return main(argv) or 0
+            status = main(argv) or 0
     except KeyboardInterrupt as error:
-        signum = getattr(error, "signum", signal.SIGINT)
-        step = getattr(error, "step", None)
-        where = "" if step is None else f" at step {step}"
-        _end(f"stopped{where}; the same command goes on.", 128 + signum)
+        _signals.append(getattr(error, "signum", signal.SIGINT))
+        if hasattr(error, "step"):
+            where = f" at step {error.step}"
     except Exception as error:
-        _fail(error)
+        if not _signals:
+            _fail(error)
+    if _signals:  # a library may have made another error of it, or none, and gone on with nonsense
+        _end(f"stopped{where}; the same command goes on.", 128 + _signals[0])
+    return status
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -133,7 +141,6 @@ def _end(words: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    error = KeyboardInterrupt()
-    error.signum = signum
-    raise error
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    _signals.append(signum)
+    raise KeyboardInterrupt

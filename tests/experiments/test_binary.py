@@ -13,9 +13,10 @@ from mfcnn import training
 @pytest.fixture(autouse=True)
 def parsed():
     flags.FLAGS(["test"])
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def ending(main, capsys, argv=("name",), arguments=False):
@@ -78,6 +79,20 @@ def test_a_signal_ends_with_its_status(signum, capsys):
         signal.signal(signal.SIGINT, before)
     assert status == 128 + signum
     assert written == f"{binary.name()}: stopped; the same command goes on.\n"
+
+
+@pytest.mark.parametrize("after", [raising(ValueError("Invalid matrix")), lambda _: 0])
+def test_a_signal_that_a_library_has_swallowed_counts_all_the_same(after, capsys):
+    """As Matplotlib's renderer makes a ValueError of an interrupt."""
+
+    def main(argv):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            return after(argv)
+
+    status, written = ending(main, capsys)
+    assert status == 143 and "stopped; the same command goes on." in written
 
 
 def test_a_training_that_a_signal_stopped_says_where(capsys):
