@@ -164,8 +164,8 @@ def convolutional(
     first = First(q1, q2, gap, same)
 
     def anew() -> tf.Tensor:
-        patches, weights = zip(*(layout.patches(x) for x in (x1, x2)))
-        exact = _accurate(*patches, weights[0], first, layout, parameters)
+        (patches1, weights), (patches2, _) = layout.patches(x1), layout.patches(x2)
+        exact = _accurate(patches1, patches2, weights, first, layout, parameters)
         return tf.where(close, exact, gap)
 
     # Images whose positions are all close, and images with some that rounding has reached.

@@ -209,7 +209,7 @@ def test_raw_pixels_are_accepted_where_theory_and_kernels_agree(name):
         (functools.partial(keras.activations.gelu, approximate=True), "gelu(approximate=True)"),
         (keras.activations.hard_silu, "hard_swish"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_every_spelling_finds_the_form(identifier, name):
     activation = activations.get(identifier)
