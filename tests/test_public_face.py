@@ -11,32 +11,17 @@ NOT_YET: frozenset[str] = frozenset(
     {
         "mfcnn.kernels.Kernel",
         "mfcnn.kernels.convolutional",
-        "mfcnn.kernels.data_dependent_part",
-        "mfcnn.kernels.ensemble",
         "mfcnn.kernels.fully_connected",
-        "mfcnn.kernels.limits",
         "mfcnn.kernels.max_learning_rate",
-        "mfcnn.kernels.mode_corrections",
-        "mfcnn.kernels.offdiagonal_decay",
-        "mfcnn.kernels.offdiagonal_law",
-        "mfcnn.kernels.ordered_limit",
         "mfcnn.kernels.position_map",
-        "mfcnn.kernels.posterior",
-        "mfcnn.kernels.predict",
         "mfcnn.kernels.spectrum",
-        "mfcnn.kernels.spectrum_law",
         "mfcnn.kernels.train_mean",
-        "mfcnn.meanfield.JacobianMoments",
         "mfcnn.meanfield.Linearization",
-        "mfcnn.meanfield.Trainability",
-        "mfcnn.meanfield.jacobian_density",
-        "mfcnn.meanfield.jacobian_moments",
-        "mfcnn.meanfield.trainability",
     }
 )
 
 # Modules whose completion shows internals: they get an underscore, or the folder a `__dir__`.
-NOT_TIDY: frozenset[str] = frozenset({"mfcnn.meanfield", "mfcnn.models"})
+NOT_TIDY: frozenset[str] = frozenset()
 
 _NAMES = public_face.public_names()
 

@@ -81,3 +81,7 @@ def __getattr__(name: str) -> Any:
         stacklevel=2,
     )
     return empirical.jacobian_singular_values
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

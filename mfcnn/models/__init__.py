@@ -15,3 +15,7 @@ __all__ = [
     "linearize",
     "vanilla_cnn",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
