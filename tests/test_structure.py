@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # A room may use those on the lines before its own.
 _LEVELS = (
-    ("version",),
+    ("version", "_backend"),
     ("arguments",),
     ("numerics", "profiles", "borrowed", "files", "ownership"),
     ("run_directory",),
