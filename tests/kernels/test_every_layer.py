@@ -166,10 +166,9 @@ def volumes(n):
     return sequential(
         [3, 2, 3, 2], volume(n, activation="relu"), L.ZeroPadding3D((0, 1, 0)),
         L.AveragePooling3D((1, 2, 1)), volume(n, activation="relu"), L.UpSampling3D((1, 2, 1)),
-        L.SpatialDropout3D(0.1), L.Cropping3D((1, 0, 0)), L.Dropout(0.1),
+        L.SpatialDropout3D(0.1), L.Cropping3D((0, 1, 0)), L.Dropout(0.1),
         volume(n, L.Conv3DTranspose, strides=(1, 1, 2), activation="relu",
                kernel_initializer=K.VarianceScaling(2.0, "fan_out", "untruncated_normal")),
-        L.AdaptiveAveragePooling3D((1, 1, 1)),
         L.GlobalAveragePooling3D(), dense(),
     )  # fmt: skip
 
@@ -209,7 +208,7 @@ ON_DATA = (
     "TextVectorization"
 ).split()
 REFUSED = (
-    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdditiveAttention Attention "
+    "AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdditiveAttention Attention "
     "Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D Dot FlaxLayer GRU GRUCell "
     "GlobalMaxPooling3D GroupQueryAttention JaxLayer LSTM LSTMCell Lambda Layer Masking "
     "MaxPooling3D Maximum Minimum MultiHeadAttention RNN ReversibleEmbedding SimpleRNN "

@@ -89,7 +89,7 @@ def _by_positions(call: Any, signal: Signal, averages: bool) -> Signal:
 @rule(
     L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D,
     L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D,
-    L.AdaptiveAveragePooling1D, L.AdaptiveAveragePooling2D, L.AdaptiveAveragePooling3D,
+    L.AdaptiveAveragePooling1D, L.AdaptiveAveragePooling2D,
     L.Resizing,
 )  # fmt: skip
 def average(call: Any, signal: Signal) -> Signal:
@@ -191,3 +191,7 @@ refuse(
     L.MaxPooling3D, L.GlobalMaxPooling3D, L.AdaptiveMaxPooling1D, L.AdaptiveMaxPooling2D,
     L.AdaptiveMaxPooling3D,
 )  # fmt: skip
+refuse(
+    "Keras's own layer fails in float64 where a size is divided into one: take AveragePooling3D",
+    L.AdaptiveAveragePooling3D,
+)
