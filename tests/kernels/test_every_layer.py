@@ -208,7 +208,8 @@ ON_DATA = (
     "TextVectorization"
 ).split()
 REFUSED = (
-    "AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdditiveAttention Attention "
+    "AdaptiveAveragePooling3D "
+    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdditiveAttention Attention "
     "Bidirectional ConvLSTM1D ConvLSTM2D ConvLSTM3D Dot FlaxLayer GRU GRUCell "
     "GlobalMaxPooling3D GroupQueryAttention JaxLayer LSTM LSTMCell Lambda Layer Masking "
     "MaxPooling3D Maximum Minimum MultiHeadAttention RNN ReversibleEmbedding SimpleRNN "
