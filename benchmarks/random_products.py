@@ -43,7 +43,7 @@ def singular_values(
         float64 [at most n].
     """
     phi_prime = activations.get(name).phi_prime
-    basis, product = np.eye(n), np.eye(n)
+    basis, product, rank = np.eye(n), np.eye(n), n
     for variance in q:
         w = rng.standard_normal((n, n))
         if orthogonal:
@@ -54,12 +54,13 @@ def singular_values(
         slopes = np.asarray(phi_prime(np.sqrt(variance) * rng.standard_normal(n)))
         layer = slopes[:, None] * (np.sqrt(weight_variance) * (w @ basis))
         basis, factor = np.linalg.qr(layer)
-        product = factor @ product
+        rank = min(rank, np.count_nonzero(slopes))  # what is left is rounding of zero
+        basis, product = basis[:, :rank], factor[:rank] @ product
     values, *_, work, _, info = lapack.dgejsv(product.T.copy(), joba=1, jobu=3, jobv=3)
     if info:
         raise RuntimeError(f"gejsv ended with info={info}")
     values = values * (work[0] / work[1])
-    return np.sort(values[values > 1e-280])[::-1]
+    return np.sort(values)[::-1]
 
 
 def compare(name: str, depth: int, orthogonal: bool, q: float, n: int, draws: int) -> dict:
