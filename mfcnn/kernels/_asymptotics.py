@@ -149,7 +149,9 @@ def _amplitude(name: str, value: Any) -> np.ndarray | None:
     return None if value is None else arguments.array(name, value)
 
 
-def _slopes(activation, q, c):
+def _slopes(
+    activation: activations.Activation, q: float, c: float
+) -> tuple[float, float, float, float]:
     """First and second derivative of T' = E[phi'(u) phi'(v)] by q12; its kink and bend at c = 1."""
     if q == 0:
         return 0.0, 0.0, 0.0, 0.0
@@ -175,7 +177,9 @@ def _slopes(activation, q, c):
     return float(second), np.nan, float(kink), float(bend)
 
 
-def _critical_law(limit, layers, epsilon):
+def _critical_law(
+    limit: Limits, layers: np.ndarray | int, epsilon: np.ndarray | float | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(q_ab, p_ab) on the critical line, and u without epsilon; see the module's heading."""
     q, kinked = limit.q_star, np.isinf(limit.chi_2)
     if kinked:
@@ -236,7 +240,12 @@ def offdiagonal_law(
     return off, limit.p_ab + _ntk_correction(limit, layers, decay, epsilon) + decay * delta
 
 
-def _ntk_correction(limit, layers, decay, epsilon):
+def _ntk_correction(
+    limit: Limits,
+    layers: np.ndarray | int,
+    decay: np.ndarray | float,
+    epsilon: np.ndarray,
+) -> np.ndarray:
     """What epsilon does to p_ab, off the critical line."""
     if np.isinf(limit.chi_2):
         root = np.sqrt(limit.chi_c)
@@ -245,7 +254,7 @@ def _ntk_correction(limit, layers, decay, epsilon):
     return decay * layers * (1 + limit.chi_2 * limit.p_ab / limit.chi_c) * epsilon
 
 
-def _diagonal(limit, layers):
+def _diagonal(limit: Limits, layers: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
     """The NNGP's and the NTK's diagonal entry."""
     layers = np.asarray(layers, np.float64)
     if limit.phase == "critical":
@@ -455,4 +464,5 @@ def mode_corrections(
     decay = (rho * limit.chi_c) ** layers
     slope = 1 + limit.chi_2 * limit.p_ab / limit.chi_c
     results = decay * modes, decay * (ntk_modes + layers * slope * modes)
-    return tuple(np.fft.ifftn(field, axes=axes).real for field in results)
+    epsilon, delta = (np.fft.ifftn(field, axes=axes).real for field in results)
+    return epsilon, delta

@@ -256,10 +256,12 @@ def _real(name: str, x: Any) -> tf.Tensor:
 def _answer(fields: tuple[str, ...]) -> type:
     """The one namedtuple of these fields; pickle finds it by them."""
 
-    class Kernels(namedtuple("Kernels", fields)):  # noqa: SLOT000, plain attributes are harmless
+    base: Any = namedtuple("Kernels", fields)  # type: ignore[misc]  # fields as they are asked for
+
+    class Kernels(base):
         __slots__ = ()
 
-        def __reduce__(self):
+        def __reduce__(self) -> tuple:
             return _restored, (fields, list(self))
 
     return Kernels
@@ -269,7 +271,7 @@ def _restored(fields: tuple[str, ...], values: list[tf.Tensor]) -> Any:
     return _answer(tuple(fields))(*values)
 
 
-def identities(x1, x2):
+def identities(x1: tf.Tensor, x2: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
     """Numbers that are equal for equal inputs: int32 [n1] and [n2]."""
     rows = x1 if x2 is None else tf.concat([x1, x2], 0)
     rows = tf.reshape(rows, [tf.shape(rows)[0], -1]) + 0.0

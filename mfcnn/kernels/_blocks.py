@@ -33,7 +33,7 @@ __all__ = ["FIELDS", "Run", "extremes", "grid_parts"]
 FIELDS = ("nngp", "ntk")
 
 
-def extremes(*tensors):
+def extremes(*tensors: tf.Tensor) -> tuple[float, float]:
     """Smallest and largest value of several eager tensors, as floats."""
     return (
         min(float(tf.reduce_min(t)) for t in tensors),
@@ -124,7 +124,8 @@ class Run:
     ) -> tuple[Any, Any, tf.Tensor]:
         """As `grid`, with blocks that are lists of pairs: (first, second) indices to vectors."""
         symmetric = n2 is None
-        first, second = np.triu_indices(n1) if symmetric else np.indices([n1, n2]).reshape(2, -1)
+        both = np.triu_indices(n1) if n2 is None else np.indices([n1, n2]).reshape(2, -1)
+        first, second = both
         parts = equal_parts(first.size, size)
         whole = self._whole(n1, n2 or n1)
 
@@ -215,8 +216,8 @@ class _Filled:
         """Both kernels, None for what was not asked for, and the scale that they share."""
         largest = np.max([scale for _, scale in self._scales], axis=0)
         nngp, ntk = self._kernels
-        for place, scale in self._scales if ntk is not None else ():
-            if np.any(scale != largest):
+        for place, scale in self._scales:
+            if ntk is not None and np.any(scale != largest):
                 rank = np.ndim(ntk[(..., *place)]) - np.ndim(scale)
                 ntk[(..., *place)] *= np.exp(scale - largest).reshape([*scale.shape, *[1] * rank])
         return _as_tensor(nngp), _as_tensor(ntk), tf.constant(largest)
@@ -226,8 +227,9 @@ class _Recorded:
     """The same as operations that a gradient tape records."""
 
     def __init__(self, n1: int, n2: int, wanted: tuple[bool, ...]):
-        self._sizes, self._parts = (n1, n2), []
         del wanted
+        self._sizes = n1, n2
+        self._parts: list[tuple[np.ndarray, list[tf.Tensor], tf.Tensor]] = []
 
     def put(self, place: tuple, parts: list[tf.Tensor], scale: tf.Tensor) -> None:
         """As `_Filled.put`."""
@@ -279,7 +281,7 @@ def _as_tensor(array: np.ndarray | None) -> tf.Tensor | None:
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
-def _devices(strategy):
+def _devices(strategy: tf.distribute.Strategy | None) -> list[str]:
     """The devices of a strategy on this host, or all of the fastest kind."""
     if strategy is not None:
         return list(strategy.extended.worker_devices)
@@ -289,7 +291,7 @@ def _devices(strategy):
     return [name for name in devices if name.split(":")[-2] == kind]
 
 
-def _place(strategy):
+def _place(strategy: tf.distribute.Strategy | None) -> tuple[int, int]:
     """(index of this process, number of processes) of a strategy."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 0, 1
@@ -299,19 +301,19 @@ def _place(strategy):
     return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
 
 
-def _exchange(strategy, results):
+def _exchange(strategy: tf.distribute.Strategy, results: list) -> list[tuple[tf.Tensor, ...]]:
     """Fills in the results of the other processes, which are None here; all have one shape."""
     local = strategy.num_replicas_in_sync // _place(strategy)[1]
     known = next(result for result in results if result is not None)
     blank = tuple(tf.zeros_like(t) for t in known)
     filled = [tf.stack(ts) for ts in zip(*(blank if r is None else r for r in results))]
 
-    def contribution(values):
+    def contribution(values: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
         first = tf.distribute.get_replica_context().replica_id_in_sync_group % local == 0
         return [tf.where(first, v, tf.zeros_like(v)) for v in values]
 
     @tf.function(autograph=False)
-    def total(*values):
+    def total(*values: tf.Tensor) -> list[tf.Tensor]:
         each = strategy.run(contribution, args=(values,))
         return [strategy.reduce("SUM", v, axis=None) for v in each]
 
@@ -359,7 +361,7 @@ class _Store:
         division = dict(zip(("route", "block_size"), self._division))
         # As it comes back from the file: lists for tuples.
         self._mine = json.loads(json.dumps(self._problem() | division))
-        path = self._directory / "kernel.json"
+        path = self._file("kernel.json")
         if path.exists():
             remedy = "Give another directory, or remove this one."
             differences = _identity.difference(files.read_json(path, remedy), self._mine)
@@ -369,8 +371,12 @@ class _Store:
                     f"inputs: in it {'; '.join(differences)}. Give another directory."
                 )
 
+    def _file(self, name: str) -> pathlib.Path:
+        assert self._directory is not None
+        return self._directory / name
+
     def _path(self, job: tuple[int, ...]) -> pathlib.Path:
-        return self._directory / f"block_{'_'.join(map(str, job))}.npz"
+        return self._file(f"block_{'_'.join(map(str, job))}.npz")
 
     def load(self, job: tuple[int, ...]) -> tuple[tf.Tensor, ...] | None:
         """A finished block, or None; one that is damaged is named and computed again."""
@@ -388,7 +394,7 @@ class _Store:
         """Keeps a finished block."""
         if self._directory is None:
             return
-        path = self._directory / "kernel.json"
+        path = self._file("kernel.json")
         if not path.exists():
             files.write_atomically(path, json.dumps(self._mine, indent=1))
         arrays = {k: v.numpy() for k, v in zip(("nngp", "ntk", "log_scale"), result)}

@@ -1,5 +1,6 @@
 """Eigenvalues of a kernel matrix, and the learning rate they allow."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def spectrum(kernel_matrix: Any) -> Spectrum:
     if np.ndim(kernel_matrix) > 2 and np.size(kernel_matrix):
         stack = np.asarray(kernel_matrix)
         parts = [spectrum(matrix) for matrix in stack.reshape(-1, *stack.shape[-2:])]
-        fields = (np.array(field) for field in zip(*parts))
+        fields: Iterator[Any] = (np.array(field) for field in zip(*parts))
         return Spectrum(*(f.reshape(stack.shape[:-2] + f.shape[1:]) for f in fields))
     matrix = check_matrix("kernel_matrix", kernel_matrix, square=True)
     values = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1].copy()

@@ -7,6 +7,9 @@ log(g / (2 - g)), which stretches both ends, where a deep chaotic network puts i
 some dozens of nodes, not at n^2 pairs.
 """
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -21,7 +24,7 @@ _TOLERANCE = 1e-13  # last coefficients over the largest
 _CLOSEST = 1e-16
 
 
-def applies(q1, q2):
+def applies(q1: tf.Tensor, q2: tf.Tensor) -> bool:
     """Whether all variances are equal to rounding; False while a gradient tape may record.
 
     The derivative by one input's norm is not a derivative along the common norm.
@@ -36,12 +39,16 @@ def applies(q1, q2):
 class Interpolation:
     """The kernels as polynomials of log(g / (2 - g)), if they are resolved; see `find`."""
 
-    def __init__(self, coefficients, low, high, ends):
+    def __init__(self, coefficients: np.ndarray, low: float, high: float, ends: np.ndarray) -> None:
         """Chebyshev coefficients [fields, N] on [low, high]; kernels [fields] at gap zero."""
         self._coefficients, self._low, self._high, self._ends = coefficients, low, high, ends
 
     @classmethod
-    def find(cls, gaps, evaluate):
+    def find(
+        cls,
+        gaps: Iterable[tuple[tf.Tensor, tf.Tensor]],
+        evaluate: Callable[[np.ndarray], Any],
+    ) -> "Interpolation | None":
         """Fits the kernels for gaps in the range of the given ones, or returns None.
 
         Args:
@@ -69,14 +76,14 @@ class Interpolation:
                 return cls(coefficients, low, high, kernels[:, -1])
         return None
 
-    def __call__(self, gap, same):
+    def __call__(self, gap: tf.Tensor, same: tf.Tensor) -> tf.Tensor:
         """Kernels [fields, ...] at gaps; `same` marks pairs of an input with itself."""
         constants = tf.constant([self._low, self._high, *self._ends], gap.dtype)
         return _evaluate(gap, same, tf.constant(self._coefficients, gap.dtype), constants)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _extent(gap, same):
+def _extent(gap: tf.Tensor, same: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The smallest and the largest gap of inputs that differ."""
     apart = tf.logical_not(tf.logical_or(same, tf.equal(gap, 0)))
     zero = tf.zeros_like(gap)
@@ -84,7 +91,9 @@ def _extent(gap, same):
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _evaluate(gap, same, coefficients, constants):
+def _evaluate(
+    gap: tf.Tensor, same: tf.Tensor, coefficients: tf.Tensor, constants: tf.Tensor
+) -> tf.Tensor:
     low, high = constants[0], constants[1]
     same = tf.logical_or(same, tf.equal(gap, 0))
     inside = tf.where(same, tf.ones_like(gap), gap)

@@ -14,7 +14,8 @@ A convolution adds, for both positions shifted together, over its taps (NTK pape
 
 import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -39,6 +40,16 @@ def product_terms(profile: np.ndarray) -> list[tuple[np.ndarray, ...]]:
     ]
 
 
+class Averaging(Protocol):
+    """What `mix` asks of a convolution."""
+
+    def terms(self) -> list[tuple[np.ndarray, ...]]:
+        """The shares of the taps as a sum of products; see `product_terms`."""
+
+    def shifts(self, axis: int, size: int) -> np.ndarray:
+        """For each tap of an axis the 0-1 matrix [outputs, size] from input to output positions."""
+
+
 class Convolution(NamedTuple):
     """Taps of a convolution: one factor per spatial axis if the variance profile is a product.
 
@@ -50,13 +61,13 @@ class Convolution(NamedTuple):
 
     profile: np.ndarray
     padding: str
-    strides: tuple
+    strides: tuple[int, ...]
 
-    def terms(self):
+    def terms(self) -> list[tuple[np.ndarray, ...]]:
         """See `product_terms`."""
         return product_terms(self.profile)
 
-    def margins(self, axis, size):
+    def margins(self, axis: int, size: int) -> tuple[int, int]:
         """Positions added before and after an axis; an odd one at the end, as TensorFlow does."""
         if self.padding == "valid":
             return 0, 0
@@ -64,7 +75,7 @@ class Convolution(NamedTuple):
         total = max((-(-size // stride) - 1) * stride + taps - size, 0)
         return total // 2, total - total // 2
 
-    def shifts(self, axis, size):
+    def shifts(self, axis: int, size: int) -> np.ndarray:
         """For each tap of an axis the 0-1 matrix [outputs, size] from input to output positions."""
         taps, stride = self.profile.shape[axis], self.strides[axis]
         before, after = self.margins(axis, size)
@@ -141,7 +152,7 @@ def shifted(x: tf.Tensor, factors: np.ndarray, shifts: np.ndarray, axes: list[in
     return total
 
 
-def mix(x, convolution, rank, *, pairs):
+def mix(x: tf.Tensor, convolution: Averaging, rank: int, *, pairs: bool) -> tf.Tensor:
     """Averages over the taps of a convolution with its variance profile.
 
     As products with small dense matrices: on a CPU they are several times faster than shifted
@@ -149,7 +160,7 @@ def mix(x, convolution, rank, *, pairs):
 
     Args:
         x: [*spatial, ...]; with pairs, [h, h', w, w', ...], whose two positions shift together.
-        convolution: a `Convolution`.
+        convolution: a `Convolution`, or other taps.
         rank: number of spatial axes.
         pairs: whether x has pairs of positions.
 
@@ -178,7 +189,7 @@ def mix(x, convolution, rank, *, pairs):
     return tf.reshape(total, [*outputs, *sizes(x)[copies * rank :]])
 
 
-def _norm(root, rank):
+def _norm(root: tf.Tensor, rank: int) -> tf.Tensor:
     """A power of 16 near the norm of a whole image: a scale that images of like size share.
 
     Shared scales keep equal pixels of different images equal; the kernel does not depend on them.
@@ -194,25 +205,25 @@ class FullyConnected:
     shrinks = False
     own_norm = True  # each signal is normalised to one
 
-    def first(self, a):
+    def first(self, a: tf.Tensor) -> tf.Tensor:
         """Lays a signal of the first inputs out along its axes of a pair."""
         return a[..., None]
 
-    def second(self, a):
+    def second(self, a: tf.Tensor) -> tf.Tensor:
         """Lays a signal of the second inputs out along its axes of a pair."""
         return a[..., None, :]
 
-    def mix_signal(self, a):
+    def mix_signal(self, a: tf.Tensor) -> tf.Tensor:
         """The average over the taps, of a signal."""
         return a
 
     mix_pair = readout = mix_signal
 
-    def beyond_edge(self, square1, square2):
+    def beyond_edge(self, square1: tf.Tensor, square2: tf.Tensor) -> Any:
         """What positions outside the image add to a squared distance: nothing here."""
         return 0.0
 
-    def norm(self, root):
+    def norm(self, root: tf.Tensor) -> tf.Tensor:
         """The scale of a signal: here its own norm, so that every signal is normalised to one."""
         return root
 
@@ -227,33 +238,33 @@ class Flatten:
 
     own_norm = False
 
-    def __init__(self, convolution):
+    def __init__(self, convolution: Convolution) -> None:
         self.convolution, self._rank = convolution, convolution.profile.ndim
         self.shrinks = convolution.padding == "valid" or max(convolution.strides) > 1
 
-    def first(self, a):
+    def first(self, a: tf.Tensor) -> tf.Tensor:
         """Lays a signal of the first inputs out along its axes of a pair."""
         return a[..., None]
 
-    def second(self, a):
+    def second(self, a: tf.Tensor) -> tf.Tensor:
         """Lays a signal of the second inputs out along its axes of a pair."""
         return a[..., None, :]
 
-    def mix_signal(self, a):
+    def mix_signal(self, a: tf.Tensor) -> tf.Tensor:
         """The average over the taps, of a signal."""
         return mix(a, self.convolution, self._rank, pairs=False)
 
     mix_pair = mix_signal
 
-    def beyond_edge(self, square1, square2):
+    def beyond_edge(self, square1: tf.Tensor, square2: tf.Tensor) -> Any:
         """Nothing: both positions of a pair leave the image together."""
         return 0.0
 
-    def readout(self, a):
+    def readout(self, a: tf.Tensor) -> tf.Tensor:
         """The readout of pairs of positions to pairs of inputs."""
         return tf.reduce_mean(a, axis=list(range(self._rank)))
 
-    def norm(self, root):
+    def norm(self, root: tf.Tensor) -> tf.Tensor:
         """The scale of a whole image."""
         return _norm(root, self._rank)
 
@@ -276,33 +287,33 @@ class Pool:
 
     own_norm = False
 
-    def __init__(self, convolution):
+    def __init__(self, convolution: Convolution) -> None:
         self.convolution, self._rank = convolution, convolution.profile.ndim
         self.shrinks = convolution.padding == "valid" or max(convolution.strides) > 1
 
-    def first(self, a):
+    def first(self, a: tf.Tensor) -> tf.Tensor:
         """Lays a signal of the first inputs out along its axes of a pair."""
         return self._spread(a, lambda size: (size, 1))
 
-    def second(self, a):
+    def second(self, a: tf.Tensor) -> tf.Tensor:
         """Lays a signal of the second inputs out along its axes of a pair."""
         return self._spread(a, lambda size: (1, size))
 
-    def _spread(self, a, axes):
+    def _spread(self, a: tf.Tensor, axes: Callable[[int], tuple[int, int]]) -> tf.Tensor:
         *leading, pairs = a.shape
         spatial = [leading.pop() for _ in range(self._rank)][::-1]
         count = -1 if pairs is None else pairs
         return tf.reshape(a, [*leading, *(s for size in spatial for s in axes(size)), count])
 
-    def mix_signal(self, a):
+    def mix_signal(self, a: tf.Tensor) -> tf.Tensor:
         """The average over the taps, of a signal."""
         return mix(a, self.convolution, self._rank, pairs=False)
 
-    def mix_pair(self, a):
+    def mix_pair(self, a: tf.Tensor) -> tf.Tensor:
         """The average over the taps, of pairs."""
         return mix(a, self.convolution, self._rank, pairs=True)
 
-    def beyond_edge(self, square1, square2):
+    def beyond_edge(self, square1: tf.Tensor, square2: tf.Tensor) -> Any:
         """Squared distances at taps where one position is outside, in the zeros, and one inside."""
         if self.convolution.padding != "same":
             return 0.0
@@ -316,11 +327,11 @@ class Pool:
         valid = self.convolution._replace(padding="valid")
         return mix(distance, valid, self._rank, pairs=True)
 
-    def readout(self, a):
+    def readout(self, a: tf.Tensor) -> tf.Tensor:
         """The readout of pairs of positions to pairs of inputs."""
         return tf.reduce_mean(a, axis=list(range(2 * self._rank)))
 
-    def norm(self, root):
+    def norm(self, root: tf.Tensor) -> tf.Tensor:
         """The scale of a whole image."""
         return _norm(root, self._rank)
 

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -79,7 +79,7 @@ class LayeredKernel(_base.Kernel):
             return empty, empty, tf.zeros(shape, self.dtype)
         if not shape:
             return self._deep(x1, x2, scaled, run) if self.depth else self._shallow(x1, x2)
-        parts = []
+        parts: list[Sequence[Any]] = []
         if self._depths[0] == 0:
             parts.append([value[None] for value in self._shallow(x1, x2)])
         if self._depths[-1] > 0:
@@ -182,15 +182,15 @@ class LayeredKernel(_base.Kernel):
                 "gelu, ...)."
             )
         depth, bounds = self._depths[-1], extremes()
-        parameters = tuple(map(float, self._parameters))
-        first, rest = ranges.variance_ranges(self.activation, *bounds, depth, *parameters, share)
+        weight, bias = map(float, self._parameters)
+        first, rest = ranges.variance_ranges(self.activation, *bounds, depth, weight, bias, share)
         make = functools.partial(self.activation.table, dtype=self.dtype)
-        runs = [(make(*first), None, 1)]
+        runs: list[tuple[Any, np.ndarray | None, int]] = [(make(*first), None, 1)]
         if depth > 1:
             runs.append((make(*rest), None, depth))
         # At the edge of zero padding variances stay apart; and a gradient by them needs their maps.
         if depth > _SETTLES and share == 1 and not could_possibly_record():
-            settled = ranges.settled_variance(self.activation, *bounds, depth - 16, *parameters)
+            settled = ranges.settled_variance(self.activation, *bounds, depth - 16, weight, bias)
             if settled:
                 layer, q = max(settled[0], 2), settled[1]
                 runs[1:] = [(runs[1][0], None, layer), (make(q, q), np.array(q), depth)]

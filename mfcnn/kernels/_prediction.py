@@ -221,9 +221,9 @@ def predict(
         return test @ basis.fitted(y)
     start = None if f0_train is None else _targets(f0_train, len(y), "f0_train")
     start_test = None if f0_test is None else _targets(f0_test, len(test), "f0_test")
-    for name, value in (("f0_train", start), ("f0_test", start_test)):
-        if value is None:
-            raise ValueError(f"{name} must be given where the other f0 is. Received: {name}=None")
+    if start is None or start_test is None:
+        name = "f0_train" if start is None else "f0_test"
+        raise ValueError(f"{name} must be given where the other f0 is. Received: {name}=None")
     for name, value in (("f0_train", start), ("f0_test", start_test)):
         if value.shape[1] != y.shape[1]:
             raise ValueError(

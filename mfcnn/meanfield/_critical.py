@@ -53,7 +53,7 @@ def critical_point(
     bias_variance = np.where(np.abs(bias_variance) < 1e-30 * q, 0.0, bias_variance)
     if np.any(bias_variance < 0):
         raise ValueError(
-            f"{activation.name} has no critical point at q_star={q_star}: chi_1 = 1 there needs "
+            f"{activation.name} has no critical point at q_star={q_star!r}: chi_1 = 1 there needs "
             f"bias_variance={np.min(bias_variance):.4g}."
         )
     return _like(1 / derivative, bias_variance)
@@ -87,7 +87,8 @@ def critical_weight_variance(activation: Any, bias_variance: ArrayLike) -> float
         if np.any(target > 0):
             raise ValueError(
                 f"{activation.name} is critical only at bias_variance=0, "
-                f"weight_variance={1 / activation.homogeneity:g}. Received: {bias_variance}"
+                f"weight_variance={1 / activation.homogeneity:g}. Received: "
+                f"bias_variance={bias_variance!r}"
             )
         return _like(np.full(target.shape, 1 / activation.homogeneity))
 

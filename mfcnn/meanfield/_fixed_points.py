@@ -172,7 +172,8 @@ def fixed_points(
         moment_table(activation), activation, weight_variance.ravel(), bias_variance.ravel(), start
     )
     shape = weight_variance.shape
-    return FixedPoint(**{name: values.reshape(shape) for name, values in result.items()})
+    arrays: dict[str, Any] = {name: values.reshape(shape) for name, values in result.items()}
+    return FixedPoint(**arrays)
 
 
 def variance_basins(

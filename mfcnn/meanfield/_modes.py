@@ -97,7 +97,7 @@ def averaging_matrix(profile: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
     total = np.zeros((count, count))
     for index in np.ndindex(*profile.shape):
         shifts = [np.eye(n, k=i - (k - 1) // 2) for n, i, k in zip(sizes, index, profile.shape)]
-        matrix = np.ones((1, 1))
+        matrix: np.ndarray = np.ones((1, 1))
         for shift in shifts:
             matrix = np.kron(matrix, shift)
         total += profile[index] * matrix

@@ -32,7 +32,7 @@ def saturated_correlation(
     slope = np.asarray(activation.phi_prime(x))
     if np.max(np.abs(slope[np.abs(x) > 32])) > 1e-12 * np.max(slope):
         return None
-    m_0, m_1, m_2 = (np.trapezoid(slope * x**k, x) for k in range(3))
+    m_1, m_2 = (float(np.trapezoid(slope * x**k, x)) for k in (1, 2))
     ends = np.asarray(activation.phi(np.array([-64.0, 64.0])))
     m_0 = float(ends[1] - ends[0])  # exact: m_1 and m_2 only correct by 1 / q
     mean = float(activation.mean(q))

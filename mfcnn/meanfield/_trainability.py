@@ -303,7 +303,7 @@ def _number(value: float) -> str:
 
 
 def _unbounded(depth: int, padding: str) -> Trainability:
-    values = {f.name: np.inf for f in dataclasses.fields(Trainability)}
+    values: dict[str, Any] = {f.name: np.inf for f in dataclasses.fields(Trainability)}
     values.update(depth=depth, phase="unbounded", xi_c=0.0, max_depth=0.0, modes=1, trainable=False)
     values.update(surviving_modes=0, padding=padding, fixed_points=())
     return Trainability(**values)

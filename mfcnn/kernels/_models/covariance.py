@@ -111,7 +111,9 @@ def from_data(
     return Covariance(self1, self2, nngp, tf.zeros_like(nngp))
 
 
-def move(kernel: tf.Tensor, matrices: Sequence[np.ndarray | None], axes: Sequence[int]):
+def move(
+    kernel: tf.Tensor, matrices: Sequence[np.ndarray | None], axes: Sequence[int]
+) -> tf.Tensor:
     """Applies a matrix [out, in] along each of some axes; None leaves one as it is."""
     for matrix, axis in zip(matrices, axes):
         if matrix is not None:
@@ -200,22 +202,23 @@ def activate(
         nngp, slope = dual.maps(left, right, matrix[0], same)
         shape = value.nngp.shape
         if same is not None:
-            selves = [dual.moments(q)[0] for q in (a1, a2)]
+            self1, self2 = (dual.moments(q)[0] for q in (a1, a2))
         else:
-            selves = [
-                dual.maps(a, b, k)[0] for k, a, b in ((value.self1, a1, b1), (value.self2, a2, b2))
-            ]
-        return Covariance(*selves, tf.reshape(nngp, shape), tf.reshape(slope * matrix[1], shape))
+            self1 = dual.maps(a1, b1, value.self1)[0]
+            self2 = dual.maps(a2, b2, value.self2)[0]
+        return Covariance(
+            self1, self2, tf.reshape(nngp, shape), tf.reshape(slope * matrix[1], shape)
+        )
     equal = None if same is None else _coincident(value.nngp, layout, same)
     left, right = tf.reshape(a1, [-1, 1]), tf.reshape(b2, [1, -1])
     nngp, slope = dual.maps(left, right, as_matrix(value.nngp, layout), equal)
-    selves = [
+    self1, self2 = (
         _own(dual, k, a, b, layout, same is not None)
         for k, a, b in ((value.self1, a1, b1), (value.self2, a2, b2))
-    ]
+    )
     shape = [int(n) for n in value.nngp.shape]
     slope = from_matrix(slope, shape, layout)
-    return Covariance(*selves, from_matrix(nngp, shape, layout), slope * value.ntk)
+    return Covariance(self1, self2, from_matrix(nngp, shape, layout), slope * value.ntk)
 
 
 def _coincident(kernel: tf.Tensor, layout: Layout, same: tf.Tensor) -> tf.Tensor:

@@ -7,6 +7,7 @@ channels, are disjoint are independent (Yang, "Tensor programs", 2019), and the 
 two is the product of their means.
 """
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,6 +103,7 @@ class Data(Node):
     ) -> None:
         """Takes the function of the parents' tensors, each [n, *sizes, channels]."""
         super().__init__(sizes, parents)
+        self.sources = tuple(parents)
         self.function, self.dtype = function, dtype
         self.fields = frozenset(["inputs"])  # two of them are not independent
 
@@ -148,18 +150,17 @@ class Affine(Node):
         for fraction, parent, value in zip(self.fractions, self.parents, values):
             if value is not None:
                 if self.flat:
-                    layout = evaluation.layout(parent)
-                    axes = list(range(layout.rank))
-                    value = value.map(
-                        lambda k, layout=layout, axes=axes: tf.reduce_mean(
-                            covariance.variances(k, layout), axes
-                        )
-                    )
+                    value = value.map(functools.partial(_mean, layout=evaluation.layout(parent)))
                 total.append(value.scaled(fraction))
         layout = evaluation.layout(self)
         if not total:
             total = [evaluation.zero(() if self.flat else self.parents[0].sizes)]
         return self.law.apply(covariance.add(total), layout)
+
+
+def _mean(kernel: tf.Tensor, layout: covariance.Layout) -> tf.Tensor:
+    """The mean over equal positions."""
+    return tf.reduce_mean(covariance.variances(kernel, layout), list(range(layout.rank)))
 
 
 class Depthwise(Node):
@@ -186,12 +187,13 @@ class Lookup(Node):
 
     def __init__(self, tokens: Data, law: Law, gaussian: bool) -> None:
         super().__init__(tokens.sizes, (tokens,))
+        self.tokens = tokens
         self.law, self.gaussian = law, gaussian
         self.fields = self.fresh = frozenset([law.key])
 
     def covariance(self, evaluation: "Evaluation") -> Covariance:
         """The variance where two tokens are equal, and zero elsewhere."""
-        x1, x2 = (tf.cast(x, tf.int64) for x in evaluation.data(self.parents[0]))
+        x1, x2 = (tf.cast(x, tf.int64) for x in evaluation.data(self.tokens))
         return self.law.apply(
             tokens_equal(x1, x2, evaluation.pairs), evaluation.layout(self)._replace(pairs=True)
         )

@@ -28,8 +28,9 @@ class Weighted(Node):
             all(getattr(node, name) for node in nodes)
             for name in ("gaussian", "centered", "settled")
         )
-        if all(node.fresh is not None for node in nodes):
-            self.fresh = frozenset().union(*(node.fresh for node in nodes))
+        fresh = [node.fresh for node in nodes if node.fresh is not None]
+        if len(fresh) == len(nodes):
+            self.fresh = frozenset().union(*fresh)
 
     def covariance(self, evaluation: "Evaluation") -> Covariance:
         """The sum over all pairs of terms."""
@@ -210,10 +211,10 @@ class Normalized(Node):
         """(K - m mu' - mu m' + mu mu') / (s s'), with m the parent's mean, mu that of all."""
         (parent, *_), layout = self.parents, evaluation.layout(self)
         value = evaluation.own(parent)
-        sides = [self.statistics(evaluation, side) for side in (0, 1)]
-        sides = [[m + tf.zeros_like(q) for m in ms] for ms, q in
-                 zip(sides, evaluation.variances(parent))]  # fmt: skip
-        (mu1, s1), (mu2, s2) = sides
+        (mu1, s1), (mu2, s2) = (
+            [m + tf.zeros_like(q) for m in self.statistics(evaluation, side)]
+            for side, q in enumerate(evaluation.variances(parent))
+        )
         if self.subtract_mean and not all(node.centered for _, node in self.group):
             means = evaluation.mean(parent) or (tf.zeros_like(mu1), tf.zeros_like(mu2))
             away = [mu - m for mu, m in zip((mu1, mu2), means)]

@@ -204,7 +204,7 @@ class Evaluation:
             means = self.mean(one), self.mean(other)
             if means[0] is None or means[1] is None:
                 return None
-            return self.outer(*means, self.layout(one))
+            return self.outer(means[0], means[1], self.layout(one))
         needs, combine = relation(one, other)
         return combine(self, [self.pair(*need) for need in needs])
 
@@ -215,8 +215,8 @@ class Evaluation:
     def data(self, node: Data) -> tuple[tf.Tensor, tf.Tensor]:
         """The tensors of a node that is not random."""
         if node not in self._data:
-            if node.parents:
-                arguments = [self.data(parent) for parent in node.parents]
+            if node.sources:
+                arguments = [self.data(source) for source in node.sources]
                 self._data[node] = tuple(node.function(*sides) for sides in zip(*arguments))
             else:
                 self._data[node] = tuple(node.function(self.inputs, side) for side in (0, 1))
@@ -248,10 +248,9 @@ class Evaluation:
             second: of the second signal, likewise.
             layout: of the result.
         """
-
-        selves = [covariance.outer_of_one(a, b, layout) for a, b in zip(first, second)]
+        self1, self2 = (covariance.outer_of_one(a, b, layout) for a, b in zip(first, second))
         nngp = covariance.outer_of_two(first[0], second[1], layout)
-        return Covariance(*selves, nngp, tf.zeros_like(nngp))
+        return Covariance(self1, self2, nngp, tf.zeros_like(nngp))
 
     def zero(self, sizes: Sequence[int]) -> Covariance:
         """The covariance zero."""

@@ -129,8 +129,8 @@ class _Reader:
             return self.outputs(operation, arguments, inner)
         if isinstance(operation, keras.layers.Masking):
             raise ValueError(refusal(operation, "it makes a mask, which is not known here"))
-        data = [signal.data() for signal in arguments]
-        if all(one is not None for one in data) and _acts_on_data(operation):
+        data = [one for one in (signal.data() for signal in arguments) if one is not None]
+        if len(data) == len(arguments) and _acts_on_data(operation):
             return [_on_data(operation, node, data, shape, k) for k, shape in enumerate(shapes)]
         call = Call(operation, node, shapes[0], self._settings)
         rule, reason = registry.rule_of(operation)

@@ -1,6 +1,6 @@
 """Rules for what acts on single channels or on their statistics: activations, normalization."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -11,6 +11,9 @@ from mfcnn.kernels._models.operations import Normalized
 from mfcnn.kernels._models.registry import refuse, rule
 from mfcnn.kernels._models.signals import Part, Signal
 
+if TYPE_CHECKING:
+    from mfcnn.kernels._models.reading import Call
+
 __all__: list[str] = []
 
 L = keras.layers
@@ -20,25 +23,25 @@ L = keras.layers
     L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianDropout,
     L.GaussianNoise, L.AlphaDropout, L.Identity, L.ActivityRegularization, borrowed.StochasticDepth,
 )  # fmt: skip
-def identity(call: Any, signal: Signal) -> Signal:
+def identity(call: "Call", signal: Signal) -> Signal:
     """Nothing, outside training."""
     return signal
 
 
 @rule(L.Activation)
-def activation(call: Any, signal: Signal) -> Signal:
+def activation(call: "Call", signal: Signal) -> Signal:
     """A function of each value."""
     return signal.activated(call, call.layer.activation)
 
 
 @rule(L.ReLU, L.LeakyReLU, L.ELU)
-def activation_layer(call: Any, signal: Signal) -> Signal:
+def activation_layer(call: "Call", signal: Signal) -> Signal:
     """A function of each value, with parameters."""
     return signal.activated(call, call.layer)
 
 
 @rule(L.PReLU)
-def prelu(call: Any, signal: Signal) -> Signal:
+def prelu(call: "Call", signal: Signal) -> Signal:
     """A leaky relu whose slopes are trained."""
     slope = weights.constant(call.layer.alpha_initializer)
     if slope is None:
@@ -48,14 +51,13 @@ def prelu(call: Any, signal: Signal) -> Signal:
     return signal.activated(call, activations.get("leaky_relu", negative_slope=slope))
 
 
-def _gain(call: Any, signal: Signal, scale: float, gamma: Any, beta: Any) -> Signal:
+def _gain(call: "Call", signal: Signal, scale: float, gamma: Any, beta: Any) -> Signal:
     """The factor and shift of each channel that a normalization has behind it."""
     layer, standard = call.layer, call.settings.standard
-    factor = 1.0
-    if gamma is not None:
-        factor = weights.constant(getattr(layer, "gamma_initializer", "ones"))
-        if factor is None:
-            call.refuse("its scale does not start at one number")
+    initializer = getattr(layer, "gamma_initializer", "ones")
+    factor = 1.0 if gamma is None else weights.constant(initializer)
+    if factor is None:
+        call.refuse("its scale does not start at one number")
     if beta is not None and weights.constant(layer.beta_initializer) != 0:
         call.refuse("its shift does not start at zero")
     by_factor = scale**2 if standard and call.trained(gamma) else 0.0
@@ -65,13 +67,13 @@ def _gain(call: Any, signal: Signal, scale: float, gamma: Any, beta: Any) -> Sig
     return signal.gained(factor * scale, by_factor, by_shift)
 
 
-def _no_data(call: Any, signal: Signal) -> None:
+def _no_data(call: "Call", signal: Signal) -> None:
     if any(isinstance(part.node, Data) for part in signal.parts):
         call.refuse("it has weights, but acts on the inputs' few channels")
 
 
 @rule(L.BatchNormalization)
-def batch_normalization(call: Any, signal: Signal) -> Signal:
+def batch_normalization(call: "Call", signal: Signal) -> Signal:
     """In inference mode, at the start: the moving mean is zero and the moving variance one."""
     layer = call.layer
     _no_data(call, signal)
@@ -87,7 +89,7 @@ def batch_normalization(call: Any, signal: Signal) -> Signal:
 
 
 def _normalized(
-    call: Any, signal: Signal, groups: list[list[Part]], over_positions: bool, subtract: bool
+    call: "Call", signal: Signal, groups: list[list[Part]], over_positions: bool, subtract: bool
 ) -> Signal:
     """Each part without the mean of its group, over the group's standard deviation."""
     parts = []
@@ -102,7 +104,7 @@ def _normalized(
     return Signal(parts, signal.flat)
 
 
-def _axes(call: Any) -> bool:
+def _axes(call: "Call") -> bool:
     """Whether a layer's axes are positions and channels (True) or channels alone (False)."""
     axes = call.layer.axis
     rank = len(call.shape)
@@ -115,7 +117,7 @@ def _axes(call: Any) -> bool:
 
 
 @rule(L.LayerNormalization)
-def layer_normalization(call: Any, signal: Signal) -> Signal:
+def layer_normalization(call: "Call", signal: Signal) -> Signal:
     """Mean and variance over infinitely many channels are not random."""
     layer = call.layer
     _no_data(call, signal)
@@ -127,7 +129,7 @@ def layer_normalization(call: Any, signal: Signal) -> Signal:
 
 
 @rule(L.RMSNormalization)
-def rms_normalization(call: Any, signal: Signal) -> Signal:
+def rms_normalization(call: "Call", signal: Signal) -> Signal:
     """As layer normalization, without the mean."""
     _no_data(call, signal)
     if signal.flat:
@@ -138,7 +140,7 @@ def rms_normalization(call: Any, signal: Signal) -> Signal:
 
 
 @rule(L.GroupNormalization)
-def group_normalization(call: Any, signal: Signal) -> Signal:
+def group_normalization(call: "Call", signal: Signal) -> Signal:
     """Mean and variance over positions and the channels of a group."""
     layer = call.layer
     _no_data(call, signal)
@@ -166,7 +168,7 @@ def group_normalization(call: Any, signal: Signal) -> Signal:
 
 
 @rule(borrowed.LayerScale)
-def layer_scale(call: Any, signal: Signal) -> Signal:
+def layer_scale(call: "Call", signal: Signal) -> Signal:
     """A trained factor for each channel."""
     layer = call.layer
     by_factor = 1.0 if call.settings.standard and call.trained(layer.gamma) else 0.0

@@ -1,6 +1,6 @@
 """Rules for what joins signals or scales them: sums, means, products, concatenation, constants."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -12,13 +12,16 @@ from mfcnn.kernels._models.operations import Product
 from mfcnn.kernels._models.registry import refuse, rule
 from mfcnn.kernels._models.signals import Part, Signal, weighted_sum
 
+if TYPE_CHECKING:
+    from mfcnn.kernels._models.reading import Call
+
 __all__: list[str] = []
 
 L = keras.layers
 operations = borrowed.keras_numpy_operations
 
 
-def _sum(call: Any, signals: tuple[Signal, ...], factors: list[float]) -> Signal:
+def _sum(call: "Call", signals: tuple[Signal, ...], factors: list[float]) -> Signal:
     if len(signals) != len(factors):
         call.refuse("it adds data or a constant to a random signal")
     try:
@@ -30,43 +33,43 @@ def _sum(call: Any, signals: tuple[Signal, ...], factors: list[float]) -> Signal
 
 
 @rule(L.Add)
-def add(call: Any, *signals: Signal) -> Signal:
+def add(call: "Call", *signals: Signal) -> Signal:
     """A sum."""
     return _sum(call, signals, [1.0] * len(signals))
 
 
 @rule(operations.Add)
-def add_two(call: Any, *signals: Signal) -> Signal:
+def add_two(call: "Call", *signals: Signal) -> Signal:
     """A + b, or a + a, or a + constant, which is refused."""
     return _sum(call, _operands(call, signals), [1.0, 1.0])
 
 
 @rule(L.Subtract)
-def subtract(call: Any, *signals: Signal) -> Signal:
+def subtract(call: "Call", *signals: Signal) -> Signal:
     """A difference."""
     return _sum(call, signals, [1.0, -1.0])
 
 
 @rule(operations.Subtract)
-def subtract_two(call: Any, *signals: Signal) -> Signal:
+def subtract_two(call: "Call", *signals: Signal) -> Signal:
     """A - b."""
     return _sum(call, _operands(call, signals), [1.0, -1.0])
 
 
 @rule(L.Average)
-def mean(call: Any, *signals: Signal) -> Signal:
+def mean(call: "Call", *signals: Signal) -> Signal:
     """The mean of several signals."""
     return _sum(call, signals, [1 / len(signals)] * len(signals))
 
 
-def _operands(call: Any, signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
+def _operands(call: "Call", signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
     """The signals among the two operands of an operation, in their order."""
     known = iter(signals)
     is_tensor = [isinstance(a, keras.KerasTensor) for a in call.node.arguments.args]
     return tuple(next(known) for one in is_tensor if one)
 
 
-def _constant(call: Any) -> float | None:
+def _constant(call: "Call") -> float | None:
     """The number that an operation joins to its one signal, or None."""
     others = [a for a in call.node.arguments.args if not isinstance(a, keras.KerasTensor)]
     if len(others) != 1 or np.ndim(others[0]):
@@ -75,13 +78,13 @@ def _constant(call: Any) -> float | None:
 
 
 @rule(operations.Negative)
-def negative(call: Any, signal: Signal) -> Signal:
+def negative(call: "Call", signal: Signal) -> Signal:
     """-a."""
     return signal.scaled(-1.0)
 
 
 @rule(operations.TrueDivide)
-def divide(call: Any, *signals: Signal) -> Signal:
+def divide(call: "Call", *signals: Signal) -> Signal:
     """A / constant."""
     factor = _constant(call)
     if (
@@ -94,7 +97,7 @@ def divide(call: Any, *signals: Signal) -> Signal:
 
 
 @rule(operations.Multiply)
-def multiply_two(call: Any, *signals: Signal) -> Signal:
+def multiply_two(call: "Call", *signals: Signal) -> Signal:
     """A times constant, or a * b."""
     if len(signals) == 2:
         return multiply(call, *signals)
@@ -105,7 +108,7 @@ def multiply_two(call: Any, *signals: Signal) -> Signal:
 
 
 @rule(L.Multiply)
-def multiply(call: Any, *signals: Signal) -> Signal:
+def multiply(call: "Call", *signals: Signal) -> Signal:
     """The product of independent signals; one position stands for all."""
     if any(isinstance(part.node, Data) for signal in signals for part in signal.parts):
         call.refuse("it multiplies data and a random signal")
@@ -122,7 +125,7 @@ def multiply(call: Any, *signals: Signal) -> Signal:
 
 
 @rule(L.Concatenate)
-def concatenate(call: Any, *signals: Signal) -> Signal:
+def concatenate(call: "Call", *signals: Signal) -> Signal:
     """Channels side by side."""
     axis = call.layer.axis
     if axis not in (-1, len(call.shape) - 1):
@@ -132,7 +135,7 @@ def concatenate(call: Any, *signals: Signal) -> Signal:
 
 
 @rule(L.Rescaling)
-def rescale(call: Any, signal: Signal) -> Signal:
+def rescale(call: "Call", signal: Signal) -> Signal:
     """A times constant."""
     if np.any(call.layer.offset) or np.ndim(call.layer.scale):
         call.refuse("behind weights it may have one scale and no offset")

@@ -1,7 +1,7 @@
 """Rules for layers that move positions: pooling, padding, cropping, resizing, reshaping."""
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -13,12 +13,15 @@ from mfcnn.kernels._models.operations import Moved, Reordered
 from mfcnn.kernels._models.registry import refuse, rule
 from mfcnn.kernels._models.signals import Part, Signal
 
+if TYPE_CHECKING:
+    from mfcnn.kernels._models.reading import Call
+
 __all__ = ["position_map"]
 
 L = keras.layers
 
 
-def _matrices(layer: Any, sizes: tuple[int, ...]) -> list[np.ndarray]:
+def _matrices(layer: Any, sizes: tuple[int, ...]) -> list[np.ndarray | None]:
     """The matrix [out, in] of each axis of a layer that is a product of maps of single axes.
 
     The layer itself says them: it is called, in float64, on images that are a unit vector along
@@ -34,7 +37,7 @@ def _matrices(layer: Any, sizes: tuple[int, ...]) -> list[np.ndarray]:
         if len(outputs) < rank:
             outputs = (1,) * rank  # a global pooling
         place = np.unravel_index(flat, outputs)
-        result = []
+        result: list[Any] = []
         for axis, size in enumerate(sizes):
             shape = [size if other == axis else 1 for other in range(rank)]
             images = np.eye(size).reshape([size, *shape]) * np.ones([size, *sizes])
@@ -70,7 +73,7 @@ def _moved(layer: Any, node: Node, sizes: tuple[int, ...], averages: bool) -> No
     return moved if keeps else Reordered(sizes, moved, tuple(range(len(node.sizes))))
 
 
-def position_map(call: Any, signal: Signal) -> Signal:
+def position_map(call: "Call", signal: Signal) -> Signal:
     """The rule of any layer that is linear in positions, one axis after the other, in each channel.
 
     It is called on unit vectors to see what it does. For a layer of your own:
@@ -80,7 +83,7 @@ def position_map(call: Any, signal: Signal) -> Signal:
     return _by_positions(call, signal, averages=True)
 
 
-def _by_positions(call: Any, signal: Signal, averages: bool) -> Signal:
+def _by_positions(call: "Call", signal: Signal, averages: bool) -> Signal:
     if signal.flat:
         call.refuse("it acts on a flat signal")
     return signal.each(lambda node: _moved(call.layer, node, call.sizes, averages))
@@ -92,7 +95,7 @@ def _by_positions(call: Any, signal: Signal, averages: bool) -> Signal:
     L.AdaptiveAveragePooling1D, L.AdaptiveAveragePooling2D,
     L.Resizing,
 )  # fmt: skip
-def average(call: Any, signal: Signal) -> Signal:
+def average(call: "Call", signal: Signal) -> Signal:
     """Sums over positions."""
     options = ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias")
     if any(getattr(call.layer, name, False) for name in options):
@@ -104,26 +107,26 @@ def average(call: Any, signal: Signal) -> Signal:
     L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D, L.Cropping1D, L.Cropping2D, L.Cropping3D,
     L.CenterCrop, L.UpSampling1D, L.UpSampling3D,
 )  # fmt: skip
-def pick(call: Any, signal: Signal) -> Signal:
+def pick(call: "Call", signal: Signal) -> Signal:
     """Picks positions: each output reads one at most."""
     return _by_positions(call, signal, averages=False)
 
 
 @rule(L.UpSampling2D)
-def upsample(call: Any, signal: Signal) -> Signal:
+def upsample(call: "Call", signal: Signal) -> Signal:
     """Repeats positions, or interpolates between them."""
     nearest = call.layer.interpolation == "nearest"
     return _by_positions(call, signal, averages=not nearest)
 
 
 @rule(L.Flatten)
-def flatten(call: Any, signal: Signal) -> Signal:
+def flatten(call: "Call", signal: Signal) -> Signal:
     """Positions count as channels."""
     return signal.flattened()
 
 
 @rule(L.Reshape)
-def reshape(call: Any, signal: Signal) -> Signal:
+def reshape(call: "Call", signal: Signal) -> Signal:
     """The positions as another image; or all of it as one vector."""
     if signal.flat or not call.sizes:
         if not call.sizes:
@@ -136,7 +139,7 @@ def reshape(call: Any, signal: Signal) -> Signal:
 
 
 @rule(L.Permute)
-def permute(call: Any, signal: Signal) -> Signal:
+def permute(call: "Call", signal: Signal) -> Signal:
     """The spatial axes in another order."""
     *axes, last = call.layer.dims
     if signal.flat or last != len(call.layer.dims):
@@ -146,11 +149,11 @@ def permute(call: Any, signal: Signal) -> Signal:
 
 
 @rule(L.RepeatVector)
-def repeat(call: Any, signal: Signal) -> Signal:
+def repeat(call: "Call", signal: Signal) -> Signal:
     """One position becomes many, all equal."""
     if signal.flat:
         call.refuse("it repeats a flat signal")
-    ones = [np.ones([call.layer.n, 1])]
+    ones: list[np.ndarray | None] = [np.ones([call.layer.n, 1])]
 
     def repeated(node: Node) -> Node:
         line = Reordered((1,), node, ())
@@ -162,7 +165,7 @@ def repeat(call: Any, signal: Signal) -> Signal:
 @rule(
     L.MaxPooling1D, L.MaxPooling2D, L.GlobalMaxPooling1D, L.GlobalMaxPooling2D,
 )  # fmt: skip
-def maximum(call: Any, signal: Signal) -> Signal:
+def maximum(call: "Call", signal: Signal) -> Signal:
     """The maximum over windows, by Monte Carlo."""
     if not call.sampled:
         call.refuse(
@@ -178,7 +181,7 @@ def maximum(call: Any, signal: Signal) -> Signal:
     def pooled(part: Part) -> Part:
         sizes = part.node.sizes
         outputs = call.sizes if len(call.sizes) == len(sizes) else (1,) * len(sizes)
-        node = sampled.Maximum(outputs, part.node, window or sizes, strides or sizes, padding)
+        node: Node = sampled.Maximum(outputs, part.node, window or sizes, strides or sizes, padding)
         if outputs != call.sizes:
             node = Reordered(call.sizes, node, tuple(range(len(sizes))))
         return part._replace(node=node)

@@ -1,7 +1,7 @@
 """Rules for layers with weights: dense, convolutions of all kinds, embeddings, stacks."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -14,13 +14,16 @@ from mfcnn.kernels._models.signals import Part, Signal
 from mfcnn.kernels._models.stack import Stack
 from mfcnn.kernels._models.taps import Taps
 
+if TYPE_CHECKING:
+    from mfcnn.kernels._models.reading import Call
+
 __all__: list[str] = []
 
 L = keras.layers
 
 
 def _law(
-    call: Any,
+    call: "Call",
     key: Any,
     variance: float,
     channels: int,
@@ -47,7 +50,7 @@ def _law(
     return Law(key, variance, bias_variance, taps, weight_gradient, bias_gradient, gradient_taps)
 
 
-def _free(call: Any) -> Any:
+def _free(call: "Call") -> Any:
     """The layer, if its weights are free numbers."""
     objection = weights.objection(call.layer)
     if objection:
@@ -55,7 +58,7 @@ def _free(call: Any) -> Any:
     return call.layer
 
 
-def _bias_variance(call: Any) -> float:
+def _bias_variance(call: "Call") -> float:
     layer = call.layer
     if getattr(layer, "bias", None) is None:
         return 0.0
@@ -63,7 +66,7 @@ def _bias_variance(call: Any) -> float:
 
 
 @rule(L.Dense)
-def dense(call: Any, signal: Signal) -> Signal:
+def dense(call: "Call", signal: Signal) -> Signal:
     """Weights over all channels."""
     layer, channels = _free(call), signal.channels
     shape = tuple(layer.kernel.shape)
@@ -74,7 +77,7 @@ def dense(call: Any, signal: Signal) -> Signal:
 
 
 @rule(L.EinsumDense)
-def einsum_dense(call: Any, signal: Signal) -> Signal:
+def einsum_dense(call: "Call", signal: Signal) -> Signal:
     """As Dense, where the equation is that of one over the last axis."""
     inputs, _, rest = call.layer.equation.partition(",")
     kernel, _, outputs = rest.partition("->")
@@ -84,7 +87,7 @@ def einsum_dense(call: Any, signal: Signal) -> Signal:
     return dense(call, signal)
 
 
-def _taps(call: Any, profile: np.ndarray) -> Taps:
+def _taps(call: "Call", profile: np.ndarray) -> Taps:
     layer = call.layer
     padding = "circular" if isinstance(layer, own.PeriodicConvolution) else layer.padding
     ones = (1,) * profile.ndim
@@ -97,7 +100,7 @@ def _taps(call: Any, profile: np.ndarray) -> Taps:
 
 
 @rule(L.Conv1D, L.Conv2D, L.Conv3D, own.PeriodicConvolution)
-def convolution(call: Any, signal: Signal) -> Signal:
+def convolution(call: "Call", signal: Signal) -> Signal:
     """Weights over all channels, of a group each, and the taps."""
     layer = _free(call)
     shape = tuple(layer.kernel.shape)
@@ -123,7 +126,7 @@ def convolution(call: Any, signal: Signal) -> Signal:
 
 
 @rule(L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose)
-def transposed(call: Any, signal: Signal) -> Signal:
+def transposed(call: "Call", signal: Signal) -> Signal:
     """As a convolution whose taps go from inputs to outputs; its kernel is [*window, out, in]."""
     layer = _free(call)
     shape = tuple(layer.kernel.shape)
@@ -141,7 +144,7 @@ def transposed(call: Any, signal: Signal) -> Signal:
 
 
 def _by_channel(
-    call: Any, signal: Signal, kernel: Any, initializer: Any, bias: Any, each: int
+    call: "Call", signal: Signal, kernel: Any, initializer: Any, bias: Any, each: int
 ) -> Signal:
     """`each` filters of every single channel; `bias` is None where there is none."""
     layer, shape = _free(call), tuple(kernel.shape)
@@ -158,7 +161,7 @@ def _by_channel(
 
 
 @rule(L.DepthwiseConv1D, L.DepthwiseConv2D)
-def depthwise(call: Any, signal: Signal) -> Signal:
+def depthwise(call: "Call", signal: Signal) -> Signal:
     """A filter for each channel."""
     layer = call.layer
     result = _by_channel(
@@ -168,7 +171,7 @@ def depthwise(call: Any, signal: Signal) -> Signal:
 
 
 @rule(L.SeparableConv1D, L.SeparableConv2D)
-def separable(call: Any, signal: Signal) -> Signal:
+def separable(call: "Call", signal: Signal) -> Signal:
     """A filter for each channel, then weights over all channels."""
     layer = call.layer
     filtered = _by_channel(
@@ -189,7 +192,7 @@ def separable(call: Any, signal: Signal) -> Signal:
 
 
 @rule(L.Embedding)
-def embedding(call: Any, signal: Signal) -> Signal:
+def embedding(call: "Call", signal: Signal) -> Signal:
     """One random vector for each token."""
     layer = _free(call)
     tokens = signal.data()
@@ -209,7 +212,7 @@ def embedding(call: Any, signal: Signal) -> Signal:
 
 
 @rule(own.NTKDense, own.NTKConvolution)
-def standard_normal(call: Any, signal: Signal) -> Signal:
+def standard_normal(call: "Call", signal: Signal) -> Signal:
     """Standard normal weights, scaled when the layer is called: alike in both parameterizations."""
     layer = _free(call)
     window = tuple(layer.kernel.shape)[:-2]
@@ -229,7 +232,7 @@ def standard_normal(call: Any, signal: Signal) -> Signal:
 
 
 @rule(own.DeepConvolution, own.DeepDense)
-def stack(call: Any, signal: Signal) -> Signal:
+def stack(call: "Call", signal: Signal) -> Signal:
     """`depth` equal layers."""
     layer, channels = _free(call), signal.channels
     shape = tuple(layer.kernel.shape[1:])
@@ -244,10 +247,11 @@ def stack(call: Any, signal: Signal) -> Signal:
         call, id(layer), variance, channels, layer.kernel,
         layer.bias, bias, taps,
     )  # fmt: skip
-    linear = Signal([Part(call.channels, Stack(call.sizes, signal.fractions(), law, layer.depth))])
+    layers = Stack(call.sizes, signal.fractions(), law, layer.depth)
+    linear = Signal([Part(call.channels, layers)])
     result = linear.activated(call, layer.activation)
     node = result.parts[0].node
-    linear.parts[0].node.function = getattr(node, "function", None)
+    layers.function = getattr(node, "function", None)
     return result
 
 

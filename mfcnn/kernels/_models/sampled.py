@@ -9,6 +9,7 @@ with J the Jacobian of the values, E[J t (J t)'] = E[J Theta J'].
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import tensorflow as tf
 
 from mfcnn.activations import Activation
@@ -25,6 +26,7 @@ from mfcnn.kernels._models.operations import (
     Reordered,
     Weighted,
 )
+from mfcnn.kernels._models.taps import Taps
 
 if TYPE_CHECKING:
     from mfcnn.kernels._models.pairs import Evaluation
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Activated", "Maximum"]
 
 _JITTER = 1e-10  # of the mean variance: a covariance of equal pixels has no Cholesky factor
+# Nodes whose channels are functions of their parents' channels.
+_OF_THE_PARENTS = (Weighted, Moved, Reordered, Elementwise, Gain, Normalized, Product)
 
 Draw = tuple[tf.Tensor, tf.Tensor]  # values and tangents, [*sizes, inputs, channels]
 
@@ -104,8 +108,8 @@ class Maximum(Sampled):
         largest, places = tf.nn.max_pool_with_argmax(
             image, (*self.window, *one), (*self.strides, *one), self.padding.upper()
         )
-        chosen = tf.gather(tf.reshape(tangent, [tangent.shape[0], -1]), tf.reshape(
-            places, [tangent.shape[0], -1]), batch_dims=1)  # fmt: skip
+        tangent, places = (tf.reshape(x, [image.shape[0], -1]) for x in (tangent, places))
+        chosen = tf.gather(tangent, places, batch_dims=1)
         chosen = tf.reshape(chosen, largest.shape)
         shape = [largest.shape[0], *self.sizes, largest.shape[-1]]
         back = [*range(1, rank + 1), 0, rank + 1]
@@ -121,7 +125,8 @@ class Sampler:
     """Channels of the nodes under one, drawn together."""
 
     def __init__(self, evaluation: "Evaluation") -> None:
-        self._evaluation, self._known = evaluation, {}
+        self._evaluation = evaluation
+        self._known: dict[Node, Draw] = {}
         self._channels = evaluation.channels
 
     def draw(self, node: Node) -> Draw:
@@ -135,8 +140,7 @@ class Sampler:
             return node.draw(self)
         if isinstance(node, Depthwise):
             return self._depthwise(node)
-        if not isinstance(node, (Weighted, Moved, Reordered, Elementwise, Gain, Normalized,
-                                 Product)):  # fmt: skip
+        if not isinstance(node, _OF_THE_PARENTS):
             return self._gaussian(node)
         drawn = [self.draw(parent) for parent in node.parents[: self._arguments(node)]]
         if isinstance(node, Weighted):
@@ -210,17 +214,18 @@ class Sampler:
         return values, tangents
 
 
-def _filtered(x: tf.Tensor, filters: tf.Tensor, taps: object) -> tf.Tensor:
+def _filtered(x: tf.Tensor, filters: tf.Tensor, taps: Taps) -> tf.Tensor:
     """A filter [*window, channels] of each channel on x [*sizes, inputs, channels]."""
     rank = filters.shape.rank - 1
     total = 0.0
     for place in range(math.prod(filters.shape[:-1])):
-        index, term = [], x
+        term = x
+        index: list[int] = []
         for size in reversed(filters.shape[:-1]):
             place, tap = divmod(place, size)
             index.insert(0, tap)
         for axis in range(rank):
             shift = taps.shifts(axis, int(x.shape[axis]))[index[axis]]
-            term = _geometry.shifted(term, [1.0], [shift], [axis])
+            term = _geometry.shifted(term, np.ones(1), shift[None], [axis])
         total = total + filters[tuple(index)] * term
     return total

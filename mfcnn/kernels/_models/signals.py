@@ -5,7 +5,7 @@ is a `nodes.Node` with its number of channels.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from mfcnn.activations import Activation
 from mfcnn.kernels._models import functions, pairs, sampled
 from mfcnn.kernels._models.nodes import Affine, Data, Law, Node
 from mfcnn.kernels._models.operations import Elementwise, Gain, Weighted
+
+if TYPE_CHECKING:
+    from mfcnn.kernels._models.reading import Call
 
 __all__ = ["Part", "Signal", "weighted_sum"]
 
@@ -78,7 +81,7 @@ class Signal:
         """The signal times a factor that all channels have; see `operations.Gain`."""
         return self.each(lambda node: Gain(node, factor, by_factor, by_shift))
 
-    def activated(self, call: Any, function: Any) -> "Signal":
+    def activated(self, call: "Call", function: Any) -> "Signal":
         """An activation on each value.
 
         Args:
@@ -95,7 +98,7 @@ class Signal:
 
     def affine(
         self,
-        call: Any,
+        call: "Call",
         weight_variance: float,
         bias_variance: float = 0.0,
         trainable: bool = True,
@@ -131,7 +134,7 @@ def _shown(function: Any) -> str:
     return repr(getattr(function, "name", None) or getattr(function, "__name__", None) or function)
 
 
-def _elementwise(call: Any, node: Node, function: Activation) -> Node:
+def _elementwise(call: "Call", node: Node, function: Activation) -> Node:
     """A function of one node's values: of Gaussian ones, or by Monte Carlo."""
     if node.gaussian and node.settled:
         return Elementwise(node, function)
@@ -191,9 +194,9 @@ def _sum(terms: Sequence[tuple[float, Node]]) -> Node:
     for node in factors:
         if isinstance(node, Elementwise):
             of_one.setdefault(node.parents[0], []).append(node)
-    for parent, nodes in of_one.items():
-        if len(nodes) > 1:
-            joined = [(factors.pop(node), node.function) for node in nodes]
+    for parent, several in of_one.items():
+        if len(several) > 1:
+            joined = [(factors.pop(one), one.function) for one in several]
             try:
                 factors[Elementwise(parent, functions.joined(joined))] = 1.0
             except ValueError as error:

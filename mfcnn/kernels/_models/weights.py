@@ -1,13 +1,16 @@
 """What a layer's weights are: their variances, from the initializers, and which are trained."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from mfcnn import initializers
 from mfcnn.kernels._models import registry
+
+if TYPE_CHECKING:
+    from mfcnn.kernels._models.reading import Call
 
 __all__ = ["bias_variance", "constant", "entry_variance", "kernel_profile", "objection"]
 
@@ -112,7 +115,9 @@ def kernel_profile(
     return None if entry is None else (entry * taps, np.full(window, 1 / taps))
 
 
-def weight_variance(call: Any, initializer: Any, shape: tuple[int, ...], channels: int) -> Any:
+def weight_variance(
+    call: "Call", initializer: Any, shape: tuple[int, ...], channels: int
+) -> tuple[float, np.ndarray]:
     """sigma_w^2 = channels * (sum over taps of an entry's variance), and the profile."""
     known = kernel_profile(initializer, shape, call.layer)
     if known is None:
@@ -123,7 +128,7 @@ def weight_variance(call: Any, initializer: Any, shape: tuple[int, ...], channel
     return known[0] * channels, known[1]
 
 
-def bias_variance(call: Any, initializer: Any, shape: tuple[int, ...]) -> float:
+def bias_variance(call: "Call", initializer: Any, shape: tuple[int, ...]) -> float:
     """sigma_b^2 of a bias."""
     narrow = (_kinds.VarianceScaling, _kinds.Orthogonal)
     variance = None if isinstance(initializer, narrow) else entry_variance(initializer, shape)
