@@ -22,6 +22,16 @@ class Kernel:
     A subclass keeps every argument of its constructor in an attribute of the same name, and writes
     `_check` and `_evaluate`. From the constructor's signature come `config`, the repr, the keys of
     compiled programs and the identity of stored blocks: none of them can forget an argument.
+
+    Example:
+        >>> kernel = mfcnn.kernels.fully_connected(3, "relu", 2.0, 0.0)
+        >>> isinstance(kernel, mfcnn.kernels.Kernel), kernel.config["depth"]
+        (True, 3)
+        >>> nngp, ntk = kernel([[1.0, 1.0], [1.0, -1.0]])
+        >>> np.diag(nngp), np.diag(ntk)
+        (array([2., 2.]), array([8., 8.]))
+        >>> bool(kernel([[1.0, 1.0]], [[1.0, -1.0]], get="ntk")[0, 0] == ntk[0, 1])
+        True
     """
 
     dtype = tf.float64

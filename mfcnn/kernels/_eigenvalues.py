@@ -62,6 +62,11 @@ def spectrum(kernel_matrix: Any) -> Spectrum:
     Raises:
         ValueError: if the matrix is not square, finite and symmetric.
 
+    Example:
+        >>> found = mfcnn.kernels.spectrum([[3.0, 1.0], [1.0, 3.0]])
+        >>> found.eigenvalues, found.condition_number
+        (array([4., 2.]), 2.0)
+
     Source: NTK paper, section 3 (lambda_max, lambda_rest, kappa).
     """
     if np.ndim(kernel_matrix) > 2 and np.size(kernel_matrix):
@@ -99,6 +104,10 @@ def max_learning_rate(kernel_matrix: Any) -> float:
     Raises:
         ValueError: if the matrix is not square, finite and symmetric, or has no positive
             eigenvalue.
+
+    Example:
+        >>> mfcnn.kernels.max_learning_rate([[3.0, 1.0], [1.0, 3.0]])
+        0.5
 
     Source: NTK paper, section 4 (eta_theory).
     """

@@ -240,7 +240,14 @@ def train_mean(
     learning_rate: float = 1.0,
     ridge: float = 0.0,
 ) -> np.ndarray:
-    """The mean prediction on the training inputs themselves; arguments as of `predict`.
+    """The mean prediction on the training inputs themselves, of networks that start from zero.
+
+    Args:
+        kernel_train_train: NTK or NNGP kernel on the training inputs, [m, m].
+        y_train: targets, [m, k] or [m].
+        time: training time, or a vector of them; None is infinite.
+        learning_rate: as in `predict`.
+        ridge: as in `predict`.
 
     Returns:
         float64 [m, k], or [times, m, k].

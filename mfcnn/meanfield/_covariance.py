@@ -188,15 +188,29 @@ def fixed_point_covariance(point: FixedPoint, size: Any, inputs: int = 1) -> np.
 class Linearization:
     """The linearized covariance dynamics at the fixed point (CNN paper, eqs. 2.7 to 2.12, S9-S22).
 
+    Args:
+        point: the fixed point.
+        kappa: weight_variance / 2 E[phi(u) phi''(v)] at c*: what a change of one position's
+            variance adds to its covariances (eq. S13).
+        profile: the variance profile v, an array of sum one with an axis for each dimension.
+        size: the spatial size, an integer or one for each dimension.
+
     Attributes:
         chi_c: eigenvalue of off-diagonal perturbations.
         chi_q: eigenvalue of diagonal perturbations.
-        kappa: weight_variance / 2 E[phi(u) phi''(v)] at c*: what a change of one position's
-            variance adds to its covariances (eq. S13).
-        profile: the variance profile v.
+        kappa: as given.
+        profile: as given.
         eigenvalues: lambda_k of A_v, complex, shape `size`.
         off_diagonal: decay per layer of each mode of the covariances, chi_c |lambda|.
         diagonal: decay per layer of each mode of the variances, chi_q |lambda|.
+
+    Example:
+        >>> import mfcnn
+        >>> point = mfcnn.meanfield.fixed_point("erf", 2.25, 0.25)
+        >>> profile = mfcnn.profiles.parse([0.2, 0.6, 0.2])
+        >>> linear = mfcnn.meanfield.Linearization(point, -0.1, profile, 4)
+        >>> (linear.diagonal / linear.chi_q).round(3)
+        array([1. , 0.6, 0.2, 0.6])
     """
 
     def __init__(self, point: FixedPoint, kappa: float, profile: np.ndarray, size: Any) -> None:

@@ -31,9 +31,9 @@ def _matrices(layer: Any, sizes: tuple[int, ...]) -> list[np.ndarray | None]:
     double = _in_float64(layer)
     rank = len(sizes)
     with tf.init_scope():  # numbers, also while a graph is traced
-        ones = np.asarray(double(np.ones([1, *sizes, 1])), np.float64).reshape([1, -1])
+        image = np.asarray(double(np.ones([1, *sizes, 1])), np.float64)
+        ones, outputs = image.ravel(), image.shape[1:-1]
         flat = int(np.argmax(np.abs(ones)))
-        outputs = tuple(layer.compute_output_shape((1, *sizes, 1)))[1:-1]
         if len(outputs) < rank:
             outputs = (1,) * rank  # a global pooling
         place = np.unravel_index(flat, outputs)
@@ -44,7 +44,7 @@ def _matrices(layer: Any, sizes: tuple[int, ...]) -> list[np.ndarray | None]:
             moved = np.asarray(double(images[..., None]), np.float64).reshape([size, *outputs])
             index = tuple(slice(None) if other == axis else place[other] for other in range(rank))
             result.append(moved[(slice(None), *index)].T)
-    result[0] = result[0] / ones[0, flat] ** (rank - 1)
+    result[0] = result[0] / ones[flat] ** (rank - 1)
     return result
 
 
@@ -76,9 +76,30 @@ def _moved(layer: Any, node: Node, sizes: tuple[int, ...], averages: bool) -> No
 def position_map(call: "Call", signal: Signal) -> Signal:
     """The rule of any layer that is linear in positions, one axis after the other, in each channel.
 
-    It is called on unit vectors to see what it does. For a layer of your own:
+    It is called on unit vectors to see what it does.
 
-        mfcnn.kernels.register_layer_rule(MyBlur)(mfcnn.kernels.position_map)
+    Args:
+        call: the call of the layer, as `register_layer_rule` describes it.
+        signal: what the layer is given.
+
+    Returns:
+        The signal behind the layer.
+
+    Raises:
+        ValueError: behind Flatten, where positions count as channels.
+
+    Example:
+        >>> import keras, mfcnn
+        >>> class Mirror(keras.layers.Layer):
+        ...     def call(self, x):
+        ...         return x[:, ::-1]
+        >>> _ = mfcnn.kernels.register_layer_rule(Mirror)(mfcnn.kernels.position_map)
+        >>> model = keras.Sequential([
+        ...     keras.Input([3, 1]), keras.layers.Conv1D(8, 1), Mirror(), keras.layers.Flatten(),
+        ...     keras.layers.Dense(1)])
+        >>> kernel = mfcnn.kernels.from_keras(model)
+        >>> kernel(np.eye(3)[..., None], get="nngp").shape
+        TensorShape([3, 3])
     """
     return _by_positions(call, signal, averages=True)
 
