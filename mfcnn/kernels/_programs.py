@@ -1,14 +1,15 @@
 """Compiled programs: one for each configuration and shape, in a cache of bounded size.
 
-A program is a graph first, made in a tenth of XLA's time; XLA compiles it when it is called again,
-or at once when its work pays for that. Graphs that leave the cache leave memory. What XLA compiles
-stays with TensorFlow for good (2 to 15 MB a shape): only so many small programs go there.
+A program is a graph, made in a tenth of XLA's time; XLA compiles it where its work pays for that.
+The work alone decides: the two differ in the last bits, and a run that goes on after a kill must
+not find other bits than one that was not. Graphs that leave the cache leave memory; what XLA
+compiles stays with TensorFlow for good (2 to 15 MB a shape).
 """
 
 import collections
 import threading
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -22,14 +23,6 @@ _COMPILE_FROM = 2**22
 _ARRAYS = (np.ndarray, tf.Tensor)
 _ARRAY = object()  # where one stands among what is part of a program
 _SIZE = 64  # programs that are kept
-_SMALL = 48  # small programs that XLA may compile in the life of a process
-
-
-class _Program(NamedTuple):
-    """A function, and whether XLA compiles it."""
-
-    function: Callable
-    compiled: bool
 
 
 class _Cache:
@@ -37,8 +30,7 @@ class _Cache:
 
     def __init__(self, size: int):
         self._size, self._lock = size, threading.Lock()
-        self._programs: collections.OrderedDict[Hashable, _Program] = collections.OrderedDict()
-        self._small = 0
+        self._programs: collections.OrderedDict[Hashable, Callable] = collections.OrderedDict()
 
     def __len__(self) -> int:
         return len(self._programs)
@@ -48,21 +40,15 @@ class _Cache:
         with self._lock:
             self._programs.clear()
 
-    def find(
-        self, key: Hashable, make: Callable[[bool], Callable], large: bool, may_compile: bool
-    ) -> Callable:
-        """The program of a key, made by `make` if it is new or due for XLA."""
+    def find(self, key: Hashable, make: Callable[[], Callable]) -> Callable:
+        """The program of a key, made by `make` if it is new."""
         with self._lock:
-            program = self._programs.pop(key, None)
-            again = program is not None and may_compile and self._small < _SMALL
-            due = large or again
-            if program is None or (due and not program.compiled):
-                self._small += due and not large
-                program = _Program(make(due), due)
-            self._programs[key] = program
+            if key not in self._programs:
+                self._programs[key] = make()
+            self._programs.move_to_end(key)
             while len(self._programs) > self._size:
                 self._programs.popitem(last=False)
-            return program.function
+            return self._programs[key]
 
 
 _CACHE = _Cache(_SIZE)
@@ -94,7 +80,10 @@ def run(key: Hashable, body: Callable, arguments: Any, work: float | None) -> An
     static = tuple(_ARRAY if isinstance(a, _ARRAYS) else a for a in leaves)
     shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
 
-    def make(compiled: bool) -> Callable:
+    # The gradient of a loop reads what XLA does not hand out.
+    compiled = not could_possibly_record() and work is not None and work > _COMPILE_FROM
+
+    def make() -> Callable:
         def flat(*tensors: tf.Tensor) -> Any:
             remaining = iter(tensors)
             filled = [next(remaining) if a is _ARRAY else a for a in static]
@@ -106,7 +95,4 @@ def run(key: Hashable, body: Callable, arguments: Any, work: float | None) -> An
 
     # Structures are compared by their leaves and by the key, which names the architecture.
     key = key, static, shapes, could_possibly_record()
-    # The gradient of a loop reads what XLA does not hand out.
-    may_compile = not could_possibly_record() and work is not None
-    large = may_compile and work > _COMPILE_FROM
-    return _CACHE.find(key, make, large, may_compile)(*tensors)
+    return _CACHE.find((*key, compiled), make)(*tensors)

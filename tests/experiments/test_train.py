@@ -80,7 +80,7 @@ def test_another_configuration_in_the_directory_is_refused(finished):
         ("--dataset=cifar", "digits|mnist|fashion_mnist|cifar10|imagenet_snakes"),
         ("--initialization=he", "delta_orthogonal|orthogonal|gaussian"),
         ("--optimizer=lion", "sgd|momentum|rmsprop|adam"),
-        ("--activation=thanh", "tanh|erf|relu"),
+        ("--activation=thanh", "tanh|tanh_shrink|threshold"),
         ("--learning_rate=fast", "auto or a positive number"),
         ("--strategy=pods", "default|mirrored|multiworker|tpu"),
         ("--logical_cpus=2", "logical_cpus needs strategy=mirrored"),
