@@ -22,9 +22,10 @@ import mfcnn
 FLAGS = flags.FLAGS
 flags.DEFINE_list("channels", ["8", "16", "32", "64", "128"], "Channels.")
 flags.DEFINE_list(
-    "positions", ["64", "512", "2048"], "Positions of the whole batch (images x height x width), "
-    "multiples of 64."
-)  # fmt: skip
+    "positions",
+    ["64", "512", "2048"],
+    "Positions of the whole batch (images x height x width), multiples of 64.",
+)
 flags.DEFINE_integer("depth", 100, "Layers.")
 flags.DEFINE_integer("repeats", 3, "Steps; the fastest counts.")
 flags.DEFINE_integer("threads", 1, "Threads.")
@@ -36,9 +37,11 @@ SIDE = 8
 def step_time(depth, channels, batch, form, jit_compile, repeats):
     """CPU seconds of one training step after the first."""
     deep = mfcnn.layers.DeepConvolution(
-        depth, channels, kernel_initializer=mfcnn.initializers.ConvolutionDeltaOrthogonal(seed=0),
+        depth,
+        channels,
+        kernel_initializer=mfcnn.initializers.ConvolutionDeltaOrthogonal(seed=0),
         form=form,
-    )  # fmt: skip
+    )
     x = tf.random.stateless_normal([batch, SIDE, SIDE, channels], [0, 0])
     deep.build(x.shape)
     variables = deep.stacked_variables
@@ -79,10 +82,11 @@ def main(argv):
             compiled = mfcnn.layers.xla_is_faster(channels, positions)
             taken = times[names.index("matmul XLA" if compiled else "library")]
             print(
-                f"{channels:8}{positions:10}" + "".join(f"{scale * t:14.1f}" for t in times)
+                f"{channels:8}{positions:10}"
+                + "".join(f"{scale * t:14.1f}" for t in times)
                 + f"  {names[times.index(min(times))]}; auto loses {taken / min(times):.2f}",
                 flush=True,
-            )  # fmt: skip
+            )
 
 
 if __name__ == "__main__":

@@ -162,8 +162,10 @@ def main(_):
         for padding in layers.PADDINGS:
             for initialization in models.INITIALIZATIONS:
                 config = base | {
-                    "depth": int(depth), "padding": padding, "initialization": initialization
-                }  # fmt: skip
+                    "depth": int(depth),
+                    "padding": padding,
+                    "initialization": initialization,
+                }
                 rows.append(compare(config, images, settings["draws"]))
                 print(" ".join(f"{k}={common.csv_text(v)[:8]}" for k, v in rows[-1].items()))
                 common.write_csv(directory / "metrics.csv", rows)

@@ -205,20 +205,48 @@ def trainability(
         return _unbounded(depth, padding)
     if inputs is None:
         inputs = np.array(max(_second_moment(activation, point.q_star), 1e-24))
+    law = activation, weight_variance, bias_variance
+    passes = _passes(*law, depth, inputs, profile, sizes, padding)
+    rates = _mode_rates(point, passes, profile, sizes, padding)
+    return _verdict(
+        activation,
+        weight_variance,
+        point,
+        passes,
+        rates,
+        depth,
+        orthogonal,
+        padding,
+        variance_basins(*law),
+    )
+
+
+def _passes(
+    activation: activations.Activation,
+    weight_variance: float,
+    bias_variance: float,
+    depth: int,
+    inputs: np.ndarray,
+    profile: np.ndarray,
+    sizes: tuple[int, ...],
+    padding: str,
+) -> Propagation:
+    """Through the layers one by one, of one position where all are alike."""
     if padding != "valid" and inputs.ndim == 0 and _is_uniform(profile, padding):
         passes_size, padded = (1,) * profile.ndim, "circular"  # all positions are alike
     else:
         passes_size, padded = sizes, padding
     layers = min(depth, _MOST_LAYERS, max(2, _MOST_VALUES // int(np.prod(passes_size))))
-    passes = propagate(
-        activation, max(weight_variance, 1e-300), bias_variance, layers, inputs, profile,
-        passes_size, padded,
-    )  # fmt: skip
-    rates = _mode_rates(point, passes, profile, sizes, padding)
-    return _verdict(
-        activation, weight_variance, point, passes, rates, depth, orthogonal, padding,
-        variance_basins(activation, weight_variance, bias_variance),
-    )  # fmt: skip
+    return propagate(
+        activation,
+        max(weight_variance, 1e-300),
+        bias_variance,
+        layers,
+        inputs,
+        profile,
+        passes_size,
+        padded,
+    )
 
 
 def _second_moment(activation: activations.Activation, q: float) -> float:

@@ -150,8 +150,9 @@ class _ModelKernel(_base.Kernel):
         for k, tensor in enumerate(tensors):
             self._check_one(f"{name}[{k}]", tensor, self.model.inputs[k].shape[1:])
         if len({tensor.shape[0] for tensor in tensors}) > 1:
-            raise ValueError(f"{name} must be arrays of one length. Received: "
-                             f"{[t.shape[0] for t in tensors]}")  # fmt: skip
+            raise ValueError(
+                f"{name} must be arrays of one length. Received: {[t.shape[0] for t in tensors]}"
+            )
         return tf.concat([tf.reshape(t, [t.shape[0], -1]) for t in tensors], 1)
 
     def _check(self, name: str, x: tf.Tensor) -> None:

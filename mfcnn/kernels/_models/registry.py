@@ -111,9 +111,9 @@ def identity(kind: type) -> str:
     """What identifies the rule of a class: its name, and a digest of its code."""
     function = _RULES.get(kind)
     code = getattr(function, "__code__", None)
-    digest = "" if code is None else hashlib.sha256(
-        code.co_code + repr(code.co_consts).encode()
-    ).hexdigest()[:16]  # fmt: skip
+    digest = ""
+    if code is not None:
+        digest = hashlib.sha256(code.co_code + repr(code.co_consts).encode()).hexdigest()[:16]
     name = getattr(function, "__qualname__", "")
     return f"{kind.__module__}.{kind.__qualname__} {name} {digest}"
 

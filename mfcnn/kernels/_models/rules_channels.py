@@ -20,9 +20,17 @@ L = keras.layers
 
 
 @rule(
-    L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianDropout,
-    L.GaussianNoise, L.AlphaDropout, L.Identity, L.ActivityRegularization, borrowed.StochasticDepth,
-)  # fmt: skip
+    L.Dropout,
+    L.SpatialDropout1D,
+    L.SpatialDropout2D,
+    L.SpatialDropout3D,
+    L.GaussianDropout,
+    L.GaussianNoise,
+    L.AlphaDropout,
+    L.Identity,
+    L.ActivityRegularization,
+    borrowed.StochasticDepth,
+)
 def identity(call: "Call", signal: Signal) -> Signal:
     """Nothing, outside training."""
     return signal
@@ -178,6 +186,13 @@ def layer_scale(call: "Call", signal: Signal) -> Signal:
 refuse("it couples the channels; take the kernel of the logits", L.Softmax)
 refuse("it divides by a norm that grows with the width", L.UnitNormalization)
 refuse("its mean and variance are those of a data set, per channel of the data", L.Normalization)
-refuse("it is code of its own: make it a layer class with a rule of its own "
-       "(mfcnn.kernels.register_layer_rule)", L.Lambda, L.TFSMLayer, L.JaxLayer, L.FlaxLayer,
-       L.TorchModuleWrapper, L.Wrapper)  # fmt: skip
+refuse(
+    "it is code of its own: make it a layer class with a rule of its own "
+    "(mfcnn.kernels.register_layer_rule)",
+    L.Lambda,
+    L.TFSMLayer,
+    L.JaxLayer,
+    L.FlaxLayer,
+    L.TorchModuleWrapper,
+    L.Wrapper,
+)

@@ -111,11 +111,16 @@ def _by_positions(call: "Call", signal: Signal, averages: bool) -> Signal:
 
 
 @rule(
-    L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D,
-    L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D,
-    L.AdaptiveAveragePooling1D, L.AdaptiveAveragePooling2D,
+    L.AveragePooling1D,
+    L.AveragePooling2D,
+    L.AveragePooling3D,
+    L.GlobalAveragePooling1D,
+    L.GlobalAveragePooling2D,
+    L.GlobalAveragePooling3D,
+    L.AdaptiveAveragePooling1D,
+    L.AdaptiveAveragePooling2D,
     L.Resizing,
-)  # fmt: skip
+)
 def average(call: "Call", signal: Signal) -> Signal:
     """Sums over positions."""
     options = ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias")
@@ -125,9 +130,16 @@ def average(call: "Call", signal: Signal) -> Signal:
 
 
 @rule(
-    L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D, L.Cropping1D, L.Cropping2D, L.Cropping3D,
-    L.CenterCrop, L.UpSampling1D, L.UpSampling3D,
-)  # fmt: skip
+    L.ZeroPadding1D,
+    L.ZeroPadding2D,
+    L.ZeroPadding3D,
+    L.Cropping1D,
+    L.Cropping2D,
+    L.Cropping3D,
+    L.CenterCrop,
+    L.UpSampling1D,
+    L.UpSampling3D,
+)
 def pick(call: "Call", signal: Signal) -> Signal:
     """Picks positions: each output reads one at most."""
     return _by_positions(call, signal, averages=False)
@@ -183,9 +195,7 @@ def repeat(call: "Call", signal: Signal) -> Signal:
     return signal.each(repeated)
 
 
-@rule(
-    L.MaxPooling1D, L.MaxPooling2D, L.GlobalMaxPooling1D, L.GlobalMaxPooling2D,
-)  # fmt: skip
+@rule(L.MaxPooling1D, L.MaxPooling2D, L.GlobalMaxPooling1D, L.GlobalMaxPooling2D)
 def maximum(call: "Call", signal: Signal) -> Signal:
     """The maximum over windows, by Monte Carlo."""
     if not call.sampled:
@@ -212,9 +222,12 @@ def maximum(call: "Call", signal: Signal) -> Signal:
 
 refuse(
     "its maximum over unequal windows or volumes is not known here",
-    L.MaxPooling3D, L.GlobalMaxPooling3D, L.AdaptiveMaxPooling1D, L.AdaptiveMaxPooling2D,
+    L.MaxPooling3D,
+    L.GlobalMaxPooling3D,
+    L.AdaptiveMaxPooling1D,
+    L.AdaptiveMaxPooling2D,
     L.AdaptiveMaxPooling3D,
-)  # fmt: skip
+)
 refuse(
     "Keras's own layer fails in float64 where a size is divided into one: take AveragePooling3D",
     L.AdaptiveAveragePooling3D,

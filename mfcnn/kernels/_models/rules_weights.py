@@ -136,10 +136,8 @@ def transposed(call: "Call", signal: Signal) -> Signal:
     if not isinstance(output_padding, tuple):
         output_padding = (output_padding,) * rank
     taps = Taps(profile, layer.padding, layer.strides, layer.dilation_rate, output_padding)
-    law = _law(
-        call, id(layer), variance, shape[-1], layer.kernel, layer.bias,
-        _bias_variance(call), taps,
-    )  # fmt: skip
+    bias = _bias_variance(call)
+    law = _law(call, id(layer), variance, shape[-1], layer.kernel, layer.bias, bias, taps)
     return signal.through(law, call.sizes, call.channels).activated(call, layer.activation)
 
 
@@ -184,10 +182,8 @@ def separable(call: "Call", signal: Signal) -> Signal:
     )
     shape = tuple(layer.pointwise_kernel.shape)
     variance, _ = weights.weight_variance(call, layer.pointwise_initializer, shape, shape[-2])
-    law = _law(
-        call, id(layer), variance, shape[-2], layer.pointwise_kernel, layer.bias,
-        _bias_variance(call),
-    )  # fmt: skip
+    kernel, bias = layer.pointwise_kernel, _bias_variance(call)
+    law = _law(call, id(layer), variance, shape[-2], kernel, layer.bias, bias)
     return filtered.through(law, call.sizes, call.channels).activated(call, layer.activation)
 
 
@@ -243,10 +239,7 @@ def stack(call: "Call", signal: Signal) -> Signal:
     bias = 0.0
     if layer.bias is not None:
         bias = weights.bias_variance(call, layer.bias_initializer, shape[-1:])
-    law = _law(
-        call, id(layer), variance, channels, layer.kernel,
-        layer.bias, bias, taps,
-    )  # fmt: skip
+    law = _law(call, id(layer), variance, channels, layer.kernel, layer.bias, bias, taps)
     layers = Stack(call.sizes, signal.fractions(), law, layer.depth)
     linear = Signal([Part(call.channels, layers)])
     result = linear.activated(call, layer.activation)
@@ -256,15 +249,29 @@ def stack(call: "Call", signal: Signal) -> Signal:
 
 
 _RECURRENT = (
-    L.RNN, L.LSTM, L.GRU, L.SimpleRNN, L.Bidirectional, L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D,
-    L.LSTMCell, L.GRUCell, L.SimpleRNNCell, L.StackedRNNCells,
-)  # fmt: skip
-refuse("recurrent layers are not known here; write its steps as layers that share weights",
-       *_RECURRENT)  # fmt: skip
+    L.RNN,
+    L.LSTM,
+    L.GRU,
+    L.SimpleRNN,
+    L.Bidirectional,
+    L.ConvLSTM1D,
+    L.ConvLSTM2D,
+    L.ConvLSTM3D,
+    L.LSTMCell,
+    L.GRUCell,
+    L.SimpleRNNCell,
+    L.StackedRNNCells,
+)
+refuse(
+    "recurrent layers are not known here; write its steps as layers that share weights", *_RECURRENT
+)
 refuse(
     "attention multiplies signals of the same weights, which stays random without many heads",
-    L.MultiHeadAttention, L.GroupQueryAttention, L.Attention, L.AdditiveAttention,
-)  # fmt: skip
+    L.MultiHeadAttention,
+    L.GroupQueryAttention,
+    L.Attention,
+    L.AdditiveAttention,
+)
 refuse("give the layer itself: Dense acts on the last axis of any input", L.TimeDistributed)
 refuse("its kernel is divided by its own largest singular value", L.SpectralNormalization)
 refuse("it reads the same weights both ways", L.ReversibleEmbedding)

@@ -63,12 +63,21 @@ class Taps:
         with tf.init_scope():  # numbers, also while a graph is traced
             if self.output_padding is None:
                 result = keras.ops.conv(
-                    basis[:, :, None], one_hot[:, None, :], stride, padding,
-                    data_format="channels_last", dilation_rate=dilation,
-                )  # fmt: skip
+                    basis[:, :, None],
+                    one_hot[:, None, :],
+                    stride,
+                    padding,
+                    data_format="channels_last",
+                    dilation_rate=dilation,
+                )
             else:
                 result = keras.ops.conv_transpose(
-                    basis[:, :, None], one_hot[:, :, None], stride, padding,
-                    self.output_padding[axis], "channels_last", dilation,
-                )  # fmt: skip
+                    basis[:, :, None],
+                    one_hot[:, :, None],
+                    stride,
+                    padding,
+                    self.output_padding[axis],
+                    "channels_last",
+                    dilation,
+                )
             return np.asarray(result, np.float64).transpose(2, 1, 0)
