@@ -16,6 +16,8 @@ are not numbers; NaN is never accepted.
 
 import math
 import numbers
+import os
+import pathlib
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -29,15 +31,18 @@ __all__ = [
     "choice",
     "depth",
     "depths",
+    "function",
     "initializer",
     "integer",
     "integers",
     "interpreted",
     "matrix",
     "number",
+    "path",
     "seed",
     "seed_or_drawn",
     "sizes",
+    "text",
     "variance",
     "variances",
 ]
@@ -158,6 +163,29 @@ def choice(name: str, value: Any, accepted: Iterable[Any]) -> Any:
     if not any(type(value) is type(one) and value == one for one in accepted):
         listed = ", ".join(map(repr, accepted))
         raise ValueError(_message(name, f"one of {listed}", value))
+    return value
+
+
+def function(name: str, value: Any) -> Callable:
+    """Anything that can be called."""
+    if not callable(value):
+        raise ArgumentTypeError(_message(name, "callable", value))
+    return value
+
+
+def path(name: str, value: Any) -> pathlib.Path:
+    """The path of a file or folder, from text or anything that has one."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ArgumentTypeError(_message(name, "a path", value))
+    if not os.fspath(value):
+        raise ValueError(_message(name, "a path that is not empty", value))
+    return pathlib.Path(value)
+
+
+def text(name: str, value: Any) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise ArgumentTypeError(_message(name, "a string", value))
     return value
 
 

@@ -73,11 +73,11 @@ class RunDirectory(os.PathLike):
         part: tuple[int, int] = (0, 1),
         file: str = "config.json",
     ) -> None:
-        if not os.fspath(path):
+        if path == "":
             raise ValueError("output_dir must be the path of a folder. Received: output_dir=''")
+        self.path = arguments.path("path", path)
         count = arguments.integer("part[1]", part[1], 1)
         self._part = arguments.integer("part[0]", part[0], 0, count - 1), count
-        self.path = pathlib.Path(path)
         self._config = None if config is None else _plain(config)
         self._may_differ, self._defaults = set(may_differ), _plain(defaults or {})
         self._file = file

@@ -82,7 +82,8 @@ KINDS = {
     "choice": "stem_padding outputs method padding readout initialization parameterization loss "
     "kernel form get kind layout",
     "boolean": "critical_readout gram jit_compile verify orthogonal use_bias last_only fused "
-    "verbose artifacts download write pool progress contraction",
+    "verbose artifacts download write pool progress contraction "
+    "log_scale",
     "model": "model block",
     "activation": "activation",
     "matrix": "y kernel_test_train ntk_test_train nngp_test_train correction_test_train y_train "
@@ -112,6 +113,18 @@ SPECIAL_KINDS = {
     ("mfcnn.meanfield.variance_profile", "name"): "profile",
     ("mfcnn.empirical.relu_critical_ratio", "width"): "number",
     ("mfcnn.empirical.relu_critical_ratio", "exponent"): "number",
+}
+# Wrong values of a kind that are right for one argument.
+LEGITIMATE: dict[tuple[str, str], tuple] = {
+    # Arrays of any shape: none in, none out.
+    ("mfcnn.meanfield.critical_point", "q_star"): ([],),
+    ("mfcnn.meanfield.critical_weight_variance", "bias_variance"): ([],),
+    ("mfcnn.meanfield.fixed_points", "weight_variance"): ([],),
+    ("mfcnn.meanfield.fixed_points", "bias_variance"): ([],),
+    # Several matrices [..., m, m], here one of one entry.
+    ("mfcnn.kernels.spectrum", "kernel_matrix"): ([[[1.0]]],),
+    # One example of any shape; that there is one y too few is said of y.
+    ("mfcnn.kernels.solve", "x"): ([[[[[[1.0]]]]]],),
 }
 # How a message may call an argument.
 ALIASES = {"identifier": "activation", "profile": "variance_profile"}
@@ -216,6 +229,7 @@ def samples() -> dict[str, Any]:
         "moments": mfcnn.empirical.ntk_moments("relu", 20, 4, 2.0, 0.0, 20),
         "point": mfcnn.meanfield.fixed_point("tanh", 1.5, 0.1),
         "kappa": 0.1,
+        "ridge": 0.1,
         "input_shape": (8, 8, 1),
         "shape": (3, 3, 2, 2),
         "initializer": "zeros",
@@ -232,7 +246,10 @@ def samples() -> dict[str, Any]:
         "output_dir": tempfile.mkdtemp(),
         "config": {"depth": 1},
         "text": "text",
-        "rows": [{"step": 1, "loss": 1.0, "train_accuracy": 0.5, "test_accuracy": 0.5}],
+        "rows": [
+            {"step": 1}
+            | {f"{part}_{of}": 0.5 for part in ("train", "test") for of in ("loss", "accuracy")}
+        ],
         "strategy": tf.distribute.get_strategy(),
         "optimizer": keras.optimizers.SGD(),
         "batch_size": 4,
@@ -255,6 +272,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "mfcnn.models.alexnet": {"input_shape": (63, 63, 1)},
     "mfcnn.models.lenet": {"input_shape": (28, 28, 1)},
     "mfcnn.models.linearize": {"name": None},
+    "mfcnn.meanfield.stem_covariance": {"images": np.ones([2, 8, 8, 1])},
+    "mfcnn.meanfield.stem_variances": {"images": np.ones([2, 8, 8, 1])},
+    "mfcnn.training.plot_curves": {"path": os.path.join(tempfile.mkdtemp(), "curves.png")},
     "mfcnn.kernels.mode_corrections": {
         "epsilon": np.ones([2, 4, 4]),
         "delta": np.ones([2, 4, 4]),
@@ -268,10 +288,22 @@ def functions(rooms: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
         if public_face.is_record(value) or name in LEFT_OUT:
             continue
         if not rooms or name.split(".")[1] in rooms:
-            yield name, value
+            yield name, _used(value) if name.startswith("mfcnn.estimators.") else value
     if not rooms or "kernels" in rooms:
         for maker in ("fully_connected", "convolutional"):
             yield f"mfcnn.kernels.{maker}()", _kernel_call(maker)
+
+
+def _used(estimator: Any) -> Any:
+    """An estimator's constructor and first use: by scikit-learn's rules only the use checks."""
+    x, y = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.5]]), np.array([0, 1, 1])
+
+    @functools.wraps(estimator, updated=())
+    def call(**arguments: Any) -> Any:
+        made = estimator(**arguments)
+        return made.fit(x, y) if hasattr(made, "fit") else made(x)
+
+    return call
 
 
 def _kernel_call(maker: str) -> Any:
@@ -279,15 +311,24 @@ def _kernel_call(maker: str) -> Any:
     shape = (3, 2) if maker == "fully_connected" else (3, 4, 4, 1)
     x = np.random.default_rng(0).normal(size=shape)
 
-    def call(x1: Any = x, x2: Any = None, get: Any = "ntk") -> Any:
-        return kernel(x1, x2, get)
+    def call(
+        x1: Any = x,
+        x2: Any = None,
+        get: Any = "ntk",
+        log_scale: Any = False,
+        progress: Any = False,
+        output_dir: Any = None,
+    ) -> Any:
+        further = {"log_scale": log_scale, "progress": progress, "output_dir": output_dir}
+        return kernel(x1, x2, get, **further)
 
     return call
 
 
 def _wrong_values(name: str, parameter: inspect.Parameter) -> tuple:
     kind = SPECIAL_KINDS.get((name, parameter.name)) or _KIND_OF.get(parameter.name, "skip")
-    values = WRONG[kind]
+    right = LEGITIMATE.get((name, parameter.name), ())
+    values = tuple(v for v in WRONG[kind] if not (isinstance(v, list) and v in right))
     if parameter.default is parameter.empty and kind not in ("profile", "activation", "inputs"):
         return (*values, None) if kind != "skip" else values
     return values

@@ -61,11 +61,16 @@ class Activation:
         dual: "_dual.Dual | Callable | None" = None,
         refusal: str | None = None,
     ) -> None:
-        for argument, value in (("phi", phi), ("phi_prime", phi_prime)):
-            if not callable(value):
-                raise TypeError(f"{argument} must be callable. Received: {argument}={value!r}")
-        self.phi = phi
-        self.phi_prime = phi_prime
+        self.phi = arguments.function("phi", phi)
+        self.phi_prime = arguments.function("phi_prime", phi_prime)
+        if moments is not None and not isinstance(
+            moments, (_moments.ClosedForm, _moments.Numerical)
+        ):
+            raise arguments.ArgumentTypeError(
+                "moments must be a ClosedForm or Numerical of mfcnn.activations, or None. "
+                f"Received: moments={moments!r}"
+            )
+        name = name if name is None else arguments.text("name", name)
         self.name = name or getattr(phi, "__name__", "custom")
         self.of_library = False
         self._numerical = _moments.Numerical(phi, phi_prime, refusal)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mfcnn import arguments
 from mfcnn.activations import _registry
 
 __all__ = ["dual_maps"]
@@ -24,8 +25,8 @@ def dual_maps(activation: Any, q1: Any, q2: Any, q12: Any) -> tuple[tf.Tensor, t
         for the range of the given variances, which must therefore be eager tensors.
 
     Raises:
-        ValueError: for a negative or non-finite variance (eager arguments), and see
-            `Activation.table`.
+        ValueError: for what is no finite number, or a negative variance (eager arguments), and
+            see `Activation.table`.
 
     Example:
         >>> value, slope = mfcnn.activations.dual_maps("erf", 0.5, 0.5, 0.25)
@@ -33,11 +34,12 @@ def dual_maps(activation: Any, q1: Any, q2: Any, q12: Any) -> tuple[tf.Tensor, t
         0.160861 0.657498
     """
     activation = _registry.get(activation)
+    if tf.executing_eagerly():
+        for name, q in (("q1", q1), ("q2", q2)):
+            arguments.variances(name, q)
+        arguments.array("q12", q12)
     q1 = tf.convert_to_tensor(q1, None if hasattr(q1, "dtype") else tf.float64)
     q2, q12 = tf.convert_to_tensor(q2, q1.dtype), tf.convert_to_tensor(q12, q1.dtype)
-    for name, q in (("q1", q1), ("q2", q2)):
-        if tf.executing_eagerly() and not np.all((q.numpy() >= 0) & np.isfinite(q.numpy())):
-            raise ValueError(f"{name} must be finite and not negative. Received: {name}={q}")
     dual = activation.closed_form
     if dual is None:
         variances = np.concatenate([np.ravel(q1.numpy()), np.ravel(q2.numpy())])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mfcnn import activations
+from mfcnn import activations, arguments
 from mfcnn.kernels import _blocks, _function, _identity, _products
 
 __all__ = ["Kernel", "identities"]
@@ -104,6 +104,7 @@ class Kernel:
             OverflowError: if the result is not finite in this dtype.
         """
         fields = _fields(get)
+        log_scale = arguments.boolean("log_scale", log_scale)
         if log_scale and not self._takes_log_scale:
             raise ValueError(f"log_scale must be False for {self._name}. Received: log_scale=True")
         x1 = self._inputs("x1", x1)
@@ -112,9 +113,9 @@ class Kernel:
             raise ValueError(
                 f"x1 and x2 must have inputs of one shape. Received: {x1.shape} and {x2.shape}"
             )
-        problem = functools.partial(self._problem, x1, x2, bool(log_scale))
+        problem = functools.partial(self._problem, x1, x2, log_scale)
         run = _blocks.Run(problem, progress, output_dir, fields)
-        nngp, ntk, scale = self._evaluate(x1, x2, bool(log_scale), run)
+        nngp, ntk, scale = self._evaluate(x1, x2, log_scale, run)
         values = {"nngp": nngp, "ntk": ntk, "log_scale": scale}
         self._check_finite({field: values[field] for field in fields})
         if isinstance(get, str) and not log_scale:

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mfcnn import files
+from mfcnn import arguments, files
 from mfcnn.borrowed import could_possibly_record
 from mfcnn.kernels import _identity
 from mfcnn.numerics import equal_parts
@@ -71,7 +71,9 @@ class Run:
             output_dir: where finished blocks are kept, or None.
             fields: the kernels that are asked for, of "nngp" and "ntk".
         """
-        self._problem, self._progress, self._output_dir = problem, progress, output_dir
+        self._problem, self._progress = problem, arguments.boolean("progress", progress)
+        known = output_dir is not None
+        self._output_dir = arguments.path("output_dir", output_dir) if known else None
         self._fields = tuple(field in fields for field in FIELDS)
 
     def grid(

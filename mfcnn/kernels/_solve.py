@@ -117,6 +117,8 @@ def solve(
         )
     ridge = arguments.number("ridge", ridge, 0)
     tolerance = arguments.number("tolerance", tolerance, above=0)
+    progress = arguments.boolean("progress", progress)
+    output_dir = None if output_dir is None else arguments.path("output_dir", output_dir)
     most = arguments.integer("max_iterations", max_iterations, 1)
     seed = arguments.integer("seed", seed, 0)
     rank = _rank(len(x)) if rank is None else arguments.integer("rank", rank, 1)
@@ -278,7 +280,7 @@ class _Store:
             if differs:
                 raise ValueError(
                     f"output_dir holds the state of another problem, where {'; '.join(differs)}. "
-                    f"Use a directory of its own. Received: output_dir={self._output_dir!r}"
+                    f"Use a directory of its own. Received: output_dir={str(self._output_dir)!r}"
                 )
             values = {name: stored[name] for name in stored.files if name != "problem"}
         return _State(

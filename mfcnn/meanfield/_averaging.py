@@ -36,7 +36,9 @@ def profile_and_size(profile: Any, size: Any) -> tuple[np.ndarray, tuple[int, ..
 
     A size of several numbers gives the rank; else the profile does, and a name is for images.
     """
-    v = profiles.parse(profile, rank=len(size) if np.ndim(size) == 1 else None)
+    several = np.ndim(size) == 1
+    size = arguments.integers("size", size, 1) if several else size
+    v = profiles.parse(profile, rank=len(size) if several else None)
     return v, arguments.sizes("size", size, v.ndim)
 
 

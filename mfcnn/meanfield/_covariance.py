@@ -215,7 +215,12 @@ class Linearization:
 
     def __init__(self, point: FixedPoint, kappa: float, profile: np.ndarray, size: Any) -> None:
         """Takes a `FixedPoint`, kappa, the variance profile and the spatial size."""
-        self.chi_c, self.chi_q, self.kappa = point.chi_c, point.chi_q, kappa
+        if not isinstance(point, FixedPoint):
+            raise arguments.ArgumentTypeError(
+                f"point must be a FixedPoint of mfcnn.meanfield. Received: point={point!r}"
+            )
+        self.chi_c, self.chi_q = point.chi_c, point.chi_q
+        self.kappa = arguments.number("kappa", kappa)
         self.profile = profile
         self.eigenvalues = mode_eigenvalues(profile, size)
         self.off_diagonal = point.chi_c * np.abs(self.eigenvalues)

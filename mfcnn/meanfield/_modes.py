@@ -42,7 +42,7 @@ def variance_profile(name: Any, kernel_size: Any = 3, rank: int = 2) -> np.ndarr
 
     Source: CNN paper, section 2.1.6 and Figure 4.
     """
-    return profiles.parse(name, kernel_size, rank)
+    return profiles.parse(name, kernel_size, rank, "name")
 
 
 def mode_eigenvalues(profile: Any, size: Any, padding: str = "circular") -> np.ndarray:

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mfcnn import files
+from mfcnn import arguments, files
 from mfcnn.run_directory import ConfigurationError, check_configuration
 
 __all__ = ["ConfigurationError", "MetricsFile", "open_run", "plot_curves", "replace_file"]
@@ -52,7 +52,8 @@ def open_run(
             ...
         mfcnn.run_directory.ConfigurationError: ...
     """
-    directory = pathlib.Path(output_dir)
+    directory = arguments.path("output_dir", output_dir)
+    write = arguments.boolean("write", write)
     check_configuration(directory, config, may_differ, defaults)
     directory.mkdir(parents=True, exist_ok=True)
     if write:
@@ -78,7 +79,7 @@ class MetricsFile:
     """
 
     def __init__(self, path: os.PathLike | str, fields: Sequence[str]) -> None:
-        self.path = pathlib.Path(path)
+        self.path = arguments.path("path", path)
         self.fields = tuple(fields)
 
     def rows(self) -> list[dict[str, float]]:
@@ -160,6 +161,7 @@ def plot_curves(
     """
     from matplotlib.figure import Figure
 
+    path, title = arguments.path("path", path), arguments.text("title", title)
     steps = [row["step"] for row in rows]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss")):
@@ -200,4 +202,4 @@ def replace_file(path: os.PathLike | str, text: str) -> None:
         >>> path.read_text()
         'done'
     """
-    files.write_atomically(path, text)
+    files.write_atomically(arguments.path("path", path), arguments.text("text", text))

@@ -109,6 +109,10 @@ class Trainer:
         loss: str = "cross_entropy",
         artifacts: bool = True,
     ) -> None:
+        if not isinstance(dataset, ImageData):
+            raise arguments.ArgumentTypeError(
+                f"dataset must be a mfcnn.data.ImageData. Received: dataset={dataset!r}"
+            )
         self.dataset = dataset
         self.strategy = strategy or tf.distribute.get_strategy()
         self._is_chief = is_chief(self.strategy)
@@ -151,8 +155,8 @@ class Trainer:
         self, make_model: Callable, make_optimizer: Callable, fused: bool, jit_compile: bool
     ) -> None:
         with scope_of(self.strategy):
-            self.model = make_model()
-            self.optimizer = make_optimizer(self.model)
+            self.model = arguments.function("make_model", make_model)()
+            self.optimizer = arguments.function("make_optimizer", make_optimizer)(self.model)
             self.optimizer.build(self.model.trainable_variables)
         self._program = TrainingStep(
             self.model,
@@ -168,8 +172,8 @@ class Trainer:
         self._variables = self.model.variables + self.optimizer.variables
 
     def _open(self, output_dir: os.PathLike | str, title: str) -> None:
-        self.output_dir = pathlib.Path(output_dir)
-        self.title = title
+        self.output_dir = arguments.path("output_dir", output_dir)
+        self.title = arguments.text("title", title)
         self.metrics = MetricsFile(self.output_dir / "metrics.csv", _FIELDS)
         self._checkpoints = Checkpoints(
             self.output_dir / "checkpoints",
@@ -201,8 +205,8 @@ class Trainer:
             ValueError: if model or optimizer differ in what is compiled into the programs.
         """
         with lost_peers(self.strategy), scope_of(self.strategy):
-            model = make_model()
-            optimizer = make_optimizer(model)
+            model = arguments.function("make_model", make_model)()
+            optimizer = arguments.function("make_optimizer", make_optimizer)(model)
             optimizer.build(model.trainable_variables)
         for kind, old, new in (
             ("model", _compiled_config(self.model), _compiled_config(model)),

@@ -355,7 +355,8 @@ def random_model(seed: int) -> tuple[keras.Model, np.ndarray, list[str]]:
         h = new
     while len(h.shape) > 2:
         pool = L.GlobalAveragePooling2D() if len(h.shape) == 4 else L.GlobalAveragePooling1D()
-        h = pool(h) if rng.random() < 0.5 else L.Flatten()(h)
+        pooled = rng.random() < 0.5 or None in h.shape[1:]  # einsums forget the length
+        h = pool(h) if pooled else L.Flatten()(h)
     return keras.Model(inputs, L.Dense(OUTPUTS)(h), name=f"random_{seed}"), x, names
 
 

@@ -78,7 +78,13 @@ def from_keras(
         TensorShape([2, 2])
     """
     if isinstance(model, (str, os.PathLike)):
-        model = keras.saving.load_model(model, compile=False)
+        try:
+            model = keras.saving.load_model(model, compile=False)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                "model must be a keras.Model or the path of one that can be loaded. "
+                f"Received: model={model!r}: {error}"
+            ) from error
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a keras.Model or the path of one. Received: {model!r}")
     if not model.built or not getattr(model, "inputs", None):
