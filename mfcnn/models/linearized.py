@@ -69,8 +69,10 @@ class LinearizedModel(keras.Model):
             )
             for i, v in enumerate(self._initial())
         ]
-        # From here on the model holds w0 and not weights to train.
-        model.trainable = False
+        # From here on the model holds w0 and not weights to train. Not by its own `trainable`: that
+        # would put a BatchNormalization called with training=True into inference mode.
+        for v in model.variables:
+            v.trainable = False
         self.built = True
 
     def _initial(self) -> list[Any]:

@@ -305,3 +305,17 @@ def test_a_wrong_product_is_refused_and_not_returned():
     exact = empirical.ntk(model, _X, method="jacobian")
     np.testing.assert_allclose(empirical.ntk(model, _X), exact, rtol=1e-4)
     np.testing.assert_allclose(models.linearize(model, verify=False)(_X), model(_X))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class _BatchStatistics(keras.layers.BatchNormalization):
+    """In training mode whatever its caller says."""
+
+    def call(self, x, training=None, mask=None):
+        return super().call(x, training=True, mask=mask)
+
+
+def test_a_layer_that_puts_itself_into_training_mode_is_refused():
+    model = keras.Sequential([keras.Input((3,)), _BatchStatistics(), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="runs in training mode.*moving_mean"):
+        models.linearize(model)
