@@ -51,6 +51,12 @@ def fully_connected(
     Raises:
         ValueError: for arguments outside these ranges.
 
+    Example:
+        >>> kernel = mfcnn.kernels.fully_connected(3, "relu", 2.0, 0.0)
+        >>> kernel([[1.0, 1.0], [2.0, 0.0]], [[1.0, 1.0]], get="ntk").numpy()
+        array([[8.        ],
+               [6.31679339]])
+
     Source: NTK paper, equations 2 and 6.
     """
     return _FullyConnectedKernel(depth, activation, weight_variance, bias_variance, dtype)
@@ -89,6 +95,13 @@ def convolutional(
 
     Raises:
         ValueError: for arguments outside these ranges.
+
+    Example:
+        >>> kernel = mfcnn.kernels.convolutional(2, "relu", 2.0, 0.0, readout="pool")
+        >>> images = np.ones([2, 4, 4, 3])
+        >>> kernel(images, get="ntk").numpy()
+        array([[6., 6.],
+               [6., 6.]])
 
     Source: NTK paper, equations 18, 27 to 31; profile: CNN paper, section 2.1.6.
     """
@@ -144,16 +157,16 @@ class _FullyConnectedKernel(_layered.LayeredKernel):
                 result = self._interpolated(start, run)
                 if result is not None:
                     return result
-        start = functools.partial(_Start, x1, x2, self)
+        begin = functools.partial(_Start, x1, x2, self)
         if max(n1, n2) > self._block:
-            return self._in_blocks(start(), scaled, run)
+            return self._in_blocks(begin(), scaled, run)
 
         def block(*_: Any) -> tuple:
             *values, close = self._whole(x1, x2, scaled)
             if not close:
-                return values
-            values = self._in_blocks(start(), scaled, _blocks.Run())
-            return values if x2 is not None else _symmetric(values)
+                return tuple(values)
+            accurate = self._in_blocks(begin(), scaled, _blocks.Run())
+            return accurate if x2 is not None else _symmetric(accurate)
 
         return run.grid(block, n1, None if x2 is None else n2, self._block)
 
@@ -170,7 +183,7 @@ class _FullyConnectedKernel(_layered.LayeredKernel):
             )
         )
 
-        def body(x1, x2, parameters, layers):
+        def body(x1: tf.Tensor, x2: tf.Tensor | None, parameters: tuple, layers: list) -> tuple:
             first = _first_layer.fully_connected(x1, x2, parameters)
             close = tf.reduce_any(_first_layer.suspects(first.gap, first.same))
             if whole:
@@ -186,10 +199,10 @@ class _FullyConnectedKernel(_layered.LayeredKernel):
         layers = self._layers(lambda: _blocks.extremes(start.q1, start.q2))
         pairs = start.n1 * (start.n2 or start.n1)
 
-        def body(close, first, parameters, layers):
+        def body(close: bool, first: _recursion.First, parameters: tuple, layers: list) -> tuple:
             return self._propagate(first, parameters, layers, self._layout, scaled, close)
 
-        def block(rows, columns):
+        def block(rows: np.ndarray, columns: np.ndarray) -> tuple:
             first, close = start.block(rows, columns)
             return self._run(("block", scaled), body, (close, first), layers, pairs)
 
@@ -203,7 +216,7 @@ class _FullyConnectedKernel(_layered.LayeredKernel):
         # A few blocks are kept from the first pass to the second; many would fill the memory.
         first_layer = functools.cache(start.block_at) if len(parts) <= 4 else start.block_at
 
-        def body(first, parameters, layers):
+        def body(first: _recursion.First, parameters: tuple, layers: list) -> tuple:
             return self._propagate(first, parameters, layers, self._layout, False, True)
 
         def evaluate(nodes: np.ndarray) -> tf.Tensor:
@@ -223,7 +236,7 @@ class _FullyConnectedKernel(_layered.LayeredKernel):
         if found is None:
             return None
 
-        def block(rows, columns):
+        def block(rows: np.ndarray, columns: np.ndarray) -> tuple:
             first, _ = first_layer(_span(rows), _span(columns))
             nngp, ntk = tf.split(tf.cast(found(first.gap, first.same), self.dtype), 2)
             if isinstance(self.depth, tuple):
@@ -277,12 +290,21 @@ def _rows(x: tf.Tensor, rows: np.ndarray) -> tf.Tensor:
     return x if len(rows) == x.shape[0] else tf.gather(x, rows)
 
 
-def _gaps(q1, q2, products, same, features, parameters):
+def _gaps(
+    q1: tf.Tensor,
+    q2: tf.Tensor,
+    products: tf.Tensor,
+    same: tf.Tensor,
+    features: int,
+    parameters: tuple[tf.Tensor, tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
     gap = _first_layer.gap_of_products(q1, q2, products, features, parameters)
     return gap, tf.reduce_any(_first_layer.suspects(gap, same))
 
 
-def _close_gaps(x1, x2, first, parameters):
+def _close_gaps(
+    x1: tf.Tensor, x2: tf.Tensor, first: _recursion.First, parameters: tuple[tf.Tensor, tf.Tensor]
+) -> _recursion.First:
     return _first_layer.close_gaps(x1, x2, first, _geometry.FullyConnected(), parameters)
 
 
@@ -363,7 +385,9 @@ class _ConvolutionalKernel(_layered.LayeredKernel):
         )
         flat, positions = self.readout == "flatten", math.prod(shape)
 
-        def body(accurate, x1, x2, parameters, layers):
+        def body(
+            accurate: bool, x1: tf.Tensor, x2: tf.Tensor | None, parameters: tuple, layers: list
+        ) -> tuple:
             same = _first_layer.same_inputs(x1, x2, pairwise=flat)
             order = [len(shape) + 1, *range(1, len(shape) + 1), 0]
             one, two = (tf.transpose(x, order) for x in (x1, x1 if x2 is None else x2))
@@ -371,7 +395,7 @@ class _ConvolutionalKernel(_layered.LayeredKernel):
             values = self._propagate(first, parameters, layers, layout, scaled, accurate)
             return (*(values if x2 is not None else _symmetric(values)), close)
 
-        def program(x1, x2, pairs):
+        def program(x1: tf.Tensor, x2: tf.Tensor | None, pairs: int) -> tuple:
             accurate = not tf.executing_eagerly()
             *values, close = self._run((scaled,), body, (accurate, x1, x2), layers, pairs)
             if not accurate and close:  # as for dense layers
@@ -383,7 +407,7 @@ class _ConvolutionalKernel(_layered.LayeredKernel):
         n1, n2 = x1.shape[0], None if x2 is None else x2.shape[0]
         work = n1 * (n2 or n1) * positions ** (1 if flat else 2)
 
-        def block(rows, columns):
+        def block(rows: np.ndarray, columns: np.ndarray) -> tuple:
             if flat and len(rows) == n1 and len(columns) == (n2 or n1):
                 return program(x1, x2, work)
             return program(tf.gather(x1, rows), tf.gather(second, columns), work)

@@ -245,7 +245,7 @@ class _Block:
         count = stage.depths.shape[0]
         arrays = [tf.TensorArray(self.dtype, count) for _ in range(3)]
 
-        def one_more(k, state, arrays):
+        def one_more(k: tf.Tensor, state: _State, arrays: list[tf.TensorArray]) -> tuple:
             state = self.forward(stage.dual, state, stage.depths[k])
             values = self._read(state)
             return k + 1, state, [a.write(k, v[0]) for a, v in zip(arrays, values)]
@@ -275,7 +275,14 @@ class _Block:
         return _Prepared(q, self._side(dual, q), self._cast(weights), scales)
 
     def _activated(
-        self, dual: Any, layer: Any, q: tuple, sides: tuple, gap: tf.Tensor, theta: tf.Tensor, scale
+        self,
+        dual: Any,
+        layer: Any,
+        q: tuple[tf.Tensor, tf.Tensor],
+        sides: tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]],
+        gap: tf.Tensor,
+        theta: tf.Tensor,
+        scale: Any,
     ) -> _State:
         """The state behind the activation, `theta` the NTK before it."""
         signals, slopes = [], []
@@ -292,7 +299,8 @@ class _Block:
         if self.dtype == tf.float32:
             own = self.layout.first(self._cast(slopes[0]))
             slope = tf.where(self._coincide(q[0].shape[:-1]), own, slope)
-        return _State(layer, *signals, output_gap, slope * theta, scale)
+        one, two = signals
+        return _State(layer, one, two, output_gap, slope * theta, scale)
 
     def _step(self, dual: Any, state: _State) -> _State:
         """The affine map, then the activation."""
