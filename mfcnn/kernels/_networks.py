@@ -122,8 +122,9 @@ def _products(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Inner products [n1, n2] of rows; by numpy's BLAS, twice as fast, where no tape listens."""
     if not tf.executing_eagerly() or could_possibly_record():
         return tf.matmul(a, b, transpose_b=True)
-    first = a.numpy()  # one array twice is a symmetric product, at half the cost
-    return tf.constant(first @ (first if a is b else b.numpy()).T)
+    first = np.asarray(a)  # the tensor's own memory, which .numpy() copies
+    # One array twice is a symmetric product, at half the cost.
+    return tf.constant(first @ (first if a is b else np.asarray(b)).T)
 
 
 class _FullyConnectedKernel(_layered.LayeredKernel):
@@ -286,8 +287,11 @@ def _span(indices: np.ndarray) -> tuple[int, int, int]:
 
 
 def _rows(x: tf.Tensor, rows: np.ndarray) -> tf.Tensor:
-    """Some rows; x itself where they are all of it."""
-    return x if len(rows) == x.shape[0] else tf.gather(x, rows)
+    """Some rows: x itself where they are all of it, a slice, which copies nothing, of a range."""
+    if len(rows) == x.shape[0]:
+        return x
+    first, count, last = _span(rows)
+    return x[first : last + 1] if last - first + 1 == count else tf.gather(x, rows)
 
 
 def _gaps(
