@@ -78,7 +78,10 @@ def on_nonempty(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.
     count = tf.shape(x)[0]
     missing = tf.cast(tf.equal(count, 0), tf.int32)
     filled = tf.pad(x, [[0, missing], [0, 0], [0, 0], [0, 0]])
-    filled.set_shape([None, *x.shape[1:]])  # no operation: TFLite has none that checks shapes
+    if None in x.shape[1:]:
+        filled.set_shape([None, *x.shape[1:]])
+    else:  # an operation that TFLite has and that tells it the sizes
+        filled = tf.reshape(filled, [-1, *x.shape[1:]])
     return function(filled)[:count]
 
 
