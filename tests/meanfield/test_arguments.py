@@ -105,8 +105,8 @@ _OPTIONAL = {
     ("variance_profile", "kernel_size"),
     ("variance_profile", "rank"),
 }
-# A profile's message says variance_profile, whatever the argument's name.
-_SAID_AS = {"name": "variance_profile", "profile": "variance_profile"}
+# Where the message does not name the argument itself.
+_SAID_AS = {"profile": "variance_profile"}
 _NONSENSE = [float("nan"), float("-inf"), "nonsense", object(), None, -1, np.array([1.0, np.nan])]
 
 
