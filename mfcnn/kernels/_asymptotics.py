@@ -216,7 +216,8 @@ def offdiagonal_law(
         ValueError: for layers below one, and for amplitudes that are not finite or do not fit.
 
     Example:
-        >>> critical = mfcnn.kernels.limits("tanh", 1.0, 0.0)
+        >>> variances = mfcnn.meanfield.critical_point("tanh", q_star=0.5)
+        >>> critical = mfcnn.kernels.limits("tanh", *variances)
         >>> mfcnn.kernels.offdiagonal_law(critical, 10)[1].shape
         ()
 
@@ -314,7 +315,7 @@ def spectrum_law(
 
     Example:
         >>> ordered = mfcnn.kernels.limits("tanh", 0.5, 0.1)
-        >>> law = mfcnn.kernels.spectrum_law(ordered, [10, 20], 5, epsilon=-0.01)
+        >>> law = mfcnn.kernels.spectrum_law(ordered, [10, 20], 5, epsilon=-0.01, kernel="nngp")
         >>> bool(law.condition_number[1] > law.condition_number[0])
         True
 

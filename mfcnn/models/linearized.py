@@ -32,7 +32,7 @@ class LinearizedModel(keras.Model):
 
     Example:
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-        >>> [u.shape for u in mfcnn.models.linearize(model).displacement]
+        >>> [tuple(u.shape) for u in mfcnn.models.linearize(model).displacement]
         [(3, 1), (1,)]
 
     Source: linearization paper, eqs. 1 to 3.
