@@ -74,11 +74,13 @@ def define_flags(flag_values=FLAGS):
         "readout_scale",
         None,
         "Factor before the readout; 1 is none, 1 / sqrt(q_star) the default.",
+        lower_bound=1e-12,
     )
     define.float(
         "bias_scale",
         None,
         "The deep block's bias variables are divided by it; sqrt(q_star) if not given, 1 is none.",
+        lower_bound=1e-12,
     )
     define.boolean(
         "critical_readout",
