@@ -131,9 +131,10 @@ def define_flags():
     """Defines the flags of this binary."""
     common.define_flags("verdict")
     common.define_override("dataset", "Data set.", flags.DEFINE_enum, enum_values=data.NAMES)
-    common.define_override("depths", "Depths.", flags.DEFINE_list)
+    common.define_override("depths", "Depths.", common.define_numbers, integers=True, lower_bound=1)
     common.define_override("filters", "Channels.", lower_bound=1)
-    common.define_override("strides", "Strides of the stem.", flags.DEFINE_list)
+    numbers = {"integers": True, "lower_bound": 1}
+    common.define_override("strides", "Strides of the stem.", common.define_numbers, **numbers)
     common.define_override("draws", "Networks at each point.", lower_bound=2)
 
 
