@@ -12,8 +12,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 def soak(*arguments):
     result = subprocess.run(
         [sys.executable, "-m", "tests.soak", "--minutes=5", "--lost=0", *arguments],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
 

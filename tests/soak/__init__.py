@@ -1,0 +1,1 @@
+"""`make soak`: faults without end against the programs that keep results."""
