@@ -2,12 +2,21 @@
 
 A binary reads
 
+    _QUICK = {"grid": 60}
+    _PAPER = {"grid": 200}
+
+    def measure(settings):
+        ...  # the rows of the table, dicts
+
+    def draw(rows):
+        ...  # a figure of them, whether they were measured now or read from the table
+
     def main(_):
-        settings = common.settings(quick={"grid": 60}, paper={"grid": 200})
+        settings = common.settings(_QUICK, _PAPER)
         directory = common.prepare_output_dir(settings)
-        ...
+        rows = measure(settings)
         common.write_csv(directory / "metrics.csv", rows)
-        common.save_figure(figure, directory / "phase_diagram.png")
+        common.save_figure(draw(rows), directory / "phase_diagram.png")
 
     def define_flags():
         common.define_flags("phase_diagram")
@@ -136,12 +145,15 @@ def define_names(
     )
 
 
-def settings(quick: dict[str, Any], paper: dict[str, Any] | None = None) -> dict[str, Any]:
+def settings(
+    quick: dict[str, Any], paper: dict[str, Any] | None = None, others: Iterable[str] = ()
+) -> dict[str, Any]:
     """The values of the chosen preset, with the flags that were given in their place.
 
     Args:
         quick: dict of setting to value for --preset=quick.
         paper: dict of those that differ for --preset=paper.
+        others: names of the flags that decide too and have one default for both presets.
 
     Returns:
         dict with the preset, the seed and all settings; a flag of the same name that was given
@@ -153,6 +165,7 @@ def settings(quick: dict[str, Any], paper: dict[str, Any] | None = None) -> dict
     for name in values:
         if name in flags.FLAGS and flags.FLAGS[name].value is not None:
             values[name] = flags.FLAGS[name].value
+    values |= {name: flags.FLAGS[name].value for name in others}
     return {"preset": flags.FLAGS.preset, "seed": flags.FLAGS.seed, **values}
 
 

@@ -7,20 +7,38 @@ to a constant. Critical line: kappa and the ratio of the first two eigenvalues g
 for FCN and CNN-F, to (m d + 2) / 2 for CNN-P. A label "12-6" is 12 inputs of 6 x 6 x 3.
 """
 
-import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments import binary, common
 from experiments.architectures import ARCHITECTURES, inputs, make_kernel
+from experiments.curves import Rows, column, curves_of
 from mfcnn import kernels, meanfield
 
-FLAGS = flags.FLAGS
 _FACTORS = {"ordered": 0.8, "critical": 1.0, "chaotic": 1.3}
+_STYLES = {"fcn": "-", "cnn_f": "--", "cnn_p": ":"}
+_TITLES = (
+    r"chaotic: $\kappa$",
+    r"ordered: $\chi_1^l\,\kappa$",
+    r"ordered: $l\,\chi_1^l\,\kappa$",
+    r"critical, to $(m+2)/2$: $\kappa$ (dashed), $\lambda_1/\lambda_2$",
+    r"critical, to $(md+2)/2$: $\kappa$ (dashed), $\lambda_1/\lambda_2$",
+    r"critical: $|\kappa - \kappa_\infty|$",
+)
+
+# The settings of the presets.
+_QUICK = {
+    "configurations": [(6, 4), (12, 6)],
+    "max_depth": 512,
+    "q_star": 0.5,
+    "architectures": list(ARCHITECTURES),
+}
+_PAPER = {"configurations": [(12, 6), (12, 8), (24, 6)], "max_depth": 2048}
 
 
 def variances(phase: str, activation: str, q_star: float) -> tuple[float, float]:
@@ -29,8 +47,7 @@ def variances(phase: str, activation: str, q_star: float) -> tuple[float, float]
     return _FACTORS[phase] * weight_variance, bias_variance
 
 
-def measure(
-    activation: str,
+def measure_curve(
     phase: str,
     architecture: str,
     m: int,
@@ -38,7 +55,8 @@ def measure(
     depths: list[int],
     q_star: float,
     seed: int,
-) -> list[dict[str, Any]]:
+    activation: str = "erf",
+) -> Rows:
     """Rows of one curve: depth, kappa, ratio of the first two eigenvalues, and kappa's limit."""
     weight_variance, bias_variance = variances(phase, activation, q_star)
     limit = kernels.limits(activation, weight_variance, bias_variance)
@@ -65,115 +83,115 @@ def measure(
     return rows
 
 
-def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+def measure(settings: Mapping[str, Any]) -> Rows:
+    """The rows of all curves, at up to 24 depths."""
+    depths = np.unique(np.round(np.geomspace(1, settings["max_depth"], 24)).astype(int)).tolist()
+    return [
+        row
+        for m, size in settings["configurations"]
+        for phase in _FACTORS
+        for architecture in settings["architectures"]
+        for row in measure_curve(
+            phase, architecture, m, size, depths, settings["q_star"], settings["seed"]
+        )
+    ]
+
+
+def _kappa(curve: Rows) -> np.ndarray:
+    return column(curve, "condition_number")
+
+
+def _layers(curve: Rows) -> np.ndarray:
+    """The l of the laws, which counts the readout too."""
+    return column(curve, "depth") + 1
+
+
+def _scaled_kappa(curve: Rows) -> np.ndarray:
+    return column(curve, "chi_1") ** _layers(curve) * _kappa(curve)
+
+
+def _curves(
+    rows: Rows, architectures: Container[str]
+) -> Iterator[tuple[str, dict[str, str], Rows]]:
+    """(architecture, colour and label, rows) of each curve; a colour is a set of inputs."""
+    inputs_ = sorted(curves_of(rows, "inputs", "size"))
+    for (m, size, name), curve in curves_of(rows, "inputs", "size", "architecture").items():
+        if name in architectures:
+            color = f"C{inputs_.index((m, size))}"
+            label = f"{m}-{size} {name.upper().replace('_', '-')}"
+            yield name, {"color": color, "label": label}, curve
+
+
+def _plot(
+    axis: Axes,
+    rows: Rows,
+    value: Callable[[Rows], np.ndarray],
+    styles: Mapping[str, str] = _STYLES,
+    **options: Any,
+) -> None:
+    """Draws a value over depth for the architectures that have a style."""
+    for name, look, curve in _curves(rows, styles):
+        # Beyond, the smallest eigenvalue is the rounding of a deep kernel's entries.
+        y = np.where(_kappa(curve) < 1e14, value(curve), np.nan)
+        axis.plot(column(curve, "depth"), y, styles[name], **look | options)
+
+
+def _plot_critical(axis: Axes, rows: Rows, architectures: Sequence[str]) -> None:
+    """Kappa (dashed) and the ratio of the first two eigenvalues, with their common limit."""
+    _plot(axis, rows, _kappa, dict.fromkeys(architectures, "--"))
+    for _, look, curve in _curves(rows, architectures):
+        axis.axhline(curve[-1]["leading_order"], color=look["color"], lw=0.7, alpha=0.6)
+    solid = dict.fromkeys(architectures, "-")
+    _plot(axis, rows, lambda curve: column(curve, "first_to_second"), solid, label=None)
+
+
+def draw(rows: Rows) -> Figure:
     """Six panels: those of the paper's Figures 1 and 4, and l chi_1^l kappa."""
     figure, axes = common.subplots(2, 3, figsize=(12.5, 7))
-    styles = {"fcn": "-", "cnn_f": "--", "cnn_p": ":"}
-    configurations = sorted({(r["inputs"], r["size"]) for r in rows})
-
-    def draw(
-        axis: Axes,
-        phase: str,
-        architectures: Iterable[str],
-        value: Callable[[dict[str, np.ndarray]], np.ndarray],
-        style: str | None = None,
-        label: bool = True,
-        limit: bool = False,
-    ) -> None:
-        for color, configuration in enumerate(configurations):
-            for name in architectures:
-                chosen = [
-                    r
-                    for r in rows
-                    if (r["phase"], r["architecture"]) == (phase, name)
-                    and (r["inputs"], r["size"]) == configuration
-                ]
-                if not chosen:
-                    continue
-                curve = {
-                    k: np.array([r[k] for r in chosen])
-                    for k in (
-                        "depth",
-                        "condition_number",
-                        "first_to_second",
-                        "chi_1",
-                        "leading_order",
-                    )
-                }
-                text = f"{configuration[0]}-{configuration[1]} {name.upper().replace('_', '-')}"
-                # Beyond, the smallest eigenvalue is the rounding of a deep kernel's entries.
-                y = np.where(curve["condition_number"] < 1e14, value(curve), np.nan)
-                line = style or styles[name]
-                axis.plot(curve["depth"], y, line, color=f"C{color}", label=text if label else None)
-                if limit:
-                    axis.axhline(curve["leading_order"][-1], color=f"C{color}", lw=0.7, alpha=0.6)
-
-    def kappa(curve: dict[str, np.ndarray]) -> np.ndarray:
-        return curve["condition_number"]
-
-    def scaled(curve: dict[str, np.ndarray]) -> np.ndarray:
-        return curve["chi_1"] ** (curve["depth"] + 1) * kappa(curve)
-
-    draw(axes[0, 0], "chaotic", ARCHITECTURES, kappa)
-    draw(axes[0, 1], "ordered", ARCHITECTURES, scaled)
-    draw(axes[0, 2], "ordered", ARCHITECTURES, lambda c: (c["depth"] + 1) * scaled(c))
-    for axis, names in ((axes[1, 0], ("fcn", "cnn_f")), (axes[1, 1], ("cnn_p",))):
-        draw(axis, "critical", names, kappa, "--", limit=True)
-        draw(axis, "critical", names, lambda c: c["first_to_second"], "-", label=False)
-    for name, style in (("cnn_p", "-"), ("cnn_f", "--")):
-        draw(
-            axes[1, 2],
-            "critical",
-            [name],
-            lambda c: np.abs(kappa(c) - c["leading_order"]),
-            style,
-        )
-    titles = (
-        r"chaotic: $\kappa$",
-        r"ordered: $\chi_1^l\,\kappa$",
-        r"ordered: $l\,\chi_1^l\,\kappa$",
-        r"critical, to $(m+2)/2$: $\kappa$ (dashed), $\lambda_1/\lambda_2$",
-        r"critical, to $(md+2)/2$: $\kappa$ (dashed), $\lambda_1/\lambda_2$",
-        r"critical: $|\kappa - \kappa_\infty|$",
+    ordered, critical, chaotic = (
+        [row for row in rows if row["phase"] == phase] for phase in _FACTORS
     )
-    for axis, title in zip(axes.flat, titles):
+    _plot(axes[0, 0], chaotic, _kappa)
+    _plot(axes[0, 1], ordered, _scaled_kappa)
+    _plot(axes[0, 2], ordered, lambda curve: _layers(curve) * _scaled_kappa(curve))
+    _plot_critical(axes[1, 0], critical, ("fcn", "cnn_f"))
+    _plot_critical(axes[1, 1], critical, ("cnn_p",))
+    _plot(
+        axes[1, 2],
+        critical,
+        lambda curve: np.abs(_kappa(curve) - column(curve, "leading_order")),
+        {"cnn_p": "-", "cnn_f": "--"},
+    )
+    for axis, title in zip(axes.flat, _TITLES):
         if not axis.lines:  # log axes need something to show
             axis.set_visible(False)
             continue
         axis.set(title=title, xlabel="depth", xscale="log", yscale="log")
         axis.legend(fontsize=6)
     figure.suptitle("m-s: m inputs of s x s positions, d = s$^2$; CNN-F lies on FCN", fontsize=10)
-    common.save_figure(figure, path)
+    return figure
 
 
-def main(_: list[str]) -> None:
-    """Measures all curves, writes metrics.csv and condition_numbers.png."""
-    settings = common.settings(
-        quick={
-            "configurations": [(6, 4), (12, 6)],
-            "max_depth": 512,
-            "q_star": 0.5,
-            "architectures": list(ARCHITECTURES),
-        },
-        paper={"configurations": [(12, 6), (12, 8), (24, 6)], "max_depth": 2048},
-    )
-    directory = common.prepare_output_dir(settings)
-    depths = np.unique(np.round(np.geomspace(1, settings["max_depth"], 24)).astype(int)).tolist()
-    rows = []
-    for m, size in settings["configurations"]:
-        for phase in _FACTORS:
-            for architecture in settings["architectures"]:
-                arguments = (phase, architecture, m, size, depths)
-                rows += measure("erf", *arguments, settings["q_star"], settings["seed"])
-    common.write_csv(directory / "metrics.csv", rows)
-    plot(rows, directory / "condition_numbers.png")
+def report(rows: Rows) -> None:
+    """Prints how near the deepest networks on the critical line are to the limit."""
+    deepest = max(row["depth"] for row in rows)
     for row in rows:
-        if row["phase"] == "critical" and row["depth"] == depths[-1]:
+        if row["phase"] == "critical" and row["depth"] == deepest:
             print(
                 f"critical {row['architecture']:6s} {row['inputs']}-{row['size']} depth "
                 f"{row['depth']}: kappa {row['condition_number']:.4f}, lambda_1 / lambda_2 "
                 f"{row['first_to_second']:.4f}, limit {row['leading_order']:.4f}"
             )
+
+
+def main(_: list[str]) -> None:
+    """Measures all curves, writes metrics.csv and condition_numbers.png."""
+    settings = common.settings(_QUICK, _PAPER)
+    directory = common.prepare_output_dir(settings)
+    rows = measure(settings)
+    common.write_csv(directory / "metrics.csv", rows)
+    common.save_figure(draw(rows), directory / "condition_numbers.png")
+    report(rows)
 
 
 def define_flags() -> None:

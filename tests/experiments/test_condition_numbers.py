@@ -12,7 +12,7 @@ from tests.tolerances import float64
 
 def test_curves_are_those_of_a_plain_recursion():
     depths, m, size, seed = [2, 9], 4, 3, 3
-    rows = condition_numbers.measure("erf", "chaotic", "fcn", m, size, depths, 0.5, seed)
+    rows = condition_numbers.measure_curve("chaotic", "fcn", m, size, depths, 0.5, seed)
     variances = condition_numbers.variances("chaotic", "erf", 0.5)
     limit = kernels.limits("erf", *variances)
     x = condition_numbers.inputs(np.random.default_rng(seed), m, size, limit, *variances)
@@ -44,6 +44,6 @@ def test_the_binary_writes_its_files(tmp_path, pictures):
 
 
 def test_pooling_multiplies_the_limit_by_the_positions():
-    (row,) = condition_numbers.measure("erf", "critical", "cnn_p", 3, 3, [4], 0.5, 0)
+    (row,) = condition_numbers.measure_curve("critical", "cnn_p", 3, 3, [4], 0.5, 0)
     np.testing.assert_allclose(row["leading_order"], (3 * 9 + 2) / 2)
     assert row["condition_number"] > 3 * 9 / 2
