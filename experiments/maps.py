@@ -4,7 +4,25 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-__all__ = ["table"]
+from mfcnn import activations, meanfield
+
+__all__ = ["critical_weight_variance", "table"]
+
+
+def critical_weight_variance(activation: str, bias_variance: float) -> float:
+    """The weight variance with chi_1 = 1, where a map's critical line is.
+
+    A homogeneous activation has it at any bias variance, though with biases its variance q grows
+    without end and has no fixed point.
+
+    Example:
+        >>> critical_weight_variance("relu", 1.0)
+        2.0
+    """
+    homogeneity = activations.get(activation).homogeneity
+    if homogeneity is not None:
+        return 1 / homogeneity
+    return meanfield.critical_weight_variance(activation, bias_variance)
 
 
 def table(

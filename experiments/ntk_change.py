@@ -20,7 +20,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from experiments import binary, common, maps, sweep
-from mfcnn import activations, data, empirical, meanfield
+from mfcnn import activations, data, empirical
 
 FLAGS = flags.FLAGS
 
@@ -209,12 +209,7 @@ def main(_: list[str]) -> None:
     # Unit second moment: q of the first layer is weight_variance + bias_variance.
     x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True))
     targets = np.eye(10, dtype="float32")[labels]
-    homogeneity = activations.get(FLAGS.activation).homogeneity
-    critical = (
-        1 / homogeneity
-        if homogeneity is not None
-        else meanfield.critical_weight_variance(FLAGS.activation, FLAGS.bias_variance)
-    )
+    critical = maps.critical_weight_variance(FLAGS.activation, FLAGS.bias_variance)
     variances = np.linspace(0.4, 1.8, settings["grid"]) * critical
     points = [
         {"width": int(width), "depth": int(depth), "weight_variance": float(variance)}

@@ -7,105 +7,142 @@ critical line; the curves show it by depth over width; the last panel compares r
 the law of Hanin and Nica.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from absl import flags, logging
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from experiments import binary, common
+from experiments import binary, common, maps
+from experiments.curves import Rows, column, curves_of
 from mfcnn import activations, empirical, meanfield
 
 FLAGS = flags.FLAGS
 
-
 _CURVES = ((1.0, 1.0), (1.5, 1.0), (2.0, 0.0), (3.0, 1.0))
+# A narrow network reaches the exponential regime in few layers, and many fit in a batch.
+_LAW_WIDTH, _LAW_DEPTH = 32, 12
+
+# The settings of the presets.
+_QUICK = {
+    "width": 50,
+    "depth": 40,
+    "initializations": 200,
+    "grid": 12,
+    "curve_widths": ["25", "50"],
+    "law_networks": 20_000,
+}
+_PAPER = {
+    "depth": 100,
+    "grid": 40,
+    "curve_widths": ["50", "100", "200", "500"],
+    "law_networks": 50_000,
+}
 
 
-def heat_map(
-    activation: str,
-    width: int,
-    depth: int,
-    bias_variance: float,
-    grid: int,
-    initializations: int,
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Ratios on a grid.
-
-    Returns:
-      (weight variances [grid], ratios [grid, depth], the critical weight variance).
-    """
-    homogeneity = activations.get(activation).homogeneity
-    if homogeneity is None:
-        critical = meanfield.critical_weight_variance(activation, bias_variance)
-    else:  # chi_1 = 1 at any bias variance, though with biases the variance q has no fixed point
-        critical = 1 / homogeneity
-    variances = np.linspace(0.4 * critical, 1.8 * critical, grid)
-    ratios = [
-        empirical.ntk_moments(
-            activation, width, depth, w, bias_variance, initializations, seed=seed
-        ).ratio
-        for w in variances
+def measure_point(
+    activation: str, width: int, depth: int, variances: tuple[float, float], count: int, seed: int
+) -> tuple[empirical.NTKMoments, Rows]:
+    """The moments over `count` networks at one (sigma_w^2, sigma_b^2), and their rows by depth."""
+    moments = empirical.ntk_moments(activation, width, depth, *variances, count, seed=seed)
+    return moments, [
+        {
+            "activation": activation,
+            "width": width,
+            "depth": layer,
+            "weight_variance": variances[0],
+            "bias_variance": variances[1],
+            "initializations": count,
+            "ratio": ratio,
+        }
+        for layer, ratio in zip(moments.depth, moments.ratio)
     ]
-    return variances, np.array(ratios), critical
 
 
-def draw_heat_maps(maps: dict[tuple[str, float], Any], width: int) -> Figure:
+def measure_maps(settings: Mapping[str, Any]) -> Rows:
+    """Figures 1 and 7: rows on a grid of weight variances about the critical one, and depths."""
+    rows = []
+    for activation in settings["activations"]:
+        for bias_variance in map(float, settings["bias_variances"]):
+            critical = maps.critical_weight_variance(activation, bias_variance)
+            logging.info("%s: critical weight variance %.3f", activation, critical)
+            for w in np.linspace(0.4 * critical, 1.8 * critical, settings["grid"]):
+                sizes = settings["width"], settings["depth"]
+                count, seed = settings["initializations"], settings["seed"]
+                rows += measure_point(activation, *sizes, (w, bias_variance), count, seed)[1]
+    return rows
+
+
+def measure_curves(settings: Mapping[str, Any]) -> Rows:
+    """Figure 2: rows of relu networks of several widths, at the points of `_CURVES`."""
+    count, seed = settings["initializations"], settings["seed"]
+    return [
+        row
+        for variances in _CURVES
+        for width in map(int, settings["curve_widths"])
+        for row in measure_point("relu", width, settings["depth"], variances, count, seed)[1]
+    ]
+
+
+def draw_maps(rows: Rows) -> Figure:
     """A panel for each (activation, bias variance): Figures 1 and 7."""
-    rows = sorted({b for _, b in maps})
-    columns = list(dict.fromkeys(a for a, _ in maps))
+    panels = curves_of(rows, "activation", "bias_variance")
+    columns, lines = list(dict.fromkeys(a for a, _ in panels)), sorted({b for _, b in panels})
     figure, axes = common.subplots(
-        len(rows),
+        len(lines),
         len(columns),
-        figsize=(4.8 * len(columns), 3.6 * len(rows)),
+        figsize=(4.8 * len(columns), 3.6 * len(lines)),
         squeeze=False,
     )
-    for (activation, bias_variance), (variances, ratios, critical) in maps.items():
-        axis = axes[rows.index(bias_variance), columns.index(activation)]
-        depth = np.arange(1, ratios.shape[1] + 1)
+    for (activation, bias_variance), mine in panels.items():
+        axis = axes[lines.index(bias_variance), columns.index(activation)]
         shown = axis.pcolormesh(
-            variances, depth, ratios.T, norm=LogNorm(1, 10), cmap="magma", rasterized=True
+            *maps.table(mine, "ratio"), norm=LogNorm(1, 10), cmap="magma", rasterized=True
         )
+        critical = maps.critical_weight_variance(activation, bias_variance)
         axis.axvline(critical, color="w", ls="--")
         axis.set(
             xlabel="weight variance $\\sigma_w^2$",
             ylabel="hidden layers",
-            title=f"{activation}, width {width}, $\\sigma_b^2$ = {bias_variance:g}",
+            title=f"{activation}, width {mine[0]['width']}, $\\sigma_b^2$ = {bias_variance:g}",
         )
         axis.grid(False)
         figure.colorbar(shown, ax=axis, label="E[Theta^2] / E[Theta]^2", extend="max")
     return figure
 
 
-def draw_curves(curves: dict[tuple[tuple[float, float], int], Any], law: tuple[Any, ...]) -> Figure:
+def draw_curves(rows: Rows, law: empirical.NTKMoments) -> Figure:
     """Figure 2 by depth / width, beside the law at (2, 0)."""
-    figure, axes = common.subplots(1, 2, figsize=(10, 3.8))
-    styles = dict(zip(sorted({width for _, width in curves}), ("-", "--", ":", "-.")))
-    for (point, width), moments in curves.items():
-        axes[0].plot(
-            moments.depth / width,
-            moments.ratio,
+    figure, (left, right) = common.subplots(1, 2, figsize=(10, 3.8))
+    styles = dict(zip(sorted({row["width"] for row in rows}), ("-", "--", ":", "-.")))
+    curves = curves_of(rows, "weight_variance", "bias_variance", "width")
+    for (*variances, width), curve in curves.items():
+        left.plot(
+            column(curve, "depth") / width,
+            column(curve, "ratio"),
             styles[width],
-            color=f"C{_CURVES.index(point)}",
-            label=f"({point[0]:g}, {point[1]:g}), width {width}",
+            color=f"C{_CURVES.index(tuple(variances))}",
+            label=f"({variances[0]:g}, {variances[1]:g}), width {width}",
         )
-    moments, width, exponent, error = law
-    axes[1].errorbar(
-        moments.depth / width, moments.ratio, 2 * moments.ratio_error, fmt=".", label="measured"
-    )
-    axes[1].plot(
-        moments.depth / width,
-        empirical.relu_critical_ratio(moments.depth, width),
-        "k-",
-        label="law, exponent 5",
-    )
-    axes[1].set_title(f"relu at (2, 0), width {width}: exponent {exponent:.2f} $\\pm$ {error:.2f}")
-    for axis in axes:
+    _draw_law(right, law)
+    for axis in (left, right):
         axis.set(yscale="log", xlabel="depth / width", ylabel="E[Theta^2] / E[Theta]^2")
         axis.legend(fontsize=7)
     return figure
+
+
+def _draw_law(axis: Axes, moments: empirical.NTKMoments) -> None:
+    x = moments.depth / _LAW_WIDTH
+    axis.errorbar(x, moments.ratio, 2 * moments.ratio_error, fmt=".", label="measured")
+    law = meanfield.relu_critical_ratio(moments.depth, _LAW_WIDTH)
+    axis.plot(x, law, "k-", label="law, exponent 5")
+    exponent, error = empirical.fitted_exponent(moments, _LAW_WIDTH)
+    axis.set_title(
+        f"relu at (2, 0), width {_LAW_WIDTH}: exponent {exponent:.2f} $\\pm$ {error:.2f}"
+    )
 
 
 def define_flags() -> None:
@@ -133,77 +170,18 @@ def define_flags() -> None:
     common.define_override("law_networks", "Networks for the fit at (2, 0).", lower_bound=100)
 
 
-# The settings of the presets.
-_QUICK = {
-    "width": 50,
-    "depth": 40,
-    "initializations": 200,
-    "grid": 12,
-    "curve_widths": ["25", "50"],
-    "law_networks": 20_000,
-}
-_PAPER = {
-    "depth": 100,
-    "grid": 40,
-    "curve_widths": ["50", "100", "200", "500"],
-    "law_networks": 50_000,
-}
-
-
 def main(_: list[str]) -> None:
     """Computes, writes and draws all three figures."""
-    settings = common.settings(quick=_QUICK, paper=_PAPER)
-    settings |= {"activations": FLAGS.activations, "bias_variances": FLAGS.bias_variances}
-    for name in FLAGS.activations:
-        activations.get(name)
+    settings = common.settings(_QUICK, _PAPER, ("activations", "bias_variances"))
     directory = common.prepare_output_dir(settings)
-    width, depth, seed = settings["width"], settings["depth"], FLAGS.seed
-    rows, maps = [], {}
-    for activation in FLAGS.activations:
-        for b in map(float, FLAGS.bias_variances):
-            maps[activation, b] = heat_map(
-                activation, width, depth, b, settings["grid"], settings["initializations"], seed
-            )
-            logging.info("%s: critical weight variance %.3f", activation, maps[activation, b][2])
-            for w, ratios in zip(*maps[activation, b][:2]):
-                for layer, ratio in enumerate(ratios, 1):
-                    rows.append(
-                        (activation, width, layer, w, b, settings["initializations"], ratio)
-                    )
-    curves = {}
-    for point in _CURVES:
-        for curve_width in map(int, settings["curve_widths"]):
-            moments = empirical.ntk_moments(
-                "relu", curve_width, depth, *point, settings["initializations"], seed=seed
-            )
-            curves[point, curve_width] = moments
-            for layer, ratio in zip(moments.depth, moments.ratio):
-                rows.append(
-                    ("relu", curve_width, layer, *point, settings["initializations"], ratio)
-                )
-    # A narrow network reaches the exponential regime in few layers, and many fit in a batch.
-    law_width = 32
-    moments = empirical.ntk_moments(
-        "relu", law_width, 12, 2.0, 0.0, settings["law_networks"], seed=seed + 1
-    )
-    exponent, error = empirical.fitted_exponent(moments, law_width)
-    for layer, ratio in zip(moments.depth, moments.ratio):
-        rows.append(("relu", law_width, layer, 2.0, 0.0, settings["law_networks"], ratio))
+    in_maps, in_curves = measure_maps(settings), measure_curves(settings)
+    sizes, seed = (_LAW_WIDTH, _LAW_DEPTH), settings["seed"] + 1
+    law, in_law = measure_point("relu", *sizes, (2.0, 0.0), settings["law_networks"], seed)
+    exponent, error = empirical.fitted_exponent(law, _LAW_WIDTH)
     print(f"relu at (2, 0): exponent {exponent:.2f} +- {error:.2f}, Hanin and Nica: 5")
-    names = (
-        "activation",
-        "width",
-        "depth",
-        "weight_variance",
-        "bias_variance",
-        "initializations",
-        "ratio",
-    )
-    common.write_csv(directory / "metrics.csv", (dict(zip(names, row)) for row in rows))
-    common.save_figure(draw_heat_maps(maps, width), directory / "heat_map.png")
-    common.save_figure(
-        draw_curves(curves, (moments, law_width, exponent, error)), directory / "curves.png"
-    )
+    common.write_csv(directory / "metrics.csv", in_maps + in_curves + in_law)
+    common.save_figure(draw_maps(in_maps), directory / "heat_map.png")
+    common.save_figure(draw_curves(in_curves, law), directory / "curves.png")
 
 
 if __name__ == "__main__":

@@ -2,25 +2,25 @@
 
 import numpy as np
 
-from experiments import ntk_variance
+from experiments import maps, ntk_variance
 from tests.experiments.running import run, table
 from tests.tolerances import float64
 
 
 def test_the_ratio_is_near_1_below_the_critical_line_and_grows_above():
-    variances, ratios, critical = ntk_variance.heat_map("relu", 50, 20, 1.0, 3, 100, 0)
-    assert critical == 2
+    settings = {"activations": ["relu"], "bias_variances": ["1"], "width": 50, "depth": 20}
+    rows = ntk_variance.measure_maps(settings | {"grid": 3, "initializations": 100, "seed": 0})
+    variances, depths, ratios = maps.table(rows, "ratio")
+    critical = maps.critical_weight_variance("relu", 1.0)
+    assert critical == 2 and depths == list(range(1, 21))
     assert variances[0] < critical < variances[-1]
-    assert np.all(ratios[0] < 1.3)
+    assert np.all(ratios[:, 0] < 1.3)
     assert ratios[-1, -1] > 2
 
 
 def test_the_binary_writes_its_files(tmp_path, pictures):
-    run(
-        ntk_variance, tmp_path, "--width=8", "--depth=6", "--initializations=20", "--grid=3",
-        "--curve_widths=8", "--law_networks=200",
-    )  # fmt: skip
-    assert (tmp_path / "heat_map.png").is_file() and (tmp_path / "curves.png").is_file()
+    sizes = "--width=8 --depth=6 --initializations=20 --grid=3 --curve_widths=8"
+    run(ntk_variance, tmp_path, *sizes.split(), "--law_networks=200")
     maps, curves = pictures["heat_map.png"], pictures["curves.png"]
     for picture in (maps, curves):
         picture.assert_readable()
