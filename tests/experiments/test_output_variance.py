@@ -15,22 +15,19 @@ def test_a_trained_ensemble_has_the_variance_of_wide_networks():
     """
     rng = np.random.default_rng(0)
     x, x_test = (rng.normal(size=(n, 30)) for n in (5, 40))
-    network = ("erf", 2)
-    outputs, loss = output_variance.trained_ensemble(
-        x, np.zeros(5), x_test, *network, 100, 2.0, 0.1, 200, 400, 0
-    )
+    examples = output_variance.Examples(x, np.zeros(5), x_test)
+    network = output_variance.Network("erf", 2, 100, 2.0, 0.1)
+    outputs, loss = output_variance.trained_ensemble(network, examples, 200, 400, 0)
     assert loss.max() < 1e-4
     squares = np.mean((outputs - outputs.mean(0)) ** 2, axis=1)
-    _, exact = output_variance.predicted_variances(x, x_test, *network, 2.0, 0.1)
+    _, exact = output_variance.predicted_variances(network, examples)
     error = squares.std() / np.sqrt(200)
     assert abs(squares.sum() / 199 - exact) < 4 * error + 0.04 * exact
 
 
 def test_the_binary_writes_its_files(tmp_path, pictures):
-    run(
-        output_variance, tmp_path, "--weight_variances=2", "--depth=1", "--widths=16",
-        "--networks=5", "--examples=4", "--steps=5",
-    )  # fmt: skip
+    sizes = "--depth=1 --widths=16 --networks=5 --examples=4 --steps=5"
+    run(output_variance, tmp_path, *sizes.split(), "--weight_variances=2")
     picture = pictures["output_variance.png"]
     picture.assert_readable()
     (row,) = table(tmp_path / "metrics.csv")
