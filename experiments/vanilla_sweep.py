@@ -1,10 +1,15 @@
 """Sweeps of vanilla CNNs, with one compiled program for all points that differ in values only."""
 
 import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from absl import flags
+from matplotlib.axes import Axes
 
 from experiments import common, sweep, vanilla
+from experiments.curves import Rows, column
 from mfcnn import data, layers, models, training
 from mfcnn.activations import NAMES as ACTIVATIONS
 
@@ -12,15 +17,16 @@ __all__ = [
     "PAPER_NETWORK",
     "PAPER_VARIANCES",
     "Networks",
-    "define_network_flags",
+    "define_flags",
     "network_settings",
     "paper_width",
+    "plot_accuracy",
     "steps_to",
 ]
 
 FLAGS = flags.FLAGS
 
-_FLAGS = {
+_FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     "dataset": (flags.DEFINE_enum, "Data set.", {"enum_values": data.NAMES}),
     "subset": (flags.DEFINE_integer, "Training examples to use.", {"lower_bound": 1}),
     "test_subset": (flags.DEFINE_integer, "Test examples to use.", {"lower_bound": 1}),
@@ -55,13 +61,44 @@ _FLAGS = {
 }
 
 
-def define_network_flags():
-    """Defines a flag for each of `network_settings`; its default is the preset's value."""
-    for name, (kind, text, options) in _FLAGS.items():
-        common.define_override(name, text, kind, **options)
+# What one sweep or another runs over or asks of its networks.
+_SWEPT: dict[str, tuple[Callable, str, dict[str, Any]]] = {
+    "depth": (flags.DEFINE_integer, "Layers of the deep block.", {"lower_bound": 1}),
+    "depths": (common.define_numbers, "Depths.", {"integers": True, "lower_bound": 1}),
+    "initializations": (
+        common.define_names,
+        f"Some of {', '.join(models.INITIALIZATIONS)}.",
+        {"accepted": models.INITIALIZATIONS},
+    ),
+    "learning_rates": (
+        common.define_numbers,
+        "Learning rates times the depth, tried for each.",
+        {"above": 0},
+    ),
+    "weight_variances": (common.define_numbers, "Values of sigma_w^2.", {"above": 0}),
+    "target": (
+        flags.DEFINE_float,
+        "Training accuracy to reach.",
+        {"lower_bound": 0, "upper_bound": 1},
+    ),
+}
 
 
-def network_settings(**values):
+def define_flags(name: str, *swept: str) -> None:
+    """Defines the flags of a sweep of vanilla CNNs.
+
+    Args:
+        name: of the binary.
+        *swept: names of `_SWEPT` that it has beside those of `network_settings`. The default of
+            all is the preset's value.
+    """
+    sweep.define_flags(name)
+    chosen = {other: _SWEPT[other] for other in swept}
+    for flag, (kind, text, options) in (_FLAGS | chosen).items():
+        common.define_override(flag, text, kind, **options)
+
+
+def network_settings(**values: Any) -> dict[str, Any]:
     """The settings of a sweep of vanilla CNNs: those given, and for the rest of `_FLAGS` these."""
     return {
         "dataset": "mnist",
@@ -94,6 +131,7 @@ def network_settings(**values):
 # variances of all other layers, momentum 0.9 at 0.001, batches of 100. Widths follow the depth.
 PAPER_NETWORK = {
     "activation": "tanh",
+    "filters": None,
     "strides": ["1", "2", "2"],
     "padding": "circular",
     "stem_padding": "same",
@@ -108,10 +146,10 @@ PAPER_NETWORK = {
     "test_subset": None,
 }
 # Figure by figure: what the paper says of it. The variances are those of the demo.
-PAPER_VARIANCES = (1.05, 2.01e-5)
+PAPER_VARIANCES = {"weight_variance": 1.05, "bias_variance": 2.01e-5}
 
 
-def paper_width(depth):
+def paper_width(depth: int) -> int:
     """Channels of the paper's networks: 256 up to 256 layers, 128 beyond."""
     return 256 if depth <= 256 else 128
 
@@ -136,10 +174,10 @@ class Networks:
     """Trains the networks of a sweep, each from its own start, with as few programs as there are.
 
     Args:
-      settings: dict as from `network_settings`, and a seed.
+        settings: dict as from `network_settings`, and a seed.
     """
 
-    def __init__(self, settings):
+    def __init__(self, settings: Mapping[str, Any]) -> None:
         # What the main job knows and a sweep does not set has its default.
         self.settings = vanilla.configuration(default=True) | settings
         self.strategy = training.make_strategy(settings["strategy"], settings["tpu"])
@@ -149,16 +187,16 @@ class Networks:
         )
         self._program = self._trainer = None
 
-    def curve(self, point, folder, **settings):
+    def curve(self, point: Mapping[str, Any], folder: pathlib.Path, **settings: Any) -> Rows:
         """Trains the network of a point.
 
         Args:
-          point: dict of settings, among them depth.
-          folder: pathlib.Path of the run; a run that was killed goes on from there.
-          **settings: of this network, that are not among the columns.
+            point: dict of settings, among them depth.
+            folder: of the run; a run that was killed goes on from there.
+            **settings: of this network, that are not among the columns.
 
         Returns:
-          The rows of the run's metrics.csv, to the last one before the loss overflowed if it did.
+            The rows of the run's metrics.csv, to the last one before the loss overflowed if it did.
         """
         config = self.settings | point | settings
         if config["filters"] is None:
@@ -195,6 +233,13 @@ class Networks:
         return sweep.finite_part(self._trainer, config["steps"])
 
 
-def steps_to(curve, target):
+def steps_to(curve: Rows, target: float) -> float:
     """The first step with that training accuracy since the row before, or infinity."""
     return min((r["step"] for r in curve if r["train_accuracy"] >= target), default=math.inf)
+
+
+def plot_accuracy(axis: Axes, curve: Rows, solid: str, dashed: str, **look: Any) -> None:
+    """Draws the accuracies of two splits, "train" and "test", over the steps."""
+    steps = column(curve, "step")
+    axis.plot(steps, column(curve, f"{solid}_accuracy"), "-", **look)
+    axis.plot(steps, column(curve, f"{dashed}_accuracy"), "--", **look | {"label": None})

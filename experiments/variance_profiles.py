@@ -7,38 +7,78 @@ Trains critical Gaussian CNNs whose kernels have the variance profiles GS0 (one-
 operator A_v of each profile; prints how much accuracy each profile loses with depth.
 """
 
+import pathlib
+from typing import Any
+
 import numpy as np
 from absl import flags
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from experiments import binary, common, sweep, vanilla, vanilla_sweep
+from experiments.curves import Rows, column, curves_of
 from mfcnn import meanfield
 
 FLAGS = flags.FLAGS
 # From one-hot to uniform, by the weight of the uniform part.
 PROFILES = {"gs0": 0.0, "gs1": 0.25, "gs2": 0.5, "gs3": 0.75, "gs4": 1.0}
 
+# The settings of the presets. Quick: circular, 8 x 8 positions as in the paper, trained to a
+# training accuracy near 1. With fewer filters the one-hot profile suffers too: its fan-in is the
+# filters alone.
+_QUICK = vanilla_sweep.network_settings(
+    dataset="digits",
+    depths=["2", "8", "32"],
+    profiles=list(PROFILES),
+    seeds=1,
+    filters=32,
+    strides=["1"],
+    subset=1437,
+    test_subset=360,
+    steps=800,
+    eval_every=100,
+)
+# Figure 4(a): CIFAR-10, 8 x 8 positions; 259 is the deepest that the paper names.
+_PAPER = {
+    **vanilla_sweep.PAPER_NETWORK,
+    **vanilla_sweep.PAPER_VARIANCES,
+    "dataset": "cifar10",
+    "depths": ["5", "10", "20", "35", "50", "75", "100", "150", "200", "259"],
+    "steps": 100_000,
+    "eval_every": 1000,
+    "checkpoint_every": 1000,
+}
 
-def accuracies(rows):
+
+def accuracies(rows: Rows) -> dict[str, dict[int, float]]:
     """Final test accuracy by profile and depth, the mean over seeds.
 
     Args:
-      rows: dicts with profile, depth, seed, step, test_accuracy.
+        rows: dicts with profile, depth, seed, step, test_accuracy.
 
     Returns:
-      dict from profile to a dict from depth to accuracy.
+        dict from profile to a dict from depth to accuracy.
     """
     last = max(row["step"] for row in rows)
-    found = {}
-    for row in rows:
-        if row["step"] == last:
-            found.setdefault(row["profile"], {}).setdefault(int(row["depth"]), []).append(
-                row["test_accuracy"]
-            )
-    return {p: {d: float(np.mean(a)) for d, a in sorted(c.items())} for p, c in found.items()}
+    rows = [row for row in rows if row["step"] == last]
+    return {
+        profile: {
+            int(depth): float(np.mean(column(runs, "test_accuracy")))
+            for (depth,), runs in sorted(curves_of(mine, "depth").items())
+        }
+        for (profile,), mine in curves_of(rows, "profile").items()
+    }
 
 
-def draw(curves, size):
+def report(curves: dict[str, dict[int, float]]) -> None:
+    """Prints the accuracies, and how much of its best each profile loses at the largest depth."""
+    for profile, curve in curves.items():
+        words = ", ".join(f"{depth}: {value:.3f}" for depth, value in curve.items())
+        lost = max(curve.values()) - curve[max(curve)]
+        print(f"{profile.upper()}: test accuracy {words}; lost at the largest depth {lost:.3f}")
+
+
+def draw(curves: dict[str, dict[int, float]], size: tuple[int, ...]) -> Figure:
     """Test accuracy against depth, and the sorted eigenvalues of A_v."""
     figure, (left, right) = common.subplots(1, 2, figsize=(10, 3.8))
     for profile, curve in curves.items():
@@ -57,48 +97,16 @@ def draw(curves, size):
 
 def define_flags() -> None:
     """Defines the flags of this binary."""
-    sweep.define_flags("variance_profiles")
-    vanilla_sweep.define_network_flags()
-    common.define_override("depths", "Depths.", common.define_numbers, integers=True, lower_bound=1)
+    vanilla_sweep.define_flags("variance_profiles", "depths")
     common.define_override(
         "profiles", f"Some of {', '.join(PROFILES)}.", common.define_names, accepted=tuple(PROFILES)
     )
     common.define_override("seeds", "Networks at each point.", lower_bound=1)
 
 
-# The settings of the presets.
-
-
 def main(_: list[str]) -> None:
     """Trains all networks, writes the table, draws the figure, prints the loss with depth."""
-    settings = common.settings(
-        quick=vanilla_sweep.network_settings(
-            # Circular, 8 x 8 positions as in the paper, trained to a training accuracy near 1.
-            # With fewer filters the one-hot profile suffers too: its fan-in is the filters alone.
-            dataset="digits",
-            depths=["2", "8", "32"],
-            profiles=list(PROFILES),
-            seeds=1,
-            filters=32,
-            strides=["1"],
-            subset=1437,
-            test_subset=360,
-            steps=800,
-            eval_every=100,
-        ),
-        paper=vanilla_sweep.PAPER_NETWORK
-        | {
-            # Figure 4(a): CIFAR-10, 8 x 8 positions; 259 is the deepest that the paper names.
-            "dataset": "cifar10",
-            "depths": ["5", "10", "20", "35", "50", "75", "100", "150", "200", "259"],
-            "filters": None,
-            "steps": 100_000,
-            "eval_every": 1000,
-            "checkpoint_every": 1000,
-            "weight_variance": vanilla_sweep.PAPER_VARIANCES[0],
-            "bias_variance": vanilla_sweep.PAPER_VARIANCES[1],
-        },
-    )
+    settings = common.settings(_QUICK, _PAPER)
     directory = sweep.open_sweep(settings)
     networks = vanilla_sweep.Networks(settings)
     points = [
@@ -108,20 +116,16 @@ def main(_: list[str]) -> None:
         for seed in range(settings["seeds"])
     ]
 
-    def measure(point, folder):
+    def measure(point: dict[str, Any], folder: pathlib.Path) -> Rows:
         profile = meanfield.variance_profile(point["profile"])
         return networks.curve(point, folder, initialization="gaussian", variance_profile=profile)
 
     rows = sweep.run(points, measure, directory, cost=lambda point: point["depth"] + 10)
-    if rows is None:
-        return
-    curves = accuracies(rows)
-    for profile, curve in curves.items():
-        words = ", ".join(f"{depth}: {value:.3f}" for depth, value in curve.items())
-        lost = max(curve.values()) - curve[max(curve)]
-        print(f"{profile.upper()}: test accuracy {words}; lost at the largest depth {lost:.3f}")
-    size = tuple(vanilla.deep_block_sides(settings, networks.dataset.image_shape))
-    common.save_figure(draw(curves, size), directory / "variance_profiles.png")
+    if rows is not None:
+        curves = accuracies(rows)
+        report(curves)
+        size = tuple(vanilla.deep_block_sides(settings, networks.dataset.image_shape))
+        common.save_figure(draw(curves, size), directory / "variance_profiles.png")
 
 
 if __name__ == "__main__":
