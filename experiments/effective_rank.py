@@ -6,18 +6,26 @@ The matrix of the features grad_w f_l(w0, x_i) has a row for each example and ou
 examples. It is never formed: its singular values come from the tangent kernel, in float64.
 """
 
+import functools
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from absl import flags
+from matplotlib.figure import Figure
 
-from experiments import binary, common, sweep
+from experiments import binary, common, pairs, sweep
+from experiments.curves import Rows, column
 from mfcnn import data, empirical, models
 
 FLAGS = flags.FLAGS
-_DIGITS_SIDE = {"lenet": 28, "alexnet": 64}
+_CLASSES = 10
+
+# The settings of the presets.
+_QUICK = {"dataset": "mnist", "width_factors": ["1", "2", "5"], "examples": 600}
+_PAPER = {"width_factors": ["1", "2", "5", "10", "25", "60"]}
 
 
 def rank_of_features(
@@ -26,19 +34,50 @@ def rank_of_features(
     """The effective rank of the feature matrix at a random start.
 
     Args:
-      architecture: "lenet" or "alexnet".
-      images: [n, h, w, c].
-      classes: number of outputs.
-      width_factor: factor on all widths.
-      seed: of the start.
+        architecture: "lenet" or "alexnet".
+        images: [n, h, w, c].
+        classes: number of outputs.
+        width_factor: factor on all widths.
+        seed: of the start.
 
     Returns:
-      A float between 1 and n * classes.
+        (a float between 1 and n * classes, the number of parameters).
     """
     model = getattr(models, architecture)(
         images.shape[1:], classes, width_factor, seed=seed, dtype="float64"
     )
     return empirical.feature_effective_rank(model, images.astype("float64")), model.count_params()
+
+
+def measure(images: np.ndarray, seed: int, point: Mapping[str, Any], folder: pathlib.Path) -> Rows:
+    """The row of one network."""
+    del folder  # it is done in one go
+    start = time.process_time()
+    rank, parameters = rank_of_features(**point, images=images, classes=_CLASSES, seed=seed)
+    return [
+        {
+            "parameters": parameters,
+            "rows": _CLASSES * len(images),
+            "effective_rank": rank,
+            "cpu_seconds": time.process_time() - start,
+        }
+    ]
+
+
+def draw(rows: Rows, dataset: str) -> Figure:
+    """The effective rank over the width factor: Figure 5."""
+    figure, axis = common.subplots(figsize=(5, 3.6))
+    factors = column(rows, "width_factor")
+    axis.plot(factors, column(rows, "effective_rank"), "o-")
+    axis.set(
+        xscale="log",
+        xlabel="width factor",
+        ylabel=f"effective rank of {rows[0]['rows']:.0f} rows",
+        title=f"{rows[0]['architecture']} on {dataset}",
+    )
+    axis.set_xticks(factors, [f"{factor:g}" for factor in factors])
+    axis.minorticks_off()
+    return figure
 
 
 def define_flags() -> None:
@@ -56,53 +95,23 @@ def define_flags() -> None:
 
 def main(_: list[str]) -> None:
     """Computes the ranks, writes the table and draws the figure."""
-    settings = common.settings(
-        quick={"dataset": "mnist", "width_factors": ["1", "2", "5"], "examples": 600},
-        paper={"width_factors": ["1", "2", "5", "10", "25", "60"]},
-    )
-    settings |= {"architecture": FLAGS.architecture}
+    settings = common.settings(_QUICK, _PAPER, ("architecture",))
     directory = sweep.open_sweep(settings)
-    dataset = settings["dataset"]
-    images, _ = data.load_arrays(
-        dataset,
-        "train",
-        settings["examples"],
-        FLAGS.seed,
-        resize=_DIGITS_SIDE[FLAGS.architecture] if dataset == "digits" else None,
-    )
-
-    def measure(point: Any, folder: pathlib.Path) -> list[dict[str, Any]]:
-        del folder
-        start = time.process_time()
-        rank, parameters = rank_of_features(**point, images=images, classes=10, seed=FLAGS.seed)
-        return [
-            {
-                "parameters": parameters,
-                "rows": 10 * len(images),
-                "effective_rank": rank,
-                "cpu_seconds": time.process_time() - start,
-            }
-        ]
-
+    architecture, dataset, seed = (settings[k] for k in ("architecture", "dataset", "seed"))
+    side = pairs.digits_side(architecture, dataset)
+    images, _ = data.load_arrays(dataset, "train", settings["examples"], seed, resize=side)
     points = [
-        {"architecture": FLAGS.architecture, "width_factor": float(factor)}
+        {"architecture": architecture, "width_factor": float(factor)}
         for factor in settings["width_factors"]
     ]
-    rows = sweep.run(points, measure, directory, cost=lambda point: 1 + point["width_factor"] ** 2)
-    if rows is None:
-        return
-    figure, axis = common.subplots(figsize=(5, 3.6))
-    factors = [r["width_factor"] for r in rows]
-    axis.plot(factors, [r["effective_rank"] for r in rows], "o-")
-    axis.set(
-        xscale="log",
-        xlabel="width factor",
-        ylabel=f"effective rank of {rows[0]['rows']:.0f} rows",
-        title=f"{FLAGS.architecture} on {dataset}",
+    rows = sweep.run(
+        points,
+        functools.partial(measure, images, seed),
+        directory,
+        cost=lambda point: 1 + point["width_factor"] ** 2,
     )
-    axis.set_xticks(factors, [f"{factor:g}" for factor in factors])
-    axis.minorticks_off()
-    common.save_figure(figure, directory / "effective_rank.png")
+    if rows is not None:
+        common.save_figure(draw(rows, dataset), directory / "effective_rank.png")
 
 
 if __name__ == "__main__":

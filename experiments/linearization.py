@@ -8,23 +8,20 @@ training is a point of a sweep and keeps a checkpoint after every epoch; started
 goes on from there. Training curves are in a CSV file for each.
 """
 
+import functools
 import pathlib
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
-from absl import flags, logging
+from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import binary, common, sweep
-from mfcnn import data, files, models
-from mfcnn.training import Checkpoints, MetricsFile
+from experiments import binary, common, pairs, sweep
+from experiments.curves import Rows, column, curves_of
+from mfcnn import data, files
 
 FLAGS = flags.FLAGS
-
 
 _TABLE_1 = {  # test accuracy in percent: the network, its linearization
     ("lenet", "mnist"): {
@@ -48,162 +45,124 @@ _TABLE_1 = {  # test accuracy in percent: the network, its linearization
         4: (57.0, 39.2),
     },
 }
-_KINDS = ("network", "linearization")
-_DIGITS_SIDE = {"lenet": 28, "alexnet": 64}
+
+# The settings of each kind of `pairs.KINDS`.
+_EPOCHS = dict(zip(pairs.KINDS, ("epochs", "linear_epochs")))
+_RATES = dict(zip(pairs.KINDS, ("learning_rate", "linear_learning_rate")))
+
+# The settings of the presets.
+_QUICK = {
+    "dataset": "mnist",
+    "width_factors": ["1", "2"],
+    "epochs": 5,
+    "linear_epochs": 10,
+    "trajectory_steps": 100,
+    "train_size": 0,
+}
+_PAPER = {
+    "width_factors": ["1", "2", "5", "10", "25", "60"],
+    "epochs": 100,
+    "linear_epochs": 100,
+    "trajectory_steps": 200,
+}
 
 
-class Run:
-    """Training of one model by momentum and weight decay on one-hot targets."""
-
-    def __init__(
-        self, model: keras.Model, classes: int, momentum: float, weight_decay: float
-    ) -> None:
-        self.model, self.classes = model, classes
-        self._momentum, self._decay = momentum, weight_decay
-        self.variables = [v.value for v in model.trainable_variables]
-        self.velocities = [tf.Variable(tf.zeros_like(v)) for v in self.variables]
-        self.step = tf.function(self._step, autograph=False)
-        self.predict = tf.function(
-            lambda x: model(x, training=False), autograph=False, reduce_retracing=True
-        )
-
-    def _step(self, images: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            outputs = self.model(images, training=True)
-            targets = tf.one_hot(labels, self.classes)
-            loss = tf.reduce_mean(tf.square(outputs - targets))
-        for v, velocity, g in zip(
-            self.variables, self.velocities, tape.gradient(loss, self.variables)
-        ):
-            velocity.assign(self._momentum * velocity + g + self._decay * v)
-            v.assign_sub(learning_rate * velocity)
-        hits = tf.argmax(outputs, 1, output_type=labels.dtype) == labels
-        return tf.stack([loss, tf.reduce_mean(tf.cast(hits, tf.float32))])
-
-    def accuracy(self, images: np.ndarray, labels: np.ndarray, batch_size: int = 500) -> float:
-        """The share of examples whose largest output is their class."""
-        parts = range(0, len(labels), batch_size)
-        hits = [
-            np.argmax(self.predict(images[i : i + batch_size]), 1) == labels[i : i + batch_size]
-            for i in parts
-        ]
-        return float(np.mean(np.concatenate(hits)))
+def load(settings: Mapping[str, Any]) -> data.ImageData:
+    """The data of the settings."""
+    return data.load(
+        settings["dataset"],
+        settings["batch_size"],
+        seed=settings["seed"],
+        subset=settings["train_size"] or None,
+        resize=pairs.digits_side(settings["architecture"], settings["dataset"]),
+    )
 
 
-def make_models(
-    architecture: str, input_shape: tuple[int, ...], classes: int, width_factor: float, seed: int
-) -> dict[str, keras.Model]:
-    """The network and its linearization, as a dict."""
-    build = getattr(models, architecture)
-    network = build(input_shape, classes, width_factor, seed=seed)
-    return dict(zip(_KINDS, (network, models.linearize(network))))
+def start(
+    settings: Mapping[str, Any], dataset: data.ImageData, width_factor: float
+) -> dict[str, pairs.Run]:
+    """A new pair, ready to be trained."""
+    sizes = dataset.image_shape, dataset.classes, width_factor, settings["seed"]
+    decay = settings["momentum"], settings["weight_decay"]
+    models = pairs.make(settings["architecture"], *sizes)
+    return {kind: pairs.Run(model, dataset.classes, *decay) for kind, model in models.items()}
 
 
-def train(
-    run: "Run",
+def measure(
+    settings: Mapping[str, Any],
     dataset: data.ImageData,
-    epochs: int,
-    learning_rate: float,
-    schedule: str,
     directory: pathlib.Path,
-) -> list[dict[str, float]]:
-    """Trains for some epochs, from the last checkpoint in the directory if there is one.
-
-    Returns:
-      The rows of training.csv: epoch, loss, train accuracy during the epoch, test accuracy.
-
-    Raises:
-      FloatingPointError: if the loss is no longer finite.
-    """
-    epoch, window = tf.Variable(0), tf.Variable(0.0)
-    file = MetricsFile(
-        directory / "training.csv", ("epoch", "loss", "running_accuracy", "test_accuracy")
-    )
-    checkpoints = Checkpoints(
-        directory / "checkpoints", epoch, window, run.variables + run.velocities, file
-    )
-    checkpoints.restore()
-    checkpoints.clean()
-    test, steps = dataset.arrays("test"), dataset.steps_per_epoch
-    for number in range(int(epoch), epochs):
-        sums = tf.zeros([2])
-        batches = dataset.train_batches(number * steps).take(steps)
-        for index, (images, labels) in enumerate(batches, number * steps):
-            share = 1 - index / (epochs * steps) if schedule == "linear" else 1.0
-            sums += run.step(images, labels, tf.constant(learning_rate * share, tf.float32))
-        loss, accuracy = (float(s) / steps for s in sums)
-        test_accuracy = run.accuracy(*test)
-        logging.info("%s epoch %d: loss %.5f test %.4f", directory, number, loss, test_accuracy)
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"The loss is not finite in epoch {number}; lower the rate.")
-        epoch.assign(number + 1)
-        row = (number + 1, loss, accuracy, test_accuracy)
-        file.append(dict(zip(file.fields, row)))
-        checkpoints.save(number + 1)
-    return file.rows()
+    point: Mapping[str, Any],
+    folder: pathlib.Path,
+) -> Rows:
+    """Trains one model; its curve is copied to the directory. A row with its accuracies."""
+    factor, kind = point["width_factor"], point["model"]
+    folder.mkdir(parents=True, exist_ok=True)
+    run = start(settings, dataset, factor)[kind]
+    epochs, rate = settings[_EPOCHS[kind]], settings[_RATES[kind]]
+    pairs.train(run, dataset, epochs, rate, settings["schedule"], folder)
+    curve = directory / f"{settings['architecture']}_x{factor:g}_{kind}.csv"
+    files.write_atomically(curve, (folder / "training.csv").read_bytes())
+    published = _TABLE_1.get((settings["architecture"], settings["dataset"]), {})
+    paper = dict(zip(pairs.KINDS, published.get(factor, (np.nan, np.nan))))
+    return [
+        {
+            "epochs": epochs,
+            "train_accuracy": run.accuracy(*dataset.arrays("train")),
+            "test_accuracy": run.accuracy(*dataset.arrays("test")),
+            "test_accuracy_in_the_paper": paper[kind] / 100,
+        }
+    ]
 
 
-def step_cost_ratio(runs: dict[str, "Run"], dataset: data.ImageData, calls: int = 20) -> float:
-    """CPU time of a step of the linearization over that of the network: least of four turns."""
-    (images, labels), rate = next(iter(dataset.train_batches())), tf.constant(0.0)
-    seconds = {kind: [] for kind in runs}
-    for _ in range(5):  # the first turn compiles
-        for kind, run in runs.items():
-            start = time.process_time()
-            for _ in range(calls):
-                run.step(images, labels, rate)
-            seconds[kind].append(time.process_time() - start)
-    return min(seconds["linearization"][1:]) / min(seconds["network"][1:])
+def follow(settings: Mapping[str, Any], dataset: data.ImageData) -> Rows:
+    """Figure 2: the outputs in the first steps of each pair; prints what a step costs."""
+    images, labels = (part[:5] for part in dataset.arrays("test"))
+    steps, rate = settings["trajectory_steps"], settings["learning_rate"]
+    rows = []
+    for factor in map(float, settings["width_factors"]):
+        ratio = pairs.step_cost_ratio(start(settings, dataset, factor), dataset)
+        print(f"width x{factor:g}: a linearized step costs {ratio:.2f} times a step", flush=True)
+        for kind, run in start(settings, dataset, factor).items():
+            outputs = pairs.trajectory(run, dataset, steps, rate, images, labels)
+            rows += [
+                {"width_factor": factor, "model": kind, "step": step}
+                | {f"example_{i}": float(value) for i, value in enumerate(values)}
+                for step, values in enumerate(outputs)
+            ]
+    return rows
 
 
-def trajectory(
-    run: "Run",
-    dataset: data.ImageData,
-    steps: int,
-    learning_rate: float,
-    images: np.ndarray,
-    labels: np.ndarray,
-) -> np.ndarray:
-    """The outputs [steps + 1, n] for the right classes of n images after each step."""
-    picked = np.arange(len(labels)), labels
-    outputs = [run.predict(images).numpy()[picked]]
-    for batch in dataset.train_batches().take(steps):
-        run.step(*batch, tf.constant(learning_rate, tf.float32))
-        outputs.append(run.predict(images).numpy()[picked])
-    return np.array(outputs)
-
-
-def draw_trajectories(trajectories: dict[float, dict[str, np.ndarray]]) -> Figure:
+def draw_trajectories(rows: Rows) -> Figure:
     """Figure 2: a panel for each width factor; light lines are the linearization."""
+    panels = curves_of(rows, "width_factor")
     figure, axes = common.subplots(
-        1, len(trajectories), figsize=(4 * len(trajectories), 3.3), squeeze=False, sharey=True
+        1, len(panels), figsize=(4 * len(panels), 3.3), squeeze=False, sharey=True
     )
-    for axis, (factor, pair) in zip(axes[0], trajectories.items()):
-        for i in range(pair["network"].shape[1]):
-            axis.plot(pair["network"][:, i], color=f"C{i}", label="network" if i == 0 else None)
-            axis.plot(
-                pair["linearization"][:, i],
-                color=f"C{i}",
-                alpha=0.4,
-                label="linearization" if i == 0 else None,
-            )
+    examples = [name for name in rows[0] if name.startswith("example_")]
+    for axis, ((factor,), pair) in zip(axes[0], panels.items()):
+        for i, example in enumerate(examples):
+            for (kind,), curve in curves_of(pair, "model").items():
+                look = {"color": f"C{i}", "alpha": 1.0 if kind == "network" else 0.4}
+                label = None if i else kind
+                axis.plot(column(curve, "step"), column(curve, example), label=label, **look)
         axis.set(title=f"width x{factor:g}", xlabel="steps", ylim=(-0.5, 1.8))
     axes[0, 0].set_ylabel("output for the right class")
     axes[0, 0].legend()
     return figure
 
 
-def draw_accuracies(rows: list[dict[str, Any]]) -> Figure:
+def draw_accuracies(rows: Rows) -> Figure:
     """Figures 3, 4 and 6: accuracy over the width factor, beside the paper's on test data."""
     figure, axis = common.subplots(figsize=(5.5, 3.8))
-    for kind, marker in zip(_KINDS, "o*"):
-        mine = [r for r in rows if r["model"] == kind]
-        factors = [r["width_factor"] for r in mine]
+    looks = dict(zip(pairs.KINDS, (("o", "C0"), ("*", "C1"))))
+    for (kind,), mine in curves_of(rows, "model").items():
+        marker, color = looks[kind]
+        factors = column(mine, "width_factor")
         for split, line in (("test", "-"), ("train", ":")):
-            values = [100 * r[f"{split}_accuracy"] for r in mine]
-            color = "C0" if kind == "network" else "C1"
+            values = 100 * column(mine, f"{split}_accuracy")
             axis.plot(factors, values, line + marker, color=color, label=f"{kind}, {split}")
-        published = [100 * r["test_accuracy_in_the_paper"] for r in mine]
+        published = 100 * column(mine, "test_accuracy_in_the_paper")
         if np.any(np.isfinite(published)):
             axis.plot(factors, published, "D", color=color, mfc="none", label=f"{kind}, paper")
     axis.set(xscale="log", xlabel="width factor", ylabel="accuracy [%]")
@@ -237,123 +196,43 @@ def define_flags() -> None:
     common.define_override("train_size", "Training examples; 0 is all.", lower_bound=0)
 
 
-# The settings of the presets.
-_QUICK = {
-    "dataset": "mnist",
-    "width_factors": ["1", "2"],
-    "epochs": 5,
-    "linear_epochs": 10,
-    "trajectory_steps": 100,
-    "train_size": 0,
-}
-_PAPER = {
-    "width_factors": ["1", "2", "5", "10", "25", "60"],
-    "epochs": 100,
-    "linear_epochs": 100,
-    "trajectory_steps": 200,
-}
+_OTHERS = (
+    "architecture",
+    "batch_size",
+    "learning_rate",
+    "linear_learning_rate",
+    "momentum",
+    "weight_decay",
+    "schedule",
+)
 
 
 def main(_: list[str]) -> None:
-    """Trains all pairs, writes the table and draws the figures."""
-    settings = common.settings(quick=_QUICK, paper=_PAPER)
-    names = (
-        "architecture",
-        "batch_size",
-        "learning_rate",
-        "linear_learning_rate",
-        "momentum",
-        "weight_decay",
-        "schedule",
-    )
-    settings.update({name: FLAGS[name].value for name in names})
+    """Trains all pairs, writes the tables and draws the figures."""
+    settings = common.settings(_QUICK, _PAPER, _OTHERS)
     directory = sweep.open_sweep(settings)
-    architecture, name = FLAGS.architecture, settings["dataset"]
-    dataset = data.load(
-        name,
-        FLAGS.batch_size,
-        seed=FLAGS.seed,
-        subset=settings["train_size"] or None,
-        resize=_DIGITS_SIDE[architecture] if name == "digits" else None,
-    )
-    factors = [float(factor) for factor in settings["width_factors"]]
-    published = _TABLE_1.get((architecture, name), {})
-    epochs = dict(zip(_KINDS, (settings["epochs"], settings["linear_epochs"])))
-    rates = dict(zip(_KINDS, (FLAGS.learning_rate, FLAGS.linear_learning_rate)))
-
-    def make(factor: float) -> dict[str, keras.Model]:
-        pair = make_models(architecture, dataset.image_shape, dataset.classes, factor, FLAGS.seed)
-        return {
-            kind: Run(model, dataset.classes, FLAGS.momentum, FLAGS.weight_decay)
-            for kind, model in pair.items()
-        }
-
-    def measure(point: dict[str, Any], folder: pathlib.Path) -> list[dict[str, Any]]:
-        factor, kind = point["width_factor"], point["model"]
-        folder.mkdir(parents=True, exist_ok=True)
-        run = make(factor)[kind]
-        train(run, dataset, epochs[kind], rates[kind], FLAGS.schedule, folder)
-        curve = directory / f"{architecture}_x{factor:g}_{kind}.csv"
-        files.write_atomically(curve, (folder / "training.csv").read_bytes())
-        paper = dict(zip(_KINDS, published.get(factor, (np.nan,) * 2)))
-        return [
-            {
-                "epochs": epochs[kind],
-                "train_accuracy": run.accuracy(*dataset.arrays("train")),
-                "test_accuracy": run.accuracy(*dataset.arrays("test")),
-                "test_accuracy_in_the_paper": paper[kind] / 100,
-            }
-        ]
-
+    dataset = load(settings)
     trajectories = directory / "trajectories.csv"
     if settings["trajectory_steps"] and FLAGS.shard_index == 0 and not trajectories.exists():
-        follow(make, factors, dataset, settings["trajectory_steps"], directory)
+        followed = follow(settings, dataset)
+        common.save_figure(draw_trajectories(followed), directory / "trajectories.png")
+        common.write_csv(trajectories, followed)
     points = [
-        {"architecture": architecture, "width_factor": factor, "model": kind}
-        for factor in factors
-        for kind in _KINDS
-        if epochs[kind]
+        {"architecture": settings["architecture"], "width_factor": float(factor), "model": kind}
+        for factor in settings["width_factors"]
+        for kind in pairs.KINDS
+        if settings[_EPOCHS[kind]]
     ]
     if not points:
         return
     rows = sweep.run(
         points,
-        measure,
+        functools.partial(measure, settings, dataset, directory),
         directory,
-        cost=lambda point: epochs[point["model"]] * (2 + point["width_factor"]),
+        cost=lambda point: settings[_EPOCHS[point["model"]]] * (2 + point["width_factor"]),
     )
     if rows is not None:
         common.save_figure(draw_accuracies(rows), directory / "accuracy.png")
-
-
-def follow(
-    make: Callable[[float], dict[str, keras.Model]],
-    factors: list[float],
-    dataset: data.ImageData,
-    steps: int,
-    directory: pathlib.Path,
-) -> None:
-    """The first steps of each pair, Figure 2; prints what a linearized step costs."""
-    images, labels = (a[:5] for a in dataset.arrays("test"))
-    trajectories = {}
-    for factor in factors:
-        ratio = step_cost_ratio(make(factor), dataset)
-        print(f"width x{factor:g}: a linearized step costs {ratio:.2f} times a step", flush=True)
-        trajectories[factor] = {
-            kind: trajectory(run, dataset, steps, FLAGS.learning_rate, images, labels)
-            for kind, run in make(factor).items()
-        }
-    common.save_figure(draw_trajectories(trajectories), directory / "trajectories.png")
-    common.write_csv(
-        directory / "trajectories.csv",
-        (
-            {"width_factor": factor, "model": kind, "step": step}
-            | {f"example_{i}": float(v) for i, v in enumerate(values)}
-            for factor, pair in trajectories.items()
-            for kind, table in pair.items()
-            for step, values in enumerate(table)
-        ),
-    )
 
 
 if __name__ == "__main__":
