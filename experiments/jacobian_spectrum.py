@@ -7,18 +7,38 @@ variance that gives the first layer q*. Measured: all singular values of d outpu
 stack, by the exact Jacobian. Theory: free products of D W (section 2.2.1 of the CNN paper).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import numpy as np
 from absl import flags, logging
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments import binary, common
+from experiments.curves import Rows
 from mfcnn import activations, empirical, initializers, layers, meanfield
 
 FLAGS = flags.FLAGS
+KINDS = ("gaussian", "delta_orthogonal")
+
+# The settings of the presets.
+_QUICK = {"depth": 50, "channels": 64, "size": 3, "draws": 6}
+_PAPER = {"channels": 256, "size": 4, "draws": 10}
 
 
-def random_stack(kind, activation, weight_variance, bias_variance, depth, channels, size, seed):
+def random_stack(
+    kind: str,
+    activation: str,
+    variances: tuple[float, float],
+    depth: int,
+    channels: int,
+    size: int,
+    seed: int,
+) -> keras.Model:
     """A Keras model of `depth` random periodic 3 x 3 convolutions, [size, size, channels]."""
+    weight_variance, bias_variance = variances
     gain = float(np.sqrt(weight_variance))
     kernel = {
         "gaussian": lambda: initializers.ConvolutionGaussian(
@@ -39,23 +59,28 @@ def random_stack(kind, activation, weight_variance, bias_variance, depth, channe
     return keras.Model(inputs, outputs)
 
 
-def measure(kind, activation, variances, q_star, depth, channels, size, draws, seed):
-    """Singular values [draws, size * size * channels] of random stacks at random inputs."""
-    weight_variance, bias_variance = variances
+def measure(kind: str, settings: Mapping[str, Any]) -> np.ndarray:
+    """Singular values [draws, size * size * channels] of random stacks at random inputs.
+
+    Args:
+        kind: one of `KINDS`.
+        settings: dict with activation, q_star, depth, channels, size, draws and seed.
+    """
+    activation, q_star = settings["activation"], settings["q_star"]
+    sizes = _, channels, size = [settings[name] for name in ("depth", "channels", "size")]
+    variances = meanfield.critical_point(activation, q_star)
+    scale = float(np.sqrt((q_star - variances[1]) / variances[0]))
     values = []
-    for i in range(draws):
-        number = seed * 100_003 + 2 * i
-        model = random_stack(
-            kind, activation, weight_variance, bias_variance, depth, channels, size, number
-        )
-        draw = np.random.default_rng(number)
-        scale = float(np.sqrt((q_star - bias_variance) / weight_variance))
-        x = scale * draw.standard_normal((size, size, channels)).astype(np.float32)
+    for i in range(settings["draws"]):
+        seed = settings["seed"] * 100_003 + 2 * i
+        model = random_stack(kind, activation, variances, *sizes, seed)
+        draws = np.random.default_rng(seed)
+        x = scale * draws.standard_normal((size, size, channels)).astype(np.float32)
         values.append(empirical.jacobian_singular_values(model, x))
     return np.stack(values)
 
 
-def summarize(values):
+def summarize(values: np.ndarray) -> tuple[float, float, float, float]:
     """(mean, its error, variance, its error) of the squared singular values over draws."""
     squares = values**2
     means = squares.mean(axis=1)
@@ -64,60 +89,55 @@ def summarize(values):
     return means.mean(), means.std(ddof=1) / root, variances.mean(), variances.std(ddof=1) / root
 
 
-def main(_: list[str]) -> None:
-    """Measures, writes and draws the spectra."""
-    settings = common.settings(
-        quick={"depth": 50, "channels": 64, "size": 3, "draws": 6},
-        paper={"channels": 256, "size": 4, "draws": 10},
+def compare(kind: str, values: np.ndarray, settings: Mapping[str, Any]) -> Rows:
+    """The row of a kind: moments of the squared singular values beside theory's; logs them."""
+    activation, depth, q_star = (settings[name] for name in ("activation", "depth", "q_star"))
+    weight_variance, _ = meanfield.critical_point(activation, q_star)
+    theory = meanfield.jacobian_moments(
+        activation, weight_variance, depth, q_star, kind != "gaussian"
     )
-    settings["activation"] = FLAGS.activation
-    settings["q_star"] = q_star = FLAGS.q_star or 1 / settings["depth"]
-    directory = common.prepare_output_dir(settings)
-    depth = settings["depth"]
-    variances = meanfield.critical_point(settings["activation"], q_star)
+    mean, mean_error, variance, variance_error = summarize(values)
+    logging.info(
+        "%s: mean squared singular value %.4f +- %.4f, theory %.4f; variance %.4f +- %.4f, "
+        "theory %.4f; largest %.3f, smallest %.3g",
+        kind,
+        mean,
+        mean_error,
+        theory.mean,
+        variance,
+        variance_error,
+        theory.variance,
+        values.max(),
+        values.min(),
+    )
+    return [
+        {
+            "weights": kind,
+            "depth": depth,
+            "mean": mean,
+            "mean_error": mean_error,
+            "mean_theory": theory.mean,
+            "variance": variance,
+            "variance_error": variance_error,
+            "variance_theory": theory.variance,
+            "largest": values.max(),
+        }
+    ]
+
+
+def draw(spectra: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Figure:
+    """A panel for each kind, from the tables of its singular values."""
     figure, axes = common.subplots(1, 2, figsize=(10, 4))
-    rows = []
-    for axis, kind in zip(axes, ("gaussian", "delta_orthogonal")):
-        orthogonal = kind != "gaussian"
-        values = measure(
-            kind,
-            settings["activation"],
-            variances,
-            q_star,
-            *(settings[k] for k in ("depth", "channels", "size", "draws", "seed")),
-        )
-        theory = meanfield.jacobian_moments(
-            settings["activation"], variances[0], depth, q_star, orthogonal
-        )
-        mean, mean_error, variance, variance_error = summarize(values)
-        logging.info(
-            "%s: mean squared singular value %.4f +- %.4f, theory %.4f; variance %.4f +- %.4f, "
-            "theory %.4f; largest %.3f, smallest %.3g",
-            kind,
-            mean,
-            mean_error,
-            theory.mean,
-            variance,
-            variance_error,
-            theory.variance,
-            values.max(),
-            values.min(),
-        )
-        draw(axis, kind, values, settings["activation"], variances[0], depth, q_star)
-        rows.append(
-            {"weights": kind, "depth": depth, "mean": mean, "mean_error": mean_error}
-            | {"mean_theory": theory.mean, "variance": variance, "variance_error": variance_error}
-            | {"variance_theory": theory.variance, "largest": values.max()}
-        )
-        np.savetxt(directory / f"singular_values_{kind}.csv", values.T, delimiter=",")
-    figure.suptitle(f"{settings['activation']}, {depth} layers, q* = {q_star:g}")
-    common.write_csv(directory / "metrics.csv", rows)
-    common.save_figure(figure, directory / "jacobian_spectrum.png")
-    logging.info("Written to %s", directory)
+    for axis, (kind, values) in zip(axes, spectra.items()):
+        _draw_spectrum(axis, kind, values, settings)
+    figure.suptitle("{activation}, {depth} layers, q* = {q_star:g}".format(**settings))
+    return figure
 
 
-def draw(axis, kind, values, activation, weight_variance, depth, q_star):
+def _draw_spectrum(axis: Axes, kind: str, values: np.ndarray, settings: Mapping[str, Any]) -> None:
     """Histogram of log10 of the singular values over the theory's density."""
+    activation, depth, q_star = (settings[name] for name in ("activation", "depth", "q_star"))
+    weight_variance, _ = meanfield.critical_point(activation, q_star)
     logs = np.log10(np.maximum(values.ravel(), 1e-12))
     # Below about 1e-6 of the largest there is only the rounding of float32.
     low, high = max(np.quantile(logs, 0.005), logs.max() - 6.0), logs.max()
@@ -157,6 +177,22 @@ def define_flags() -> None:
     common.define_override("channels", "Channels.", lower_bound=1)
     common.define_override("size", "Height and width of the image.", lower_bound=3)
     common.define_override("draws", "Random networks of each kind.", lower_bound=2)
+
+
+def main(_: list[str]) -> None:
+    """Measures, writes and draws the spectra."""
+    settings = common.settings(_QUICK, _PAPER, ("activation", "q_star"))
+    settings["q_star"] = settings["q_star"] or 1 / settings["depth"]
+    directory = common.prepare_output_dir(settings)
+    rows, spectra = [], {}
+    for kind in KINDS:
+        spectra[kind] = measure(kind, settings)
+        rows += compare(kind, spectra[kind], settings)
+        path = directory / f"singular_values_{kind}.csv"
+        np.savetxt(path, spectra[kind].T, delimiter=",")
+    common.write_csv(directory / "metrics.csv", rows)
+    common.save_figure(draw(spectra, settings), directory / "jacobian_spectrum.png")
+    logging.info("Written to %s", directory)
 
 
 if __name__ == "__main__":

@@ -7,26 +7,45 @@ singular values are those of c x c blocks, one for each frequency. With growing 
 Marchenko-Pastur law of a dense Gaussian matrix of the same shape.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
 from absl import flags, logging
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments import binary, common
+from experiments.curves import Rows
 
 FLAGS = flags.FLAGS
 
+# The settings of the presets.
+_QUICK = {
+    "size": 26,
+    "kernel_size": 5,
+    "channels": [4, 16, 64, 256],
+    "dense_limit": 2000,
+}
+_PAPER = {"channels": [4, 16, 64, 256, 1024], "dense_limit": 7000}
 
-def convolution_singular_values(kernel, size):
+
+# Of the quantiles in the table.
+_FRACTIONS = (np.arange(200) + 0.5) / 200
+
+
+def convolution_singular_values(kernel: np.ndarray, size: int) -> np.ndarray:
     """Singular values of a periodic 1D convolution.
 
     Args:
-      kernel: [k, c_in, c_out].
-      size: number of positions, >= k.
+        kernel: [k, c_in, c_out].
+        size: number of positions, >= k.
 
     Returns:
-      float64 [size * min(c_in, c_out)], ascending.
+        float64 [size * min(c_in, c_out)], ascending.
 
     Raises:
-      ValueError: if the kernel does not fit.
+        ValueError: if the kernel does not fit.
     """
     if size < len(kernel):
         raise ValueError(f"size must be at least the kernel's {len(kernel)}. Received: {size}")
@@ -40,20 +59,33 @@ def convolution_singular_values(kernel, size):
     return np.sort(np.repeat(values, copies, axis=0).ravel())
 
 
-def quarter_circle(x):
+def quarter_circle(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(density, distribution) of singular values of a square Gaussian matrix of variance 1 / n."""
     x = np.clip(x, 0, 2)
     root = np.sqrt(4 - x * x)
     return root / np.pi, (x * root / 2 + 2 * np.arcsin(x / 2)) / np.pi
 
 
-def weight_spectrum(channels, size, kernel_size, dense_limit, seed):
+class Spectrum(NamedTuple):
+    """Singular values at one number of channels, ascending.
+
+    Attributes:
+        channels: c.
+        convolution: those of the block-circulant matrix.
+        dense: those of a dense Gaussian matrix of the same shape, or None.
+    """
+
+    channels: int
+    convolution: np.ndarray
+    dense: np.ndarray | None
+
+
+def weight_spectrum(
+    channels: Sequence[int], size: int, kernel_size: int, dense_limit: int, seed: int
+) -> list[Spectrum]:
     """Singular values for each c: of the convolution, and of a dense matrix where it fits.
 
     The largest c is drawn once, smaller ones as often as gives equally many values.
-
-    Returns:
-      list of (c, convolution's, dense's or None), the values ascending.
     """
     result = []
     for c in channels:
@@ -66,54 +98,33 @@ def weight_spectrum(channels, size, kernel_size, dense_limit, seed):
                 matrix = draw.standard_normal((size * c, size * c)) / np.sqrt(size * c)
                 dense.append(np.linalg.svd(matrix, compute_uv=False))
         pooled = (np.sort(np.ravel(values)) if values else None for values in (convolution, dense))
-        result.append((c, *pooled))
+        result.append(Spectrum(c, *pooled))
     return result
 
 
-# The settings of the presets.
-_QUICK = {
-    "size": 26,
-    "kernel_size": 5,
-    "channels": [4, 16, 64, 256],
-    "dense_limit": 2000,
-}
-_PAPER = {"channels": [4, 16, 64, 256, 1024], "dense_limit": 7000}
+def quantiles(spectra: Sequence[Spectrum]) -> Rows:
+    """The table: quantiles of each spectrum, NaN where there is no dense matrix."""
+    rows = []
+    for c, values, dense in spectra:
+        convolution = np.quantile(values, _FRACTIONS)
+        reference = np.full(200, np.nan) if dense is None else np.quantile(dense, _FRACTIONS)
+        rows += [
+            {"channels": c, "fraction": fraction, "convolution": v, "dense": d}
+            for fraction, v, d in zip(_FRACTIONS, convolution, reference)
+        ]
+    return rows
 
 
-def main(_: list[str]) -> None:
-    """Computes, writes and draws figure S3."""
-    settings = common.settings(quick=_QUICK, paper=_PAPER)
-    settings["channels"] = [int(c) for c in settings["channels"]]
-    directory = common.prepare_output_dir(settings)
-    spectra = weight_spectrum(
-        *(settings[k] for k in ("channels", "size", "kernel_size", "dense_limit", "seed"))
-    )
+def draw(spectra: Sequence[Spectrum], settings: Mapping[str, Any]) -> Figure:
+    """Histograms, and the distribution functions less that of the quarter circle."""
     figure, (left, right) = common.subplots(1, 2, figsize=(10, 4))
-    grid = np.linspace(0, 2, 400)
-    distances, rows = [], []
-    shades = np.linspace(0, 1, len(spectra))
-    fractions = (np.arange(200) + 0.5) / 200
-    for shade, (c, values, dense) in zip(shades, spectra):
-        color = (shade, 0.25, 1 - shade)
-        left.hist(
-            values,
-            np.linspace(0, 2.4, 49),
-            density=True,
-            histtype="step",
-            color=color,
-            label=f"c = {c}",
-        )
-        levels = (np.arange(values.size) + 0.5) / values.size
-        distances.append(np.max(np.abs(quarter_circle(values)[1] - levels)))
-        quantiles = np.quantile(values, fractions)
-        reference = np.full(200, np.nan) if dense is None else np.quantile(dense, fractions)
-        excess = fractions - quarter_circle(quantiles)[1]
-        right.plot(quantiles, excess, color=color, label=f"c = {c}")
+    for shade, (c, values, dense) in zip(np.linspace(0, 1, len(spectra)), spectra):
+        look = {"color": (shade, 0.25, 1 - shade), "label": f"c = {c}"}
+        left.hist(values, np.linspace(0, 2.4, 49), density=True, histtype="step", **look)
+        _draw_excess(right, values, **look)
         if dense is not None:
-            excess = fractions - quarter_circle(reference)[1]
-            right.plot(reference, excess, color="green", ls="--", lw=1)
-        for v, d, fraction in zip(quantiles, reference, fractions):
-            rows.append({"channels": c, "fraction": fraction, "convolution": v, "dense": d})
+            _draw_excess(right, dense, color="green", ls="--", lw=1)
+    grid = np.linspace(0, 2, 400)
     left.plot(grid, quarter_circle(grid)[0], "g--", label="dense, infinite size")
     right.plot([], [], "g--", lw=1, label="dense, same sizes")
     left.set(xlabel="singular value", ylabel="density")
@@ -124,13 +135,22 @@ def main(_: list[str]) -> None:
         f"Block-circulant W, n = {settings['size']}, width {settings['kernel_size']}; "
         f"{max(settings['channels'])} / c draws"
     )
-    common.write_csv(directory / "metrics.csv", rows)
-    common.save_figure(figure, directory / "weight_spectrum.png")
-    for (c, values, _), distance in zip(spectra, distances):
+    return figure
+
+
+def _draw_excess(axis: Axes, values: np.ndarray, **look: Any) -> None:
+    x = np.quantile(values, _FRACTIONS)
+    axis.plot(x, _FRACTIONS - quarter_circle(x)[1], **look)
+
+
+def report(spectra: Sequence[Spectrum]) -> None:
+    """Logs how far each convolution's spectrum is from the quarter circle."""
+    for c, values, _ in spectra:
+        levels = (np.arange(values.size) + 0.5) / values.size
         logging.info(
             "c = %4d: distance to the quarter circle %.4f, largest value %.4f",
             c,
-            distance,
+            np.max(np.abs(quarter_circle(values)[1] - levels)),
             values[-1],
         )
 
@@ -146,6 +166,19 @@ def define_flags() -> None:
     common.define_override(
         "dense_limit", "Largest n c for which the dense matrix is drawn too.", lower_bound=0
     )
+
+
+def main(_: list[str]) -> None:
+    """Computes, writes and draws figure S3."""
+    settings = common.settings(_QUICK, _PAPER)
+    settings["channels"] = [int(c) for c in settings["channels"]]
+    directory = common.prepare_output_dir(settings)
+    spectra = weight_spectrum(
+        *(settings[k] for k in ("channels", "size", "kernel_size", "dense_limit", "seed"))
+    )
+    common.write_csv(directory / "metrics.csv", quantiles(spectra))
+    common.save_figure(draw(spectra, settings), directory / "weight_spectrum.png")
+    report(spectra)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def test_conditional_draws_have_the_law_of_explicit_networks():
     # First layer: mean and spread of the empirical covariance over networks of 20 channels.
     channels, networks = 20, 4000
     point = meanfield.fixed_point(*ARGUMENTS)
-    coefficients = fourier_modes.measure(point, channels, networks, 1, seed=0)[:, 1].real
+    coefficients = fourier_modes.ensemble(point, channels, networks, 1, seed=0)[:, 1].real
     rng = np.random.default_rng(0)
     fixed = meanfield.fixed_point_covariance(point, (10,)).reshape(10, 10)
     phi = activations.get("erf").phi
@@ -45,7 +45,7 @@ def test_conditional_draws_have_the_law_of_explicit_networks():
 
 def test_slopes_agree_with_theory():
     point = meanfield.fixed_point(*ARGUMENTS)
-    coefficients = fourier_modes.measure(point, 1000, 100, 12, seed=1, amplitude=0.01)
+    coefficients = fourier_modes.ensemble(point, 1000, 100, 12, seed=1, amplitude=0.01)
     slope, error, _ = fourier_modes.slopes(coefficients, first=1, signal=5.0)
     scales = meanfield.mode_depth_scales(*ARGUMENTS, fourier_modes.PROFILE, 10)
     # Jackknife errors over ten groups: Student's t with 9 degrees, six modes; 3 % for 1 / c.

@@ -13,10 +13,10 @@ def test_back_propagation_agrees_with_automatic_differentiation():
     depth, channels, size, seed = 4, 6, 5, 7
     scales = tf.constant([1.3, 0.4])
     factor = tf.constant(gradient_norms.input_factor(size, 0), tf.float32)
+    sizes = tf.constant(depth), factor, channels, tf.constant(seed)
     norms = gradient_norms.squared_gradient_norms(
-        tf.tanh, lambda x: 1 - tf.tanh(x) ** 2, scales, tf.constant(depth), factor, channels,
-        tf.constant(seed),
-    )  # fmt: skip
+        tf.tanh, lambda x: 1 - tf.tanh(x) ** 2, scales, *sizes
+    )
     # The same random numbers, an explicit network.
     normal = tf.random.stateless_normal
     weights = [
@@ -44,17 +44,15 @@ def test_measured_gradients_agree_with_theory():
         theory = meanfield.log_gradient_norms(
             *arguments, np.sum(factor**2, axis=1), np.full(3, 1 / 3), size
         )
-        log_norms = gradient_norms.measure(*arguments, factor, channels, draws, seed=0)
-        mean, error, predicted = gradient_norms.compare(log_norms, theory)
+        measured = gradient_norms.log_norms(*arguments, factor, channels, draws, seed=0)
+        mean, error, predicted = gradient_norms.compare(measured, theory)
         # 4 standard errors, and the finite-width correction of order depth / channels.
         assert np.all(np.abs(mean - predicted) <= 4 * error + 1.0 * depth / channels * predicted)
 
 
 def test_the_binary_writes_its_files(tmp_path, pictures):
-    run(
-        gradient_norms, tmp_path, "--depth=5", "--channels=4", "--draws=2", "--size=3",
-        "--weight_variances=1,2",
-    )  # fmt: skip
+    sizes = "--depth=5 --channels=4 --draws=2 --size=3"
+    run(gradient_norms, tmp_path, *sizes.split(), "--weight_variances=1,2")
     pictures["gradient_norms.png"].assert_readable()
     (panel,) = pictures["gradient_norms.png"].panels
     assert panel.scales == ("linear", "log")

@@ -12,9 +12,8 @@ from tests.experiments.running import run
 def test_short_stacks_have_the_moments_of_theory(kind):
     depth, channels, q_star, draws = 4, 48, 0.25, 4
     variances = meanfield.critical_point("tanh", q_star)
-    values = jacobian_spectrum.measure(
-        kind, "tanh", variances, q_star, depth, channels, 3, draws, seed=0
-    )
+    settings = {"activation": "tanh", "q_star": q_star, "depth": depth, "channels": channels}
+    values = jacobian_spectrum.measure(kind, settings | {"size": 3, "draws": draws, "seed": 0})
     assert values.shape == (draws, 9 * channels)
     theory = meanfield.jacobian_moments(
         "tanh", variances[0], depth, q_star, kind == "delta_orthogonal"
