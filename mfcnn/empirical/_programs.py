@@ -10,6 +10,9 @@ from mfcnn.empirical import _contraction, _functional, _inputs, _traces
 
 __all__ = ["Features", "Products"]
 
+# Operations that hand their output's cotangent on to each input of the same shape.
+_SUMS = frozenset({"Add", "AddV2", "AddN", "BiasAdd", "Identity"})
+
 
 class Features:
     """Jacobians of some combinations of outputs, in factors where a weight's use is known.
@@ -89,19 +92,25 @@ class Features:
 
     def _cotangents(self, tape: Any, y: tf.Tensor, outputs: list, seeds: tf.Tensor) -> list:
         """The derivative of seed . y by every tensor that a weight made, for each seed."""
+        # A tape that gives one tensor for two sources keeps the graph alive forever.
+        last = [_last_of_equal_cotangents(z, y) for z in outputs]
+        sources = list({id(z): z for z in last}.values())
 
         def of_seed(seed: tf.Tensor) -> list:
             cotangent = tf.broadcast_to(tf.cast(seed, y.dtype), tf.shape(y))
-            return tape.gradient(y, outputs, cotangent, unconnected_gradients="zero")
+            return tape.gradient(y, sources, cotangent, unconnected_gradients="zero")
 
         if not outputs:
             return []
-        if seeds.shape[0] == 1:
-            return [delta[None] for delta in of_seed(seeds[0])]
         loops = any("While" in name for name in _functional.operation_types(y.graph))
-        if loops and self._jit_compile:  # A vectorized loop is beyond XLA.
-            return tf.map_fn(of_seed, seeds, fn_output_signature=[z.dtype for z in outputs])
-        return tf.vectorized_map(of_seed, seeds)
+        if seeds.shape[0] == 1:
+            found = [delta[None] for delta in of_seed(seeds[0])]
+        elif loops and self._jit_compile:  # A vectorized loop is beyond XLA.
+            found = tf.map_fn(of_seed, seeds, fn_output_signature=[z.dtype for z in sources])
+        else:
+            found = tf.vectorized_map(of_seed, seeds)
+        deltas = {id(z): delta for z, delta in zip(sources, found)}
+        return [deltas[id(z)] for z in last]
 
     def _rows(self, x: Any, seeds: tf.Tensor, indices: tuple[int, ...]) -> list[tf.Tensor]:
         """The Jacobians [n, k, p] of some weights, example by example and seed by seed."""
@@ -138,6 +147,20 @@ class Features:
             for i, gradient in zip(indices, gradients):
                 result[i] = gradient
         return result
+
+
+def _last_of_equal_cotangents(tensor: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """The last sum on the way to y whose cotangent is this tensor's: it goes nowhere else."""
+    while tensor is not y:
+        consumers = tensor.consumers()
+        if len(consumers) != 1 or consumers[0].type not in _SUMS:
+            break
+        (consumer,), (output,) = consumers, consumers[0].outputs
+        once = sum(part is tensor for part in consumer.inputs) == 1
+        if not once or not output.shape.is_fully_defined() or output.shape != tensor.shape:
+            break
+        tensor = output
+    return tensor
 
 
 def _map(function: Any, elements: Any, count: int, dtypes: list) -> list[tf.Tensor]:

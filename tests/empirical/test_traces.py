@@ -1,5 +1,7 @@
 """Traces are of the model as it is; the programs made of them are few."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -141,3 +143,26 @@ def test_many_shapes_keep_few_traces():
     for length in range(1, 13):
         empirical.choose_method(model, np.ones([2, length, 2]))
     assert len(_traces._MODELS[model]._traces) <= 8
+
+
+def _function_graphs():
+    graph = type(tf.function(lambda: 1).get_concrete_function().graph)
+    gc.collect()
+    return sum(isinstance(thing, graph) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("method", ["structured", "products"])
+def test_a_model_that_is_gone_leaves_no_graph(method):
+    x = np.ones([3, 4], np.float32)
+
+    def once():
+        dense = [keras.layers.Dense(4, "tanh") for _ in range(2)]
+        inputs = keras.Input((4,))
+        # Sums of products: their cotangents are equal, which a tape pays for with its graph.
+        z = keras.layers.add([keras.layers.Dense(4)(inputs), dense[1](dense[0](inputs)), inputs])
+        empirical.ntk(keras.Model(inputs, keras.layers.Dense(2)(z)), x, method=method)
+
+    once()
+    before = _function_graphs()
+    once()
+    assert _function_graphs() <= before
