@@ -9,13 +9,24 @@ and p the covariance of the gradients arriving at it
 covariance x . x' in [0, 1], in the ordered phase, on the border and in the chaotic phase.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from absl import flags
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from experiments import binary, common
+from experiments.curves import Rows, column, curves_of
 from mfcnn import meanfield
 
 FLAGS = flags.FLAGS
+_PHASES = ("ordered", "border", "chaotic")
+
+# The settings of the presets.
+_QUICK = {"max_depth": 30}
+_PAPER = {"max_depth": 100}
 
 
 def kappas(
@@ -41,55 +52,70 @@ def kappas(
     return np.array([f.kappa_1 for f in forms]), np.array([f.kappa_2 for f in forms])
 
 
-def main(_: list[str]) -> None:
-    """Computes all curves, writes metrics.csv and kappa.png."""
-    settings = common.settings(quick={"max_depth": 30}, paper={"max_depth": 100})
-    directory = common.prepare_output_dir(settings)
+def starts() -> dict[tuple[str, str], tuple[float, float]]:
+    """(weight_variance, bias_variance) by activation and phase."""
+    critical, bias = meanfield.critical_point("erf", 0.5)
+    erf = (0.7 * critical, bias), (critical, bias), (1.6 * critical, bias)
+    relu = (1.5, 0.05), (2.0, 0.0), (2.5, 0.05)
+    return {
+        (activation, phase): variances
+        for activation, found in (("erf", erf), ("relu", relu))
+        for phase, variances in zip(_PHASES, found)
+    }
+
+
+def measure(settings: Mapping[str, Any]) -> Rows:
+    """Rows of activation, phase, correlation and depth."""
     correlations = np.linspace(0.0, 0.95, 8)
     depths = np.unique(np.round(np.geomspace(1, settings["max_depth"], 16)).astype(int))
-    critical, bias = meanfield.critical_point("erf", 0.5)
-    phases = {
-        "erf": {
-            "ordered": (0.7 * critical, bias),
-            "border": (critical, bias),
-            "chaotic": (1.6 * critical, bias),
-        },
-        "relu": {"ordered": (1.5, 0.05), "border": (2.0, 0.0), "chaotic": (2.5, 0.05)},
-    }
     rows = []
+    for (activation, phase), variances in starts().items():
+        kappa_1, kappa_2 = kappas(activation, variances, depths, correlations)
+        rows += [
+            {
+                "activation": activation,
+                "phase": phase,
+                "correlation": c,
+                "depth": int(depth),
+                "kappa_1": kappa_1[i],
+                "kappa_2": kappa_2[i, k],
+            }
+            for k, c in enumerate(correlations)
+            for i, depth in enumerate(depths)
+        ]
+    return rows
+
+
+def draw(rows: Rows) -> Figure:
+    """kappa_2 above, kappa_1 / kappa_2 below; a colour for each correlation."""
     figure, axes = common.subplots(4, 3, figsize=(10, 11))
-    colors = common.plt.get_cmap("viridis")(correlations)
-    for column_block, (activation, settings_of) in enumerate(phases.items()):
-        for column, (phase, variances) in enumerate(settings_of.items()):
-            kappa_1, kappa_2 = kappas(activation, variances, depths, correlations)
-            for k, c in enumerate(correlations):
-                top, bottom = axes[column_block, column], axes[2 + column_block, column]
-                top.semilogy(depths, kappa_2[:, k], color=colors[k])
-                bottom.semilogy(depths, kappa_1 / kappa_2[:, k], color=colors[k], label=f"{c:.2f}")
-                rows += [
-                    {
-                        "activation": activation,
-                        "phase": phase,
-                        "correlation": c,
-                        "depth": int(d),
-                        "kappa_1": kappa_1[i],
-                        "kappa_2": kappa_2[i, k],
-                    }
-                    for i, d in enumerate(depths)
-                ]
-            axes[column_block, column].set(title=rf"{activation}, {phase}: $\kappa_2$")
-            axes[2 + column_block, column].set(
-                title=rf"{activation}, {phase}: $\kappa_1/\kappa_2$", xlabel="depth"
-            )
+    for (activation, phase), mine in curves_of(rows, "activation", "phase").items():
+        line, place = ("erf", "relu").index(activation), _PHASES.index(phase)
+        top, bottom = axes[line, place], axes[2 + line, place]
+        for (c,), curve in curves_of(mine, "correlation").items():
+            depths, kappa_1, kappa_2 = (column(curve, k) for k in ("depth", "kappa_1", "kappa_2"))
+            color = colormaps["viridis"](c)
+            top.semilogy(depths, kappa_2, color=color)
+            bottom.semilogy(depths, kappa_1 / kappa_2, color=color, label=f"{c:.2f}")
+        top.set(title=rf"{activation}, {phase}: $\kappa_2$")
+        bottom.set(title=rf"{activation}, {phase}: $\kappa_1/\kappa_2$", xlabel="depth")
     axes[2, 0].legend(title=r"$x\cdot x'$", fontsize=6)
-    common.write_csv(directory / "metrics.csv", rows)
-    common.save_figure(figure, directory / "kappa.png")
+    return figure
 
 
 def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("kappa")
     common.define_override("max_depth", "Largest number of hidden layers.", lower_bound=2)
+
+
+def main(_: list[str]) -> None:
+    """Computes all curves, writes metrics.csv and kappa.png."""
+    settings = common.settings(_QUICK, _PAPER)
+    directory = common.prepare_output_dir(settings)
+    rows = measure(settings)
+    common.write_csv(directory / "metrics.csv", rows)
+    common.save_figure(draw(rows), directory / "kappa.png")
 
 
 if __name__ == "__main__":

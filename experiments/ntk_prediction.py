@@ -16,18 +16,42 @@ The paper's 32 x 32 images mean 10^6 pairs of positions for each pair of images 
 on accelerators; `--resize=8` costs 256 times less.
 """
 
-import pathlib
 import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from absl import flags, logging
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments import binary, common, maps
+from experiments.curves import Rows
 from mfcnn import data, kernels
 
 FLAGS = flags.FLAGS
 READOUTS = ("pool", "flatten")
+
+# The settings of the presets.
+_QUICK = {
+    "dataset": "digits",
+    "train_size": 60,
+    "test_size": 80,
+    "grid": 12,
+    "max_depth": 64,
+    "resize": 4,
+    "activation": "erf",
+    "bias_variance": 0.18,
+    "ridge": 1e-6,
+}
+_PAPER = {
+    "dataset": "cifar10",
+    "train_size": 1000,
+    "test_size": 1000,
+    "grid": 20,
+    "max_depth": 100,
+    "resize": None,
+}
 
 
 def predict(
@@ -66,15 +90,33 @@ def predict(
     return float(accuracy), float(np.std(prediction, axis=0).mean() / np.std(targets))
 
 
-def measure(
+def load(settings: Mapping[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels, for training and for test."""
+    name, seed, side = (settings[k] for k in ("dataset", "seed", "resize"))
+    return [
+        data.load_arrays(name, split, settings[f"{split}_size"], seed, resize=side)
+        for split in ("train", "test")
+    ]
+
+
+def measure(settings: Mapping[str, Any]) -> Iterator[Rows]:
+    """The rows of each weight variance in turn."""
+    arrays, grid = load(settings), settings["grid"]
+    depths = np.unique(np.round(np.geomspace(1, settings["max_depth"], grid)).astype(int)).tolist()
+    for weight_variance in np.linspace(0.6, 4.0, grid):
+        yield measure_depths(weight_variance, depths, settings, arrays)
+        logging.info("weight variance %.2f done", weight_variance)
+
+
+def measure_depths(
     weight_variance: float,
     depths: list[int],
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     arrays: list[tuple[np.ndarray, np.ndarray]],
-    classes: int,
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Rows of one weight variance: all depths, both readouts."""
     (x_train, y_train), (x_test, y_test) = arrays
+    classes = int(max(y_train.max(), y_test.max())) + 1
     arguments = settings["activation"], weight_variance, settings["bias_variance"]
     limit = kernels.limits(*arguments)
     rows = [
@@ -107,93 +149,53 @@ def measure(
     return rows
 
 
-def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+def draw(rows: Rows) -> Figure:
     """Accuracy of CNN-P, CNN-F, their difference; under it the variation, with both scales."""
     weights, depths, _ = maps.table(rows, "depth")
     figure, axes = common.subplots(2, 3, figsize=(12, 7), sharey=True, sharex=True)
-    for line, (quantity, name) in enumerate(
-        (("accuracy", "test accuracy"), ("variation", "log10 variation"))
+    for line, quantity, name in zip(
+        axes, ("accuracy", "variation"), ("test accuracy", "log10 variation")
     ):
-        panels = [maps.table(rows, f"{quantity}_{readout}")[2] for readout in READOUTS]
-        if line:
-            panels = [np.log10(np.maximum(m, 1e-12)) for m in panels]
-        bound = max(float(np.nanmax(np.abs(panels[0] - panels[1]))), 1e-3)
-        for axis, values, title, low, high, colors in (
-            (axes[line, 0], panels[0], "CNN-P", None, None, "viridis"),
-            (axes[line, 1], panels[1], "CNN-F", None, None, "viridis"),
-            (axes[line, 2], panels[0] - panels[1], "CNN-P minus CNN-F", -bound, bound, "coolwarm"),
+        pool, flatten = (maps.table(rows, f"{quantity}_{readout}")[2] for readout in READOUTS)
+        limits = (0.0, 1.0)
+        if quantity == "variation":
+            pool, flatten = (np.log10(np.maximum(values, 1e-12)) for values in (pool, flatten))
+            limits = min(map(np.nanmin, (pool, flatten))), max(map(np.nanmax, (pool, flatten)))
+        bound = max(float(np.nanmax(np.abs(pool - flatten))), 1e-3)
+        for axis, values, title, colors, (low, high) in (
+            (line[0], pool, "CNN-P", "viridis", limits),
+            (line[1], flatten, "CNN-F", "viridis", limits),
+            (line[2], pool - flatten, "CNN-P minus CNN-F", "coolwarm", (-bound, bound)),
         ):
-            if colors == "viridis":
-                low, high = (
-                    (0, 1)
-                    if not line
-                    else (min(map(np.nanmin, panels)), max(map(np.nanmax, panels)))
-                )
             image = axis.pcolormesh(weights, depths, values, cmap=colors, vmin=low, vmax=high)
             figure.colorbar(image, ax=axis)
-            for key, phase, color in (("xi_1", "ordered", "w"), ("xi_star", "chaotic", "r")):
-                curve = sorted(
-                    {(r["weight_variance"], r[key]) for r in rows if r["phase"] == phase}
-                )
-                if curve:
-                    label = r"$\xi_1$" if key == "xi_1" else r"$\xi_*$"
-                    dark = "k" if color == "w" and colors != "viridis" else color
-                    axis.plot(*np.array(curve).T, "--", color=dark, label=label)
+            _draw_scales(axis, rows, "w" if colors == "viridis" else "k")
             axis.set(title=f"{name}, {title}", yscale="log", ylim=(depths[0], depths[-1]))
-            if line:
-                axis.set_xlabel(r"$\sigma_w^2$")
-        axes[line, 0].set_ylabel("depth")
+        line[0].set_ylabel("depth")
+    for axis in axes[-1]:
+        axis.set_xlabel(r"$\sigma_w^2$")
     axes[0, 2].legend(loc="lower center")
-    common.save_figure(figure, path)
+    return figure
 
 
-def main(_: list[str]) -> None:
-    """Evaluates the grid, writes metrics.csv (variance by variance) and ntk_prediction.png."""
-    settings = common.settings(
-        quick={
-            "dataset": "digits",
-            "train_size": 60,
-            "test_size": 80,
-            "grid": 12,
-            "max_depth": 64,
-            "resize": 4,
-            "activation": "erf",
-            "bias_variance": 0.18,
-            "ridge": 1e-6,
-        },
-        paper={
-            "dataset": "cifar10",
-            "train_size": 1000,
-            "test_size": 1000,
-            "grid": 20,
-            "max_depth": 100,
-            "resize": None,
-        },
-    )
-    directory = common.prepare_output_dir(settings)
-    arrays = [
-        data.load_arrays(
-            settings["dataset"],
-            split,
-            subset=settings[size],
-            seed=settings["seed"],
-            resize=settings["resize"],
-        )
-        for split, size in (("train", "train_size"), ("test", "test_size"))
-    ]
-    classes = int(max(labels.max() for _, labels in arrays)) + 1
-    grid = settings["grid"]
-    depths = np.unique(np.round(np.geomspace(1, settings["max_depth"], grid)).astype(int)).tolist()
-    rows = []
-    for weight_variance in np.linspace(0.6, 4.0, grid):
-        rows += measure(weight_variance, depths, settings, arrays, classes)
-        common.write_csv(directory / "metrics.csv", rows)
-        logging.info("weight variance %.2f done", weight_variance)
-    plot(rows, directory / "ntk_prediction.png")
-    best = {r: max(rows, key=lambda row: np.nan_to_num(row[f"accuracy_{r}"])) for r in READOUTS}
-    for readout, row in best.items():
+def _draw_scales(axis: Axes, rows: Rows, ordered: str) -> None:
+    """xi_1 in the ordered phase, in the given colour, and xi_* in the chaotic phase in red."""
+    for name, label, phase, color in (
+        ("xi_1", r"$\xi_1$", "ordered", ordered),
+        ("xi_star", r"$\xi_*$", "chaotic", "r"),
+    ):
+        curve = sorted({(r["weight_variance"], r[name]) for r in rows if r["phase"] == phase})
+        if curve:
+            axis.plot(*np.array(curve).T, "--", color=color, label=label)
+
+
+def report(rows: Rows) -> None:
+    """Prints where each readout is at its best."""
+    for readout in READOUTS:
+        name = f"accuracy_{readout}"
+        row = max(rows, key=lambda row, name=name: np.nan_to_num(row[name]))
         print(
-            f"{readout}: best accuracy {row[f'accuracy_{readout}']:.3f} at depth {row['depth']}, "
+            f"{readout}: best accuracy {row[name]:.3f} at depth {row['depth']}, "
             f"weight variance {row['weight_variance']:.2f} ({row['phase']})"
         )
 
@@ -215,6 +217,18 @@ def define_flags() -> None:
         flags.DEFINE_float,
         lower_bound=0.0,
     )
+
+
+def main(_: list[str]) -> None:
+    """Evaluates the grid, writes metrics.csv (variance by variance) and ntk_prediction.png."""
+    settings = common.settings(_QUICK, _PAPER)
+    directory = common.prepare_output_dir(settings)
+    rows: Rows = []
+    for found in measure(settings):
+        rows += found
+        common.write_csv(directory / "metrics.csv", rows)
+    common.save_figure(draw(rows), directory / "ntk_prediction.png")
+    report(rows)
 
 
 if __name__ == "__main__":

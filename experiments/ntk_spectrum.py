@@ -6,14 +6,17 @@ For FCN, CNN-F and CNN-P in the ordered, critical and chaotic phase: lambda_max,
 kappa over depth, the law beside each, and the rates fitted to the measured curves beside theory.
 """
 
-import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from absl import flags
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments import binary, common
 from experiments.architectures import ARCHITECTURES, inputs, make_kernel
+from experiments.curves import Rows, column, curves_of
 from mfcnn import kernels, meanfield
 
 FLAGS = flags.FLAGS
@@ -21,8 +24,18 @@ FIELDS = ("lambda_max", "lambda_rest", "condition_number")
 _SYMBOLS = dict(zip(FIELDS, (r"$\lambda_{max}$", r"$\lambda_{rest}$", r"$\kappa$")))
 _FACTORS = {"ordered": 0.8, "critical": 1.0, "chaotic": 1.5}
 
+# The settings of the presets.
+_QUICK = {
+    "inputs": 6,
+    "size": 4,
+    "q_star": 0.5,
+    "max_depth": 1024,
+    "architectures": list(ARCHITECTURES),
+}
+_PAPER = {"inputs": 24, "size": 6, "max_depth": 2048}
 
-def measure(
+
+def measure_curve(
     architecture: str,
     variances: tuple[float, float],
     depths: list[int],
@@ -30,7 +43,7 @@ def measure(
     size: int,
     seed: int,
     activation: str = "erf",
-) -> tuple[kernels.Limits, list[dict[str, Any]]]:
+) -> tuple[kernels.Limits, Rows]:
     """Rows of measured and predicted spectra at all depths.
 
     The law's amplitudes are read off the kernels at the depth in the middle of the list: the
@@ -80,7 +93,7 @@ def _slope(layers: np.ndarray, values: np.ndarray) -> float:
 
 
 def rates(
-    limit: kernels.Limits, rows: list[dict[str, Any]], m: int, positions: int
+    limit: kernels.Limits, rows: Rows, m: int, positions: int
 ) -> list[tuple[str, float, float]]:
     """The table of appendix C.1: (quantity, fitted, theory) for one architecture and phase.
 
@@ -88,7 +101,7 @@ def rates(
 
     Args:
         limit: `kernels.Limits`.
-        rows: those of `measure`.
+        rows: those of `measure_curve`.
         m: number of inputs.
         positions: d for CNN-P, 1 for the others.
     """
@@ -137,61 +150,16 @@ def rates(
     ]
 
 
-def plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Phases down, quantities across: circles measured, lines law."""
-    figure, axes = common.subplots(3, 3, figsize=(10.5, 8.5))
-    for line, phase in enumerate(_FACTORS):
-        for column, field in enumerate(FIELDS):
-            axis = axes[line, column]
-            for color, architecture in enumerate(dict.fromkeys(r["architecture"] for r in rows)):
-                chosen = [
-                    r
-                    for r in rows
-                    if (r["phase"], r["architecture"], r["kernel"]) == (phase, architecture, "ntk")
-                ]
-                depth, found, law = (
-                    np.array([r[k] for r in chosen]) for k in ("depth", field, f"{field}_law")
-                )
-                label = architecture.upper().replace("_", "-")
-                # FCN and CNN-F agree: the circles lie inside each other.
-                marker = {"ms": 7 - 2 * color, "mfc": "none", "color": f"C{color}"}
-                axis.plot(depth, found, "o", label=label, **marker)
-                good = (law > 0) & np.isfinite(law) & np.isfinite(found)
-                axis.plot(depth[good], law[good], "-", color=f"C{color}")
-            scale = "log" if phase == "critical" else "linear"
-            axis.set(
-                title=f"{phase}: {_SYMBOLS[field]}", xlabel="depth", yscale="log", xscale=scale
-            )
-    axes[0, 0].legend(title="circles measured, lines law", fontsize=7, title_fontsize=7)
-    common.save_figure(figure, path)
-
-
-def main(_: list[str]) -> None:
-    """Measures the three phases, writes metrics.csv, rates.csv and ntk_spectrum.png."""
-    settings = common.settings(
-        quick={
-            "inputs": 6,
-            "size": 4,
-            "q_star": 0.5,
-            "max_depth": 1024,
-            "architectures": list(ARCHITECTURES),
-        },
-        paper={"inputs": 24, "size": 6, "max_depth": 2048},
-    )
-    directory = common.prepare_output_dir(settings)
+def measure(settings: Mapping[str, Any]) -> tuple[Rows, Rows]:
+    """The rows of the spectra at all depths, and those of the fitted rates, which it prints."""
     critical, bias_variance = meanfield.critical_point("erf", settings["q_star"])
     m, size = settings["inputs"], settings["size"]
     rows, table = [], []
     for phase, factor in _FACTORS.items():
         variances = factor * critical, bias_variance
-        if phase == "critical":
-            depths = np.geomspace(4, settings["max_depth"], 16)
-        else:
-            xi = kernels.limits("erf", *variances).xi_1
-            depths = np.linspace(0.5 * xi, (24 if phase == "ordered" else 12) * xi, 24)
-        depths = np.unique(np.round(depths).astype(int)).tolist()
+        depths = _depths(phase, variances, settings["max_depth"])
         for architecture in settings["architectures"]:
-            limit, found = measure(architecture, variances, depths, m, size, settings["seed"])
+            limit, found = measure_curve(architecture, variances, depths, m, size, settings["seed"])
             rows += found
             positions = size**2 if architecture == "cnn_p" else 1
             for quantity, fitted, theory in rates(limit, found, m, positions):
@@ -201,9 +169,42 @@ def main(_: list[str]) -> None:
                     f"{phase:8s} {architecture:5s} {quantity:31s} {fitted:12.6g}  "
                     f"theory {theory:12.6g}"
                 )
-    common.write_csv(directory / "metrics.csv", rows)
-    common.write_csv(directory / "rates.csv", table)
-    plot(rows, directory / "ntk_spectrum.png")
+    return rows, table
+
+
+def _depths(phase: str, variances: tuple[float, float], max_depth: int) -> list[int]:
+    """From where the laws begin to hold, in depth scales off the critical line."""
+    if phase == "critical":
+        depths = np.geomspace(4, max_depth, 16)
+    else:
+        xi = kernels.limits("erf", *variances).xi_1
+        depths = np.linspace(0.5 * xi, (24 if phase == "ordered" else 12) * xi, 24)
+    return np.unique(np.round(depths).astype(int)).tolist()
+
+
+def draw(rows: Rows) -> Figure:
+    """Phases down, quantities across: circles measured, lines law."""
+    figure, axes = common.subplots(3, 3, figsize=(10.5, 8.5))
+    for line, phase in zip(axes, _FACTORS):
+        mine = [row for row in rows if (row["phase"], row["kernel"]) == (phase, "ntk")]
+        for axis, field in zip(line, FIELDS):
+            _draw_field(axis, mine, field)
+            scale = "log" if phase == "critical" else "linear"
+            title = f"{phase}: {_SYMBOLS[field]}"
+            axis.set(title=title, xlabel="depth", yscale="log", xscale=scale)
+    axes[0, 0].legend(title="circles measured, lines law", fontsize=7, title_fontsize=7)
+    return figure
+
+
+def _draw_field(axis: Axes, rows: Rows, field: str) -> None:
+    for i, ((architecture,), curve) in enumerate(curves_of(rows, "architecture").items()):
+        depth, found, law = (column(curve, name) for name in ("depth", field, f"{field}_law"))
+        label = architecture.upper().replace("_", "-")
+        # FCN and CNN-F agree: the circles lie inside each other.
+        look = {"ms": 7 - 2 * i, "mfc": "none", "color": f"C{i}"}
+        axis.plot(depth, found, "o", label=label, **look)
+        good = (law > 0) & np.isfinite(law) & np.isfinite(found)
+        axis.plot(depth[good], law[good], "-", color=f"C{i}")
 
 
 def define_flags() -> None:
@@ -213,6 +214,16 @@ def define_flags() -> None:
     flags.DEFINE_multi_enum("architectures", None, ARCHITECTURES, "Those shown. Default: all.")
     common.define_override("size", "Height and width of the images.", lower_bound=3)
     common.define_override("max_depth", "Largest depth on the critical line.", lower_bound=64)
+
+
+def main(_: list[str]) -> None:
+    """Measures the three phases, writes metrics.csv, rates.csv and ntk_spectrum.png."""
+    settings = common.settings(_QUICK, _PAPER)
+    directory = common.prepare_output_dir(settings)
+    rows, table = measure(settings)
+    common.write_csv(directory / "metrics.csv", rows)
+    common.write_csv(directory / "rates.csv", table)
+    common.save_figure(draw(rows), directory / "ntk_spectrum.png")
 
 
 if __name__ == "__main__":

@@ -5,28 +5,38 @@
 The colour is q* along the critical line; beside it the map of the depth scale xi_c.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from absl import flags, logging
 from matplotlib import colors
+from matplotlib.figure import Figure
 
 from experiments import binary, common
 from mfcnn import activations, meanfield
 
 FLAGS = flags.FLAGS
 
+# The settings of the presets.
+_QUICK = {"grid": 200}
+_PAPER = {"grid": 400}
 
-def phase_diagram(activation, max_weight_variance, max_bias_variance, grid):
+
+def phase_diagram(
+    activation: str, max_weight_variance: float, max_bias_variance: float, grid: int
+) -> tuple[np.ndarray, np.ndarray, meanfield.FixedPoint, np.ndarray]:
     """Fixed points on a grid and the critical line.
 
     Args:
-      activation: a name or an `Activation`.
-      max_weight_variance: the largest sigma_w^2; the grid starts at its first step.
-      max_bias_variance: the largest sigma_b^2; the grid starts at 0.
-      grid: points in each direction.
+        activation: a name.
+        max_weight_variance: the largest sigma_w^2; the grid starts at its first step.
+        max_bias_variance: the largest sigma_b^2; the grid starts at 0.
+        grid: points in each direction.
 
     Returns:
-      (weight_variances [grid], bias_variances [grid], FixedPoint of arrays [grid, grid], line),
-      with line a float64 array [n, 3] of (weight_variance, bias_variance, q_star).
+        (weight_variances [grid], bias_variances [grid], FixedPoint of arrays [grid, grid], line),
+        with line a float64 array [n, 3] of (weight_variance, bias_variance, q_star).
     """
     weights = np.linspace(max_weight_variance / grid, max_weight_variance, grid)
     biases = np.linspace(0.0, max_bias_variance, grid)
@@ -43,7 +53,24 @@ def phase_diagram(activation, max_weight_variance, max_bias_variance, grid):
     return weights, biases, points, np.array(line).reshape(-1, 3)
 
 
-def draw(weights, biases, points, line, title):
+def rows_of(
+    weights: np.ndarray, biases: np.ndarray, points: meanfield.FixedPoint
+) -> Iterator[dict[str, Any]]:
+    """The rows of the table, one for each point of the grid."""
+    fields = ("phase", "q_star", "c_star", "chi_1", "chi_c", "chi_q", "xi_c")
+    for i, j in np.ndindex(points.q_star.shape):
+        yield {"weight_variance": weights[i], "bias_variance": biases[j]} | {
+            name: getattr(points, name)[i, j] for name in fields
+        }
+
+
+def draw(
+    weights: np.ndarray,
+    biases: np.ndarray,
+    points: meanfield.FixedPoint,
+    line: np.ndarray,
+    title: str,
+) -> Figure:
     """Figure S1 beside the map of xi_c."""
     figure, (left, right) = common.subplots(1, 2, figsize=(10, 4.2))
     chi = points.chi_1.T
@@ -73,33 +100,6 @@ def draw(weights, biases, points, line, title):
     return figure
 
 
-def main(_: list[str]) -> None:
-    """Computes, writes and draws the phase diagram."""
-    names = ("activation", "max_weight_variance", "max_bias_variance")
-    settings = common.settings(quick={"grid": 200}, paper={"grid": 400})
-    settings |= {name: FLAGS[name].value for name in names}
-    directory = common.prepare_output_dir(settings)
-    weights, biases, points, line = phase_diagram(
-        *(settings[name] for name in names), settings["grid"]
-    )
-    fields = ("phase", "q_star", "c_star", "chi_1", "chi_c", "chi_q", "xi_c")
-    common.write_csv(
-        directory / "metrics.csv",
-        (
-            {"weight_variance": weights[i], "bias_variance": biases[j]}
-            | {name: getattr(points, name)[i, j] for name in fields}
-            for i, j in np.ndindex(points.q_star.shape)
-        ),
-    )
-    if len(line):
-        columns = ("weight_variance", "bias_variance", "q_star")
-        common.write_csv(directory / "critical_line.csv", (dict(zip(columns, row)) for row in line))
-    figure = draw(weights, biases, points, line, f"Phase diagram of {settings['activation']}")
-    common.save_figure(figure, directory / "phase_diagram.png")
-    counts = {str(name): int(np.sum(points.phase == name)) for name in np.unique(points.phase)}
-    logging.info("%d points: %s. Written to %s", points.q_star.size, counts, directory)
-
-
 def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("phase_diagram")
@@ -107,6 +107,23 @@ def define_flags() -> None:
     flags.DEFINE_float("max_weight_variance", 6.0, "Largest sigma_w^2.", lower_bound=0.1)
     flags.DEFINE_float("max_bias_variance", 2.0, "Largest sigma_b^2.", lower_bound=1e-3)
     common.define_override("grid", "Points in each direction.", lower_bound=2)
+
+
+def main(_: list[str]) -> None:
+    """Computes, writes and draws the phase diagram."""
+    names = ("activation", "max_weight_variance", "max_bias_variance")
+    settings = common.settings(_QUICK, _PAPER, names)
+    directory = common.prepare_output_dir(settings)
+    weights, biases, points, line = phase_diagram(*(settings[name] for name in (*names, "grid")))
+    common.write_csv(directory / "metrics.csv", rows_of(weights, biases, points))
+    if len(line):
+        columns = ("weight_variance", "bias_variance", "q_star")
+        common.write_csv(directory / "critical_line.csv", (dict(zip(columns, row)) for row in line))
+    figure = draw(weights, biases, points, line, f"Phase diagram of {settings['activation']}")
+    common.save_figure(figure, directory / "phase_diagram.png")
+    phases = points.phase
+    counts = {str(name): int(np.sum(phases == name)) for name in np.unique(phases)}
+    logging.info("%d points: %s. Written to %s", phases.size, counts, directory)
 
 
 if __name__ == "__main__":
