@@ -20,6 +20,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if __name__ == "__main__" and str(ROOT) not in sys.path:  # started as a file
@@ -65,16 +67,16 @@ class Report:
     replicas: int
     parameters: int
     forward_flops: int  # of one replica's images
-    compiled: dict
+    compiled: dict[str, int]
     error: str = ""
 
     @property
-    def fits(self):
+    def fits(self) -> bool:
         """Whether the compiler took it."""
         return not self.error
 
     @property
-    def hbm(self):
+    def hbm(self) -> int | None:
         """Bytes of HBM in use at the peak, None if it does not fit."""
         if not self.fits:
             return None
@@ -82,14 +84,15 @@ class Report:
         return sum(self.compiled[k] for k in ("arguments", "temporaries", "code")) + new
 
     @property
-    def available(self):
+    def available(self) -> float | None:
         """Bytes of HBM that the compiler grants, None for a kind that was never measured."""
         gib = HBM.get(self.topology.split(":")[0])
         found = re.search(r"exceeds available HBM \(([\d.]+)G\)", self.error)
-        found = float(found[1]) if found else gib
-        return found and found * 2**30
+        if found:
+            gib = float(found[1])
+        return gib and gib * 2**30
 
-    def __str__(self):
+    def __str__(self) -> str:
         """The report as lines of text."""
         available = f"{self.available / 2**30:.2f} GiB" if self.available else "unknown"
         lines = [
@@ -109,7 +112,7 @@ class Report:
         return "\n".join(lines)
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of the check beside those of the main job."""
     vanilla.define_flags()
     for name, default in DEFAULTS.items():
@@ -129,7 +132,7 @@ def define_flags():
     )
 
 
-def device_count(topology):
+def device_count(topology: str) -> int:
     """Devices of a topology by its name; 0 if that is no name of one."""
     match = re.fullmatch(r"(v\d\w?|tpu\d+x):(\d+(?:x\d+)+)", topology)
     if not match:
@@ -137,7 +140,7 @@ def device_count(topology):
     return math.prod(int(side) for side in match[2].split("x")) * _CORES.get(match[1], 1)
 
 
-def lower(config, replicas):
+def lower(config: Mapping[str, Any], replicas: int) -> tuple[str, int, int]:
     """Lowers one replica's training step, its sum over the replicas included.
 
     Args:
@@ -179,7 +182,7 @@ def lower(config, replicas):
     return text, model.count_params(), forward_flops(model) * batch // replicas
 
 
-def forward_flops(model):
+def forward_flops(model: keras.Model) -> int:
     """FLOPs of the matrix products and convolutions of one forward pass of one image."""
     return sum(
         2 * math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
@@ -188,7 +191,12 @@ def forward_flops(model):
     )
 
 
-def check(config, topology, python=sys.executable, timeout=1800.0):
+def check(
+    config: Mapping[str, Any],
+    topology: str,
+    python: str = sys.executable,
+    timeout: float = 1800.0,
+) -> Report:
     """Lowers the step of a configuration and compiles it for a topology.
 
     Args:
@@ -218,7 +226,9 @@ def check(config, topology, python=sys.executable, timeout=1800.0):
     return Report(topology, replicas, parameters, flops, compiled, error)
 
 
-def largest_depth(config, topology, tolerance=0.02, **options):
+def largest_depth(
+    config: Mapping[str, Any], topology: str, tolerance: float = 0.02, **options: Any
+) -> tuple[int, Report]:
     """The largest depth that fits, to a relative tolerance, by compiling several.
 
     Returns:
@@ -240,30 +250,34 @@ def largest_depth(config, topology, tolerance=0.02, **options):
     return low, best
 
 
-def _next_depth(used, low, high, available, tolerance):
+def _next_depth(
+    used: list[tuple[int, int]], low: int, high: float, available: float | None, tolerance: float
+) -> int:
     if not used:
-        return high // 4
-    # Memory grows about linearly with depth: aim a little below the border, then a little above.
-    (d0, m0), (d1, m1) = used[0] if len(used) > 1 else (0, 0), used[-1]
-    guess = d1 + (available - m1) * (d1 - d0) / (m1 - m0) if m1 > m0 else 2 * d1
-    below, above = guess * (1 - tolerance / 3), guess * (1 + tolerance / 3)
-    for target in (below, above):
-        if low * (1 + tolerance / 4) < target < high / (1 + tolerance / 4):
-            return int(target)
+        return int(high // 4)
+    if available:
+        # Memory grows about linearly with depth: aim a little below the border, then above.
+        (d0, m0), (d1, m1) = used[0] if len(used) > 1 else (0, 0), used[-1]
+        guess = d1 + (available - m1) * (d1 - d0) / (m1 - m0) if m1 > m0 else 2 * d1
+        for target in (guess * (1 - tolerance / 3), guess * (1 + tolerance / 3)):
+            if low * (1 + tolerance / 4) < target < high / (1 + tolerance / 4):
+                return int(target)
     return int(math.sqrt(low * high)) if high < math.inf else 2 * low
 
 
-def _without_memory(file):
+def _without_memory(file: IO[bytes]) -> Callable[..., tf.Variable]:
     """A variable creator whose values are one sparse file, mapped: of any size, never touched."""
 
-    def values(shape, dtype):
+    def values(shape: tf.TensorShape, dtype: tf.DType) -> tf.Tensor:
         size = max(shape.num_elements() * dtype.size, 1)
         if size > os.fstat(file.fileno()).st_size:
             os.truncate(file.fileno(), size)
         array = np.memmap(file, dtype.as_numpy_dtype, mode="r+", shape=tuple(shape))
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
-    def create(next_creator, initial_value=None, **arguments):
+    def create(
+        next_creator: Callable[..., tf.Variable], initial_value: Any = None, **arguments: Any
+    ) -> tf.Variable:
         if callable(initial_value):
             with tf.Graph().as_default():
                 drawn = initial_value()
@@ -273,11 +287,11 @@ def _without_memory(file):
     return create
 
 
-def _xla_sum(tensor):
+def _xla_sum(tensor: tf.Tensor) -> tf.Tensor:
     return borrowed.xla_all_reduce(tensor, tf.zeros([0, 0], tf.int32), "Add", "CrossReplica")
 
 
-def _run_child(python, arguments, timeout):
+def _run_child(python: str, arguments: Sequence[str], timeout: float) -> dict[str, Any]:
     child = pathlib.Path(__file__).with_name("compile_child.py")
     try:
         result = subprocess.run(
@@ -302,7 +316,7 @@ def _run_child(python, arguments, timeout):
     return answer
 
 
-def main(_):
+def main(_: list[str]) -> int:
     """Checks the flags' configuration; the exit status."""
     config = vanilla.configuration()
     options = {"python": FLAGS.python, "timeout": FLAGS.compile_timeout}

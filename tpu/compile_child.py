@@ -10,9 +10,10 @@ import importlib.util
 import json
 import os
 import sys
+from typing import Any
 
 
-def main(path, topology_name, replicas):
+def main(path: str, topology_name: str, replicas: int) -> dict[str, Any]:
     """Compiles the module at path for a replica on each device of a topology."""
     missing = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name) is None]
     if missing:
@@ -62,7 +63,7 @@ def main(path, topology_name, replicas):
     }
 
 
-def _options(jax, replicas):
+def _options(jax: Any, replicas: int) -> Any:
     import numpy as np
 
     options = jax.CompileOptions()
@@ -72,13 +73,13 @@ def _options(jax, replicas):
     return options
 
 
-def _drop_copies(module):
+def _drop_copies(module: Any) -> None:
     # TensorFlow's lowering leaves mhlo.copy, which libtpu's compiler does not know.
     from jax.extend.mlir import ir
 
     copies = []
 
-    def visit(operation):
+    def visit(operation: Any) -> Any:
         if operation.name == "mhlo.copy":
             copies.append(operation)
         return ir.WalkResult.ADVANCE

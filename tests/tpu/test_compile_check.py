@@ -117,6 +117,24 @@ def test_a_batch_that_chips_do_not_divide_is_refused():
         compile_check.lower(configuration(*SMALL, "--batch_size=10"), 4)
 
 
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v3:2x2"], ids=["memory known", "unknown"])
+@pytest.mark.parametrize("start", [3, 100_000])
+def test_the_largest_depth_is_found_by_compiling_a_few(topology, start, monkeypatch):
+    border, compiled = 1234, []
+
+    def check(config, topology):
+        compiled.append(config["depth"])
+        used = dict.fromkeys(("temporaries", "code", "outputs", "aliased"), 0)
+        used["arguments"] = config["depth"] * compile_check.HBM["v5e"] * 2**30 / (border + 0.5)
+        error = "RESOURCE_EXHAUSTED" if config["depth"] > border else ""
+        return compile_check.Report(topology, 4, 0, 0, used, error)
+
+    monkeypatch.setattr(compile_check, "check", check)
+    depth, report = compile_check.largest_depth({"depth": start}, topology)
+    assert 0.98 * border <= depth <= border and report.fits
+    assert depth in compiled and len(compiled) < 20
+
+
 @pytest.mark.parametrize("name", ["digits", "mnist"])
 def test_image_shapes_are_those_of_the_data(name):
     try:
