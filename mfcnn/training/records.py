@@ -5,13 +5,21 @@ import io
 import json
 import os
 import pathlib
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mfcnn import arguments, files
 from mfcnn.run_directory import ConfigurationError, check_configuration
 
-__all__ = ["ConfigurationError", "MetricsFile", "open_run", "plot_curves", "replace_file"]
+__all__ = [
+    "ConfigurationError",
+    "MetricsFile",
+    "is_whole",
+    "open_run",
+    "plot_curves",
+    "replace_file",
+]
 
 _REMEDY = "Remove it: the rows come back from the checkpoints, or by training again."
 
@@ -174,6 +182,15 @@ def plot_curves(
     figure.axes[0].set_ylim(0, 1.02)
     figure.suptitle(title)
     files.write_atomically(path, lambda partial: figure.savefig(partial, dpi=120))
+
+
+def is_whole(path: pathlib.Path) -> bool:
+    """Whether a .keras file is there, and each part of it as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
+        return False
 
 
 def _text(value: float) -> str:

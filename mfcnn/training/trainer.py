@@ -4,11 +4,8 @@ import contextlib
 import functools
 import math
 import os
-import pathlib
 import sys
-import zipfile
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -19,18 +16,12 @@ from mfcnn.data import ImageData
 from mfcnn.run_directory import RunDirectory
 from mfcnn.training.checkpoints import Checkpoints
 from mfcnn.training.failure import lost_peers
+from mfcnn.training.programs import Programs
 from mfcnn.training.progress import Progress
-from mfcnn.training.records import ConfigurationError, MetricsFile, plot_curves
-from mfcnn.training.reduction import sum_over_replicas
-from mfcnn.training.step import LOSSES, TrainingStep, constant_loss
+from mfcnn.training.records import ConfigurationError, MetricsFile, is_whole, plot_curves
+from mfcnn.training.step import LOSSES, constant_loss
 from mfcnn.training.stopping import StoppedError, stop_on_signals
-from mfcnn.training.strategy import (
-    agree,
-    distribute,
-    is_chief,
-    largest_of_workers,
-    scope_of,
-)
+from mfcnn.training.strategy import agree, distribute, is_chief, largest_of_workers
 
 __all__ = ["Trainer"]
 
@@ -132,7 +123,19 @@ class Trainer:
         self._loss = arguments.choice("loss", loss, LOSSES)
         self._check_replicas(jit_compile, fused)
         with lost_peers(self.strategy):
-            self._build(make_model, make_optimizer, fused, jit_compile)
+            self._programs = Programs(
+                self.strategy,
+                make_model,
+                make_optimizer,
+                self.dataset.batch_size,
+                self._loss,
+                fused,
+                jit_compile,
+            )
+        self.model, self.optimizer = self._programs.model, self._programs.optimizer
+        self.step = tf.Variable(0, dtype=tf.int64, name="step")
+        # Sums of loss, hits and examples since the last row.
+        self.window = tf.Variable(tf.zeros([3], tf.float64), name="window")
         self._open(output_dir, title)
 
     def _check_replicas(self, jit_compile: bool, fused: bool) -> None:
@@ -151,26 +154,6 @@ class Trainer:
                 f"jit_compile={jit_compile}, {replicas} replicas"
             )
 
-    def _build(
-        self, make_model: Callable, make_optimizer: Callable, fused: bool, jit_compile: bool
-    ) -> None:
-        with scope_of(self.strategy):
-            self.model = arguments.function("make_model", make_model)()
-            self.optimizer = arguments.function("make_optimizer", make_optimizer)(self.model)
-            self.optimizer.build(self.model.trainable_variables)
-        self._program = TrainingStep(
-            self.model,
-            self.optimizer,
-            self.dataset.batch_size,
-            self._loss,
-            fused,
-            _compiled_part(self.strategy) if jit_compile else "",
-        )
-        self.step = tf.Variable(0, dtype=tf.int64, name="step")
-        # Sums of loss, hits and examples since the last row.
-        self.window = tf.Variable(tf.zeros([3], tf.float64), name="window")
-        self._variables = self.model.variables + self.optimizer.variables
-
     def _open(self, output_dir: os.PathLike | str, title: str) -> None:
         self.output_dir = arguments.path("output_dir", output_dir)
         self.title = arguments.text("title", title)
@@ -179,7 +162,7 @@ class Trainer:
             self.output_dir / "checkpoints",
             self.step,
             self.window,
-            [v.value for v in self._variables],
+            [v.value for v in self._programs.variables],
             self.metrics,
         )
         self._not_finite_at: int | None = None
@@ -204,21 +187,8 @@ class Trainer:
         Raises:
             ValueError: if model or optimizer differ in what is compiled into the programs.
         """
-        with lost_peers(self.strategy), scope_of(self.strategy):
-            model = arguments.function("make_model", make_model)()
-            optimizer = arguments.function("make_optimizer", make_optimizer)(model)
-            optimizer.build(model.trainable_variables)
-        for kind, old, new in (
-            ("model", _compiled_config(self.model), _compiled_config(model)),
-            ("optimizer", _compiled_config(self.optimizer), _compiled_config(optimizer)),
-        ):
-            if old != new:
-                raise ValueError(
-                    f"restart needs the {kind} of the first run but for values of variables; make "
-                    f"a new Trainer. Received: {new}, the first run has {old}"
-                )
-        for variable, new in zip(self._variables, model.variables + optimizer.variables):
-            variable.assign(new)
+        with lost_peers(self.strategy):
+            self._programs.take_values(make_model, make_optimizer)
         self.step.assign(0)
         self.window.assign(tf.zeros([3], tf.float64))
         self._open(output_dir, title)
@@ -265,7 +235,7 @@ class Trainer:
                 self._say(f"Going on from step {start} ({found}).")
         if start < steps:
             self._train(start, steps)
-        if self.artifacts and (start < steps or not _is_whole(self.output_dir / "model.keras")):
+        if self.artifacts and (start < steps or not is_whole(self.output_dir / "model.keras")):
             files.write_atomically(self.output_dir / "model.keras", self.model.save)
         agree(self.strategy, steps)  # All wait until the chief has written its files.
         rows = self.metrics.rows()
@@ -287,7 +257,7 @@ class Trainer:
         with stop_on_signals() as request, contextlib.closing(progress):
             while step < steps:
                 stop = min(steps, *(_next_multiple(step, every) for every in self._every()))
-                self.window.assign_add(self._train_steps(batches, tf.constant(stop - step)))
+                self.window.assign_add(self._programs.train(batches, tf.constant(stop - step)))
                 step = stop
                 self.step.assign(step)
                 progress.update(step, self.dataset.batch_size, *_means(self.window.numpy()))
@@ -334,86 +304,21 @@ class Trainer:
     def _save(self, step: int) -> None:
         """Writes a checkpoint, of finite values only: else the next row ends the run."""
         sums = self.window.numpy()
-        if not (np.all(np.isfinite(sums)) and self._weights_are_finite()):
+        if not (np.all(np.isfinite(sums)) and self._programs.weights_are_finite()):
             self._not_finite_at = self._not_finite_at or step
         elif self._is_chief:
             self._checkpoints.save(step)
-
-    @tf.function(autograph=False)
-    def _weights_are_finite(self) -> tf.Tensor:
-        floats = [v.value for v in self._variables if v.dtype.startswith(("float", "bfloat"))]
-        return tf.reduce_all([_is_finite(v) for v in floats])
 
     def evaluate(self) -> tuple[float, float]:
         """(loss, accuracy) on the whole test set."""
         test_batches = functools.partial(self.dataset.test_batches, self.eval_batch_size)
         batches = distribute(self.strategy, test_batches)
-        return _means(sum(self._test_step(batch).numpy() for batch in batches))
-
-    @tf.function(autograph=False)
-    def _train_steps(self, batches: Iterator, count: tf.Tensor) -> tf.Tensor:
-        all_reduce = sum_over_replicas(self.strategy)
-        replica_step = functools.partial(self._program.train, all_reduce=all_reduce)
-
-        def body(index: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            sums = self.strategy.run(replica_step, args=next(batches))
-            sums = self.strategy.reduce("SUM", sums, axis=None)
-            return index + 1, total + tf.cast(sums, tf.float64)
-
-        total = tf.zeros([3], tf.float64)
-        return tf.while_loop(lambda i, _: i < count, body, (0, total))[1]
-
-    @tf.function(autograph=False)
-    def _test_step(self, batch: tuple) -> tf.Tensor:
-        sums = self.strategy.run(self._program.test, args=batch)
-        return tf.cast(self.strategy.reduce("SUM", sums, axis=None), tf.float64)
-
-
-def _compiled_part(strategy: tf.distribute.Strategy) -> str:
-    """What XLA is to compile; on a TPU it compiles all that a strategy runs anyway."""
-    if isinstance(strategy, tf.distribute.TPUStrategy):
-        return ""
-    return "step" if strategy.num_replicas_in_sync == 1 else "gradient"
-
-
-def _compiled_config(part: Any) -> Any:
-    """The configuration of a model or optimizer without what only decides values of variables."""
-
-    def strip(config: Any) -> Any:
-        if isinstance(config, dict):
-            return {
-                key: strip(value)
-                for key, value in config.items()
-                if not key.endswith("initializer") and key not in ("learning_rate", "seed", "name")
-            }
-        return [strip(value) for value in config] if isinstance(config, list | tuple) else config
-
-    return strip(part.get_config())
+        return _means(sum(self._programs.test(batch).numpy() for batch in batches))
 
 
 def _means(sums: np.ndarray) -> tuple[float, float]:
     loss, hits, count = np.asarray(sums, np.float64)
     return float(loss / count), float(hits / count)
-
-
-def _is_finite(variable: tf.Variable) -> tf.Tensor:
-    if variable.shape.num_elements() < 2**22:
-        return tf.reduce_all(tf.math.is_finite(variable))
-    # A deep stack layer by layer: no second array of its size.
-    return tf.while_loop(
-        lambda i, fine: fine & (i < variable.shape[0]),
-        lambda i, _: (i + 1, tf.reduce_all(tf.math.is_finite(tf.gather(variable, i)))),
-        (0, True),
-    )[1]
-
-
-def _is_whole(path: pathlib.Path) -> bool:
-    """Whether a .keras file is there, and each part of it as it was written."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
-        return False
 
 
 def _next_multiple(step: int, every: int) -> int:

@@ -5,7 +5,7 @@
         panel = pictures["kappa.png"].panel("erf, ordered")
         assert_drawn(panel.line("0.5"), depths, ratios)
 
-`pictures` is a fixture of tests/experiments/conftest.py: all figures that the test saves, by file
+`pictures` is a fixture of tests/conftest.py: all figures that the test saves, by file
 name. Positions are data, not pixels; lines without a label have matplotlib's own ("_child0").
 """
 

@@ -72,7 +72,6 @@ def assert_figure(directory, pictures, name):
     Returns:
       The `Picture`.
     """
-    assert (directory / name).is_file()
     pictures[name].assert_readable()
     assert (directory / "config.json").exists() and not (directory / "points").exists()
     return pictures[name]

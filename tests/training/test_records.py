@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mfcnn.training import ConfigurationError, MetricsFile, open_run, plot_curves
+from tests.experiments.pictures import assert_drawn
 
 ROW = {"step": 10, "loss": 0.123456789, "accuracy": 0.5}
 
@@ -40,7 +41,15 @@ def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path):
     assert [row["step"] for row in metrics.rows()] == [10]
 
 
-def test_curves_are_drawn(tmp_path):
-    names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-    plot_curves([{"step": s, **dict.fromkeys(names, s / 9)} for s in range(9)], tmp_path / "c.png")
-    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+def test_curves_are_drawn(tmp_path, pictures):
+    values = {"train_loss": 2.0, "train_accuracy": 0.5, "test_loss": 3.0, "test_accuracy": 0.25}
+    rows = [{"step": s} | {name: value / s for name, value in values.items()} for s in (10, 20)]
+    plot_curves(rows, tmp_path / "curves.png", title="a run")
+    picture = pictures["curves.png"]
+    picture.assert_readable()
+    assert picture.title == "a run"
+    for panel, metric in zip(picture.panels, ("accuracy", "loss"), strict=True):
+        assert (panel.x_label, panel.y_label) == ("steps", metric)
+        for label, split in (("training", "train"), ("test", "test")):
+            drawn = [row[f"{split}_{metric}"] for row in rows]
+            assert_drawn(panel.line(label), [10, 20], drawn)

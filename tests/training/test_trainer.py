@@ -11,8 +11,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import data, models
-from mfcnn.training import DirectoryInUseError, StoppedError, Trainer
-from mfcnn.training import trainer as trainer_module
+from mfcnn.training import DirectoryInUseError, StoppedError, Trainer, records
 from tests.tolerances import float32
 
 
@@ -64,13 +63,14 @@ def test_a_continued_run_leaves_the_file_of_an_uninterrupted_one(tmp_path):
     assert parts == whole and whole.count("\n") == 4
 
 
-def test_the_saved_model_has_the_accuracy_of_the_last_row(tmp_path):
+def test_the_saved_model_and_the_curves_have_the_accuracy_of_the_last_row(tmp_path, pictures):
     trainer = make_trainer(tmp_path, eval_every=20)
     row = trainer.run(20)
     images, labels = trainer.dataset.arrays("test")
     logits = keras.models.load_model(tmp_path / "model.keras").predict(images, verbose=0)
     assert np.mean(logits.argmax(-1) == labels) == pytest.approx(row["test_accuracy"])
-    assert (tmp_path / "curves.png").exists()
+    steps, accuracies = pictures["curves.png"].panels[0].line("test")
+    assert (steps[-1], accuracies[-1]) == (20, pytest.approx(row["test_accuracy"], abs=1e-7))
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
@@ -155,14 +155,14 @@ def assert_recovered(directory, whole, steps=8):
 @pytest.mark.parametrize("how", ["missing", "cut", "flipped", "emptied"])
 def test_a_model_file_that_is_not_whole_is_seen(whole, tmp_path, how):
     path = copy(whole, tmp_path) / "model.keras"
-    assert trainer_module._is_whole(path)
+    assert records.is_whole(path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     if how == "missing":
         path.unlink()
     else:
         path.write_bytes({"cut": content[:-40], "flipped": content, "emptied": b""}[how])
-    assert not trainer_module._is_whole(path)
+    assert not records.is_whole(path)
 
 
 def test_model_and_rows_of_a_finished_run_come_back_from_its_checkpoint(whole, tmp_path):
@@ -193,7 +193,7 @@ def test_a_signal_saves_at_once_and_the_same_run_goes_on(whole, tmp_path, signum
 
     before = signal.signal(signum, ended)
     trainer = make_tiny(tmp_path / "run", steps_per_execution=1)
-    original, calls = trainer._train_steps, []
+    original, calls = trainer._programs.train, []
 
     def step(*arguments):
         calls.append(len(calls))
@@ -201,7 +201,7 @@ def test_a_signal_saves_at_once_and_the_same_run_goes_on(whole, tmp_path, signum
             signal.raise_signal(signum)
         return original(*arguments)
 
-    trainer._train_steps = step
+    trainer._programs.train = step
     with pytest.raises(StoppedError, match=f"stopped at step 5 by {signum.name}") as stopped:
         trainer.run(8)
     assert (stopped.value.signum, stopped.value.step) == (signum, 5)
