@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from experiments import sweep
+from experiments.curves import Rows
 from mfcnn import data, kernels, layers, training
 
 __all__ = ["DenseNetworks", "eta_theory", "normalized", "ntk_network"]
@@ -44,7 +45,7 @@ def ntk_network(
     """`depth` hidden layers of `width` units on the normalized input, and a linear readout.
 
     Returns:
-      A keras.Sequential from [b, *input_shape] to [b, classes].
+        A keras.Sequential from [b, *input_shape] to [b, classes].
     """
     options = {"weight_variance": weight_variance, "bias_variance": bias_variance}
     size = int(np.prod(input_shape))
@@ -64,9 +65,9 @@ class DenseNetworks:
     """Trains the networks of a sweep at multiples of eta_theory.
 
     Args:
-      settings: dict with dataset, resize, subset, test_subset, batch_size, seed, activation, width,
-        bias_variance, steps, eval_every, checkpoint_every and kernel_size, the number of training
-        images of the analytic kernel.
+        settings: dict with dataset, resize, subset, test_subset, batch_size, seed, activation,
+            width, bias_variance, steps, eval_every, checkpoint_every and kernel_size, the number
+            of training images of the analytic kernel.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -76,8 +77,9 @@ class DenseNetworks:
             settings["dataset"], settings["batch_size"], **{name: settings[name] for name in names}
         )
         self._x = normalized(self.dataset.arrays("train", settings["kernel_size"])[0])
-        self._program = self._trainer = None
-        self._rates = {}
+        self._program: tuple[int, float] | None = None
+        self._trainer: training.Trainer | None = None
+        self._rates: dict[tuple[int, float], float] = {}
 
     def eta_theory(self, depth: int, weight_variance: float) -> float:
         """The largest stable learning rate by theory, for this data."""
@@ -87,19 +89,17 @@ class DenseNetworks:
             self._rates[start] = eta_theory(self._x, activation, *start, bias_variance)
         return self._rates[start]
 
-    def curve(
-        self, depth: int, weight_variance: float, rho: float, folder: pathlib.Path
-    ) -> list[dict[str, Any]]:
+    def curve(self, depth: int, weight_variance: float, rho: float, folder: pathlib.Path) -> Rows:
         """Trains one network by SGD at the learning rate rho * eta_theory.
 
         Args:
-          depth: number of hidden layers.
-          weight_variance: sigma_w^2.
-          rho: fraction of the theoretical rate.
-          folder: pathlib.Path of the run; a run that was killed goes on from there.
+            depth: number of hidden layers.
+            weight_variance: sigma_w^2.
+            rho: fraction of the theoretical rate.
+            folder: pathlib.Path of the run; a run that was killed goes on from there.
 
         Returns:
-          The rows of metrics, up to the step where the loss overflowed if it did.
+            The rows of metrics, up to the step where the loss overflowed if it did.
         """
         settings = self.settings
         rate = rho * self.eta_theory(depth, weight_variance)
@@ -119,7 +119,7 @@ class DenseNetworks:
         make = make_model, lambda _: keras.optimizers.SGD(rate)
         # The parameterization has the variances in its forward pass: they are constants there.
         program = depth, weight_variance
-        if program == self._program:
+        if self._trainer is not None and program == self._program:
             self._trainer.restart(*make, folder)
         else:
             self._trainer = training.Trainer(

@@ -185,12 +185,14 @@ def measure(settings: Mapping[str, Any]) -> Rows:
     """Rows of amplitude, mode and layer: measured, linear and iterated coefficients."""
     point = meanfield.fixed_point(ACTIVATION, WEIGHT_VARIANCE, BIAS_VARIANCE)
     scales = meanfield.mode_depth_scales(*_NETWORK, SIZE)
-    sizes = [settings[name] for name in ("channels", "networks", "depth", "seed")]
-    layers = np.arange(settings["depth"] + 1)
+    channels, networks, depth, seed = (
+        settings[name] for name in ("channels", "networks", "depth", "seed")
+    )
+    layers = np.arange(depth + 1)
     rows = []
     for amplitude in _FIRST_LAYERS:
-        coefficients = ensemble(point, *sizes, amplitude)
-        iterated = iterated_modes(point, settings["depth"], amplitude)
+        coefficients = ensemble(point, channels, networks, depth, seed, amplitude)
+        iterated = iterated_modes(point, depth, amplitude)
         mean, error = mean_and_error(coefficients)
         report(amplitude, coefficients, scales, (mean - iterated) / error)
         for k in range(SIZE // 2 + 1):
@@ -258,7 +260,7 @@ def _draw_mode(axis: Axes, curve: Rows, first: int, color: str) -> None:
     )
     seen = np.cumprod(measured > 2 * error).astype(bool)  # above the noise
     label = f"mode {curve[0]['mode']:.0f}"
-    look = {"color": color, "lw": 3, "alpha": 0.5, "label": label}
+    look: dict[str, Any] = {"color": color, "lw": 3, "alpha": 0.5, "label": label}
     axis.errorbar(layers[seen], measured[seen], error[seen], **look)
     axis.plot(layers, iterated, color="black", lw=0.8)
     # From where the fit starts, as linear theory gives the slope only.

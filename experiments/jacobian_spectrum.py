@@ -67,13 +67,13 @@ def measure(kind: str, settings: Mapping[str, Any]) -> np.ndarray:
         settings: dict with activation, q_star, depth, channels, size, draws and seed.
     """
     activation, q_star = settings["activation"], settings["q_star"]
-    sizes = _, channels, size = [settings[name] for name in ("depth", "channels", "size")]
+    depth, channels, size = (settings[name] for name in ("depth", "channels", "size"))
     variances = meanfield.critical_point(activation, q_star)
     scale = float(np.sqrt((q_star - variances[1]) / variances[0]))
     values = []
     for i in range(settings["draws"]):
         seed = settings["seed"] * 100_003 + 2 * i
-        model = random_stack(kind, activation, variances, *sizes, seed)
+        model = random_stack(kind, activation, variances, depth, channels, size, seed)
         draws = np.random.default_rng(seed)
         x = scale * draws.standard_normal((size, size, channels)).astype(np.float32)
         values.append(empirical.jacobian_singular_values(model, x))

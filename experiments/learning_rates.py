@@ -8,7 +8,6 @@ largest rho at which the training loss fell to its end.
 """
 
 import pathlib
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -16,12 +15,13 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from experiments import binary, common, dense_networks, sweep
+from experiments.curves import Rows
 from mfcnn import data
 
 FLAGS = flags.FLAGS
 
 
-def draw(rows: list[dict[str, Any]]) -> Figure:
+def draw(rows: Rows) -> Figure:
     """A panel for each depth: solid for training, dashed for test accuracy."""
     depths, stds = (sorted({row[name] for row in rows}) for name in ("depth", "weight_std"))
     figure, axes = common.subplots(
@@ -46,7 +46,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def report(rows: list[dict[str, Any]]) -> None:
+def report(rows: Rows) -> None:
     """Prints the break of each network: the last rho that trains, the first that does not."""
     for depth, std in sorted({(row["depth"], row["weight_std"]) for row in rows}):
         mine = [r for r in rows if (r["depth"], r["weight_std"]) == (depth, std)]
@@ -131,7 +131,7 @@ def main(_: list[str]) -> None:
         for rho in np.geomspace(0.1, 10, settings["rates"])
     ]
 
-    def measure(point: Any, folder: pathlib.Path) -> list[dict[str, Any]]:
+    def measure(point: sweep.Point, folder: pathlib.Path) -> Rows:
         depth, variance = point["depth"], point["weight_std"] ** 2
         curve = networks.curve(depth, variance, point["rho"], folder)
         first, last = curve[0], curve[-1]

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from experiments import binary, common, pairs, sweep
 from experiments.curves import Rows, column, curves_of
 from mfcnn import data, files
+from mfcnn.run_directory import RunDirectory
 
 FLAGS = flags.FLAGS
 
@@ -91,7 +92,7 @@ def start(
 def measure(
     settings: Mapping[str, Any],
     dataset: data.ImageData,
-    directory: pathlib.Path,
+    directory: RunDirectory,
     point: Mapping[str, Any],
     folder: pathlib.Path,
 ) -> Rows:

@@ -10,7 +10,6 @@ the end, and the least loss.
 
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
@@ -20,6 +19,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from experiments import binary, common, maps, sweep
+from experiments.curves import Rows
 from mfcnn import activations, data, empirical
 
 FLAGS = flags.FLAGS
@@ -59,21 +59,21 @@ def network(
 
 def track(
     model: keras.Model, x: np.ndarray, targets: np.ndarray, learning_rate: float, max_steps: int
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Trains until the loss stands still, with the kernel at 10, 100, ... steps and at the end.
 
     Early stopping: 100 steps in a row without a decrease of the least loss by 1e-7.
 
     Args:
-      model: a network; its weights are changed.
-      x: inputs [n, d], float32.
-      targets: [n, k], float32.
-      learning_rate: of gradient descent.
-      max_steps: the largest number of steps.
+        model: a network; its weights are changed.
+        x: inputs [n, d], float32.
+        targets: [n, k], float32.
+        learning_rate: of gradient descent.
+        max_steps: the largest number of steps.
 
     Returns:
-      A list of dicts: steps, change (relative, Frobenius), loss, least_loss, stopped (1 if
-      training ended there, else 0).
+        A list of dicts: steps, change (relative, Frobenius), loss, least_loss, stopped (1 if
+        training ended there, else 0).
     """
     x, targets = tf.constant(x, tf.float32), tf.constant(targets, tf.float32)
     variables = [v.value for v in model.trainable_variables]
@@ -122,7 +122,7 @@ def track(
         stop *= 10
 
 
-def draw(rows: list[dict[str, Any]], critical: float) -> Figure:
+def draw(rows: Rows, critical: float) -> Figure:
     """A row of maps for each width: the change after 10, 100, ... steps and in the end, the loss.
 
     A network whose training has ended keeps its last kernel in the later maps.
@@ -218,7 +218,7 @@ def main(_: list[str]) -> None:
         for variance in variances
     ]
 
-    def measure(point: Any, folder: pathlib.Path) -> list[dict[str, Any]]:
+    def measure(point: sweep.Point, folder: pathlib.Path) -> Rows:
         del folder  # a network is trained in one go
         keras.backend.clear_session()
         model = network(

@@ -9,7 +9,9 @@ it stopped. Writes config.json, metrics.csv, curves.png, tensorboard/, checkpoin
 import math
 import os
 import pathlib
+from typing import Any
 
+import tensorflow as tf
 from absl import flags, logging
 
 from experiments import binary, vanilla
@@ -32,7 +34,9 @@ _MAY_DIFFER = (
 _SLOTS = {"sgd": 0, "momentum": 1, "rmsprop": 1, "adam": 2}
 
 
-def theory(config, image_shape, images=None):
+def theory(
+    config: vanilla.Config, image_shape: tuple[int, ...], images: tf.Tensor | None = None
+) -> str:
     """What mean field theory says of the run before it starts, as text; see `vanilla.verdict`."""
     depth, sides = config["depth"], vanilla.deep_block_sides(config, image_shape)
     weight_variance, bias_variance, _ = models.initial_variances(
@@ -60,7 +64,7 @@ def theory(config, image_shape, images=None):
     )
 
 
-def run(config, output_dir):
+def run(config: dict[str, Any], output_dir: str) -> dict[str, float]:
     """Trains as a configuration says and returns the last row of metrics."""
     may_differ = set(_MAY_DIFFER)
     if config["schedule"] == "cosine":
@@ -72,7 +76,12 @@ def run(config, output_dir):
         return _run_on(strategy, config, output_dir, may_differ)
 
 
-def _run_on(strategy, config, output_dir, may_differ):
+def _run_on(
+    strategy: tf.distribute.Strategy,
+    config: dict[str, Any],
+    output_dir: str,
+    may_differ: set[str],
+) -> dict[str, float]:
     is_chief = training.is_chief(strategy)
     name = {"binary": "train"}
     config, defaults = {**config, **name}, {**configuration(default=True), **name}
@@ -83,7 +92,9 @@ def _run_on(strategy, config, output_dir, may_differ):
         return _run(config, directory.path, strategy)
 
 
-def _run(config, directory, strategy):
+def _run(
+    config: vanilla.Config, directory: pathlib.Path, strategy: tf.distribute.Strategy
+) -> dict[str, float]:
     is_chief = training.is_chief(strategy)
     vanilla.set_precision(config)
     dataset = data.load(
@@ -120,7 +131,7 @@ def _run(config, directory, strategy):
     return trainer.run(config["steps"])
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Runs the flags' configuration."""
     logging.set_verbosity(logging.WARNING)  # the notes of libraries would hide the progress
     row = run(configuration(), FLAGS.output_dir)

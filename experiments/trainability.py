@@ -65,7 +65,7 @@ def depth_limits(
     Returns:
         float64 array; infinite on the critical line.
     """
-    return 6 * meanfield.fixed_points(activation, weight_variances, bias_variance).xi_c
+    return np.asarray(6 * meanfield.fixed_points(activation, weight_variances, bias_variance).xi_c)
 
 
 def agreement(rows: Rows, limits: Mapping[float, float]) -> tuple[float, float, float]:

@@ -9,7 +9,6 @@ figure's lower half, CNNs by their analytic kernels, is `experiments.ntk_predict
 """
 
 import pathlib
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -17,12 +16,13 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments import binary, common, dense_networks, maps, sweep
+from experiments.curves import Rows
 from mfcnn import data, kernels
 
 FLAGS = flags.FLAGS
 
 
-def report(rows: list[dict[str, Any]]) -> None:
+def report(rows: Rows) -> None:
     """Prints, for each phase, how the accuracies fall with the depth in units of its scale."""
     for phase, scale, split in (
         ("ordered", "xi_1", "train_accuracy"),
@@ -43,7 +43,7 @@ def report(rows: list[dict[str, Any]]) -> None:
                 print(f"  depth {words} {scale}, mean of {len(some)}: {', '.join(means)}")
 
 
-def draw(rows: list[dict[str, Any]]) -> Figure:
+def draw(rows: Rows) -> Figure:
     """Maps of training and test accuracy with both depth scales."""
     figure, axes = common.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for axis, split, title in zip(axes, ("train", "test"), ("training", "test")):
@@ -137,7 +137,7 @@ def main(_: list[str]) -> None:
         for variance in settings["weight_variances"]
     ]
 
-    def measure(point: Any, folder: pathlib.Path) -> list[dict[str, Any]]:
+    def measure(point: sweep.Point, folder: pathlib.Path) -> Rows:
         depth, variance = point["depth"], point["weight_variance"]
         limits = kernels.limits(settings["activation"], variance, settings["bias_variance"])
         last = networks.curve(depth, variance, settings["rho"], folder)[-1]

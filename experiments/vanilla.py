@@ -6,6 +6,8 @@ flag means is written here, once.
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,6 +32,9 @@ __all__ = [
     "verdict",
 ]
 
+# The flags that decide what is computed, by name.
+Config = Mapping[str, Any]
+
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 
@@ -39,13 +44,35 @@ PROFILES = {"delta_orthogonal": "delta", "orthogonal": "orthogonal", "gaussian":
 FLAGS = flags.FLAGS
 
 
-def define_flags(flag_values=FLAGS):
+def define_flags(flag_values: flags.FlagValues = FLAGS) -> None:
     """Defines the flags of the main job, with what they accept."""
     define = _Definer(flag_values)
+    _define_data(define)
+    _define_network(define)
+    _define_optimizer(define, flag_values)
+    _define_training(define)
+    _define_machine(define)
+    define.string("output_dir", "runs/train", "Where the run is kept.")
+    _validate(flag_values)
+
+
+class _Definer:
+    """absl's DEFINE functions for one set of flag values."""
+
+    def __init__(self, flag_values: flags.FlagValues) -> None:
+        for kind in ("boolean", "enum", "float", "integer", "list", "string"):
+            define = getattr(flags, f"DEFINE_{kind}")
+            setattr(self, kind, functools.partial(define, flag_values=flag_values))
+
+
+def _define_data(define: Any) -> None:
     define.enum("dataset", "digits", data.NAMES, "Data set; digits needs no download.")
     define.integer("subset", None, "Training examples to use; all if not given.", lower_bound=1)
     define.integer("test_subset", None, "Test examples to use; all if not given.", lower_bound=1)
     define.integer("resize", None, "Side of the images in pixels.", lower_bound=1)
+
+
+def _define_network(define: Any) -> None:
     define.integer("depth", 1000, "Convolutions of the deep block.", lower_bound=1)
     define.integer("filters", 16, "Channels of the deep block.", lower_bound=1)
     define.enum(
@@ -89,6 +116,9 @@ def define_flags(flag_values=FLAGS):
     )
     define.list("strides", ["1", "2", "2"], "Strides of the stem's 3x3 convolutions.")
     define.enum("readout", "pool", models.READOUTS, "Global average pooling or flatten.")
+
+
+def _define_optimizer(define: Any, flag_values: flags.FlagValues) -> None:
     define.enum("optimizer", "adam", OPTIMIZERS, "Optimizer; momentum is SGD with 0.9.")
     define_learning_rate(
         "learning_rate",
@@ -110,6 +140,9 @@ def define_flags(flag_values=FLAGS):
         "Update each layer inside the backward pass (sgd and momentum): the gradient of the whole "
         "stack never exists.",
     )
+
+
+def _define_training(define: Any) -> None:
     define.integer("batch_size", 32, "Examples in a step, of all replicas.", lower_bound=1)
     define.integer("steps", 800, "Training steps in all.", lower_bound=1)
     define.integer("eval_every", 100, "Steps between two rows of metrics.csv.", lower_bound=1)
@@ -120,6 +153,9 @@ def define_flags(flag_values=FLAGS):
         lower_bound=1,
     )
     define.integer("seed", 0, "Seed of weights and data order.", lower_bound=0)
+
+
+def _define_machine(define: Any) -> None:
     define.enum(
         "strategy",
         "default",
@@ -145,7 +181,10 @@ def define_flags(flag_values=FLAGS):
         "always, but on a CPU only for small layers.",
     )
     define.integer("steps_per_execution", 10, "Steps in one call.", lower_bound=1)
-    define.string("output_dir", "runs/train", "Where the run is kept.")
+
+
+def _validate(flag_values: flags.FlagValues) -> None:
+    """Registers what is asked of a value, or of several flags together."""
     for name in ("q_star", "weight_variance"):
         flags.register_validator(
             name, _is_positive, f"{name} must be positive", flag_values=flag_values
@@ -183,28 +222,19 @@ def define_learning_rate(
     )
 
 
-class _Definer:
-    """absl's DEFINE functions for one set of flag values."""
-
-    def __init__(self, flag_values):
-        for kind in ("boolean", "enum", "float", "integer", "list", "string"):
-            define = getattr(flags, f"DEFINE_{kind}")
-            setattr(self, kind, functools.partial(define, flag_values=flag_values))
-
-
-def _is_positive(value):
+def _is_positive(value: Any) -> bool:
     try:
         return value is None or 0 < float(value) < math.inf
     except ValueError:
         return False
 
 
-def _is_one_start(values):
+def _is_one_start(values: Mapping[str, Any]) -> bool:
     variances = (values["weight_variance"] is None, values["bias_variance"] is None)
     return all(variances) or (not any(variances) and values["q_star"] is None)
 
 
-def configuration(default=False):
+def configuration(default: bool = False) -> dict[str, Any]:
     """The main job's flags that decide what is computed, or their defaults, as a dict."""
     names = flags.FlagValues()
     define_flags(names)
@@ -212,13 +242,13 @@ def configuration(default=False):
     return {name: values[name].value for name in names if name != "output_dir"}
 
 
-def set_precision(config):
+def set_precision(config: Config) -> None:
     """Sets Keras's dtype policy for the models that are made from here on."""
     bfloat16 = config["precision"] == "bfloat16"
     keras.config.set_dtype_policy("mixed_bfloat16" if bfloat16 else "float32")
 
 
-def learning_rate(config, model, dataset):
+def learning_rate(config: Config, model: keras.Model, dataset: data.ImageData) -> tuple[float, str]:
     """The learning rate of the flags, and in words where it comes from."""
     if config["learning_rate"] != "auto":
         return float(config["learning_rate"]), "as given"
@@ -230,7 +260,9 @@ def learning_rate(config, model, dataset):
     return rate, f"{config['rho']} * 2 / lambda_max, lambda_max(NTK) / n = {lambda_max:.4g}"
 
 
-def make_optimizer(config, model, dataset, verbose=True):
+def make_optimizer(
+    config: Config, model: keras.Model, dataset: data.ImageData | None, verbose: bool = True
+) -> keras.optimizers.Optimizer:
     """The Keras optimizer of the flags; says which learning rate it takes and why."""
     rate, reason = learning_rate(config, model, dataset)
     if verbose:
@@ -245,12 +277,12 @@ def make_optimizer(config, model, dataset, verbose=True):
     }[config["optimizer"]]()
 
 
-def stem_strides(config):
+def stem_strides(config: Config) -> tuple[int, ...]:
     """The strides of the stem as a tuple of integers."""
     return tuple(int(stride) for stride in config["strides"])
 
 
-def deep_block_sides(config, image_shape):
+def deep_block_sides(config: Config, image_shape: Sequence[int]) -> list[int]:
     """Height and width of the deep block's images."""
     sides = list(image_shape[:2])
     for stride in stem_strides(config):
@@ -258,7 +290,7 @@ def deep_block_sides(config, image_shape):
     return sides
 
 
-def make_model(config, image_shape, classes):
+def make_model(config: Config, image_shape: Sequence[int], classes: int) -> keras.Model:
     """The vanilla CNN of the flags."""
     return models.vanilla_cnn(
         image_shape,
@@ -282,7 +314,9 @@ def make_model(config, image_shape, classes):
     )
 
 
-def verdict(config, image_shape, images=None):
+def verdict(
+    config: Config, image_shape: Sequence[int], images: np.ndarray | tf.Tensor | None = None
+) -> meanfield.Trainability:
     """What mean field theory says of the deep block of this very network.
 
     Args:
@@ -320,7 +354,7 @@ def verdict(config, image_shape, images=None):
     )
 
 
-def jit_compile(config, image_shape):
+def jit_compile(config: Config, image_shape: Sequence[int]) -> bool:
     """Whether XLA compiles the step: as given, else where it is faster."""
     if config["jit_compile"] is not None:
         return config["jit_compile"]

@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -177,7 +177,7 @@ class Networks:
         settings: dict as from `network_settings`, and a seed.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any]) -> None:
         # What the main job knows and a sweep does not set has its default.
         self.settings = vanilla.configuration(default=True) | settings
         self.strategy = training.make_strategy(settings["strategy"], settings["tpu"])
@@ -185,9 +185,10 @@ class Networks:
         self.dataset = data.load(
             settings["dataset"], settings["batch_size"], **{name: settings[name] for name in names}
         )
-        self._program = self._trainer = None
+        self._program: list[Any] | None = None
+        self._trainer: training.Trainer | None = None
 
-    def curve(self, point: Mapping[str, Any], folder: pathlib.Path, **settings: Any) -> Rows:
+    def curve(self, point: sweep.Point, folder: pathlib.Path, **settings: Any) -> Rows:
         """Trains the network of a point.
 
         Args:
@@ -201,7 +202,7 @@ class Networks:
         config = self.settings | point | settings
         if config["filters"] is None:
             config["filters"] = paper_width(config["depth"])
-        names = _PROGRAM
+        names: tuple[str, ...] = _PROGRAM
         if config.get("readout_scale"):
             config["bias_scale"] = 1 / config["readout_scale"]
         else:
@@ -212,7 +213,7 @@ class Networks:
             lambda model: vanilla.make_optimizer(config, model, self.dataset, verbose=False),
         )
         title = " ".join(f"{k}={sweep.short(v)}" for k, v in point.items())
-        if program == self._program:
+        if self._trainer is not None and program == self._program:
             self._trainer.restart(*make, folder, title)
         else:
             self._trainer = training.Trainer(

@@ -10,26 +10,30 @@ differs from it by factors of about exp(depth / c).
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from matplotlib.figure import Figure
 
 from experiments import binary, common, vanilla
+from experiments.curves import Rows
 from mfcnn import data, layers, meanfield, models
 
 FLAGS = flags.FLAGS
 MEASURES = ("log10_gradient_ratio", "log10_variance", "correlation")
 
 
-def _program(model):
+def _program(model: keras.Model) -> Callable:
     """A function from (images, seed) to `MEASURES`, for the weights that the model has then."""
     deep = model.get_layer("deep")
     stem = keras.Model(model.inputs, deep.input)
 
     @tf.function(autograph=False)
-    def run(images, seed):
+    def run(images: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
         inputs = stem(images)
         with tf.GradientTape() as tape:
             outputs = deep(inputs)
@@ -49,7 +53,7 @@ def _program(model):
     return run
 
 
-def expected(config, images):
+def expected(config: vanilla.Config, images: np.ndarray) -> tuple[dict[str, float], bool]:
     """The verdict's numbers for the same network: `MEASURES`, and whether it should train."""
     verdict = vanilla.verdict(config, images.shape[1:], images)
     weight_variance, bias_variance, _ = models.initial_variances(
@@ -75,7 +79,7 @@ def expected(config, images):
     return dict(zip(MEASURES, numbers)), verdict.trainable
 
 
-def compare(config, images, draws):
+def compare(config: dict[str, Any], images: np.ndarray, draws: int) -> dict[str, Any]:
     """A row: the mean and the standard deviation over draws beside the verdict's number."""
     make = functools.partial(vanilla.make_model, image_shape=images.shape[1:], classes=10)
     model = make(config)
@@ -99,7 +103,7 @@ def compare(config, images, draws):
     return row | {"trains": trains}
 
 
-def draw(rows):
+def draw(rows: Rows) -> Figure:
     """Measured against predicted, a panel for each of `MEASURES`."""
     figure, axes = common.subplots(1, 3, figsize=(11, 3.6))
     colors = dict(zip(models.INITIALIZATIONS, ("tab:orange", "tab:red", "tab:blue")))
@@ -127,7 +131,7 @@ def draw(rows):
     return figure
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this binary."""
     common.define_flags("verdict")
     common.define_override("dataset", "Data set.", flags.DEFINE_enum, enum_values=data.NAMES)
@@ -138,7 +142,7 @@ def define_flags():
     common.define_override("draws", "Networks at each point.", lower_bound=2)
 
 
-def main(_):
+def main(_: list[str]) -> None:
     """Measures all networks, writes the table and the picture, prints what lies outside."""
     settings = common.settings(
         quick={
