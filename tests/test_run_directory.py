@@ -42,9 +42,12 @@ def other():
                 sys.stdin.read()
         """
         process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-c", textwrap.dedent(program)],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         processes.append(process)
         assert process.stdout.readline() == "owned\n"
         return process

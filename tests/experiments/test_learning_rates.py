@@ -19,11 +19,10 @@ def test_a_linear_network_trains_below_eta_theory_and_not_above(rho, falls, tmp_
     At 0.9 the error falls in all directions; at 10 that of the largest eigenvalue grows by 19 in
     each step, and training ends at the first row whose loss is not finite.
     """
-    networks = DenseNetworks(
-        {"dataset": "digits", "resize": None, "subset": 20, "test_subset": 20, "batch_size": 20,
-         "kernel_size": 20, "seed": 0, "activation": "erf", "width": 8, "bias_variance": 0.1,
-         "steps": 100, "eval_every": 10, "checkpoint_every": 100}
-    )  # fmt: skip
+    sizes = dict.fromkeys(("subset", "test_subset", "batch_size", "kernel_size"), 20)
+    network = {"activation": "erf", "width": 8, "bias_variance": 0.1, "seed": 0}
+    length = {"steps": 100, "eval_every": 10, "checkpoint_every": 100}
+    networks = DenseNetworks({"dataset": "digits", "resize": None} | sizes | network | length)
     curve = networks.curve(0, 1.5, rho, tmp_path)
     losses = [row["train_loss"] for row in curve]
     if falls:
@@ -33,11 +32,9 @@ def test_a_linear_network_trains_below_eta_theory_and_not_above(rho, falls, tmp_
 
 
 def test_two_kills_change_nothing(tmp_path, capsys, pictures):
-    directory = assert_two_kills_change_nothing(
-        learning_rates, tmp_path, "--dataset=digits", "--depths=1", "--weight_stds=1.5",
-        "--width=16", "--examples=20", "--steps=4", "--eval_every=2", "--checkpoint_every=2",
-        "--rates=3",
-    )  # fmt: skip
+    sizes = "--dataset=digits --depths=1 --weight_stds=1.5 --width=16 --examples=20 --rates=3"
+    arguments = f"{sizes} --steps=4 --eval_every=2 --checkpoint_every=2".split()
+    directory = assert_two_kills_change_nothing(learning_rates, tmp_path, *arguments)
     panel = assert_figure(directory, pictures, "learning_rates.png").panel("depth 1")
     rows = table(directory / "metrics.csv")
     drawn = panel.line("$\\sigma_w$ = 1.5")

@@ -23,20 +23,19 @@ def test_the_binary_draws_its_table(tmp_path, capsys, pictures):
 
 
 def curve(initialization, rate, accuracies):
+    network = {"initialization": initialization, "learning_rate": rate}
     return [
-        {"initialization": initialization, "learning_rate": rate, "step": 10 * (i + 1),
-         "train_accuracy": accuracy, "test_accuracy": accuracy}
-        for i, accuracy in enumerate(accuracies)
-    ]  # fmt: skip
+        network | {"step": 10 * i, "train_accuracy": accuracy, "test_accuracy": accuracy}
+        for i, accuracy in enumerate(accuracies, 1)
+    ]
 
 
 def test_each_start_is_taken_at_its_best_rate():
     rows = curve("orthogonal", 0.1, [0.5, 0.95]) + curve("orthogonal", 0.2, [0.92, 0.91])
     rows += curve("gaussian", 0.1, [0.1, 0.3]) + curve("gaussian", 0.2, [0.2, 0.2])
     best = orthogonal_speed.best_curves(rows, 0.9)
-    assert {name: rows[0]["learning_rate"] for name, rows in best.items()} == {
-        "orthogonal": 0.2, "gaussian": 0.1
-    }  # fmt: skip
+    rates = {name: rows[0]["learning_rate"] for name, rows in best.items()}
+    assert rates == {"orthogonal": 0.2, "gaussian": 0.1}
     assert vanilla_sweep.steps_to(best["orthogonal"], 0.9) == 10
     assert vanilla_sweep.steps_to(best["gaussian"], 0.9) == math.inf
     assert "more than 2.0 times sooner" in orthogonal_speed.verdict(best, 0.9)

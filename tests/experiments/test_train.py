@@ -17,9 +17,8 @@ SMALL = ["--depth=12", "--filters=4", "--batch_size=16", "--eval_every=20", "--c
 
 
 def command(directory, *arguments):
-    return [
-        sys.executable, "-m", "experiments.train", f"--output_dir={directory}", *SMALL, *arguments
-    ]  # fmt: skip
+    program = [sys.executable, "-m", "experiments.train"]
+    return [*program, f"--output_dir={directory}", *SMALL, *arguments]
 
 
 def train(directory, *arguments):
@@ -45,10 +44,8 @@ def test_it_says_what_theory_expects_and_writes_its_files(finished):
 
 
 def test_a_run_killed_in_the_middle_ends_with_the_same_metrics(finished, tmp_path):
-    process = subprocess.Popen(
-        command(tmp_path, "--steps=60"), cwd=ROOT, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command(tmp_path, "--steps=60"), cwd=ROOT, **silent)
     deadline = time.time() + 200
     while not (tmp_path / "checkpoints" / "ckpt-30.index").exists():
         assert process.poll() is None and time.time() < deadline

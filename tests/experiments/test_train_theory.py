@@ -9,11 +9,20 @@ from experiments import train
 from mfcnn import models
 
 CONFIG = {
-    "depth": 40, "activation": "tanh", "q_star": None, "weight_variance": None,
-    "bias_variance": None, "initialization": "delta_orthogonal", "filters": 6, "batch_size": 16,
-    "optimizer": "adam", "fused": False, "strides": [1, 2, 2], "padding": "circular",
+    "depth": 40,
+    "activation": "tanh",
+    "q_star": None,
+    "weight_variance": None,
+    "bias_variance": None,
+    "initialization": "delta_orthogonal",
+    "filters": 6,
+    "batch_size": 16,
+    "optimizer": "adam",
+    "fused": False,
+    "strides": [1, 2, 2],
+    "padding": "circular",
     "readout": "pool",
-}  # fmt: skip
+}
 NUMBER = r"(-?[\d.,]+(?:e[+-]?\d+)?)"
 
 

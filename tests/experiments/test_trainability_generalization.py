@@ -10,12 +10,11 @@ from tests.tolerances import float64
 
 
 def test_the_binary_draws_its_table(tmp_path, capsys, pictures):
-    run(
-        trainability_generalization, tmp_path, "--dataset=digits", "--depths=1,2",
-        "--weight_variances=1,4", "--width=8", "--subset=20", "--test_subset=20",
-        "--kernel_size=20", "--batch_size=10", "--steps=4", "--eval_every=2",
-        "--checkpoint_every=2",
-    )  # fmt: skip
+    grid = "--dataset=digits --depths=1,2 --weight_variances=1,4 --width=8"
+    sizes = "--subset=20 --test_subset=20 --kernel_size=20 --batch_size=10"
+    length = "--steps=4 --eval_every=2 --checkpoint_every=2"
+    arguments = f"{grid} {sizes} {length}".split()
+    run(trainability_generalization, tmp_path, *arguments)
     picture = assert_figure(tmp_path, pictures, "trainability_generalization.png")
     rows = table(tmp_path / "metrics.csv", step=4)
     rows.sort(key=lambda row: (row["depth"], row["weight_variance"]))

@@ -38,9 +38,9 @@ def test_chi_2_and_chi_3_are_slopes_of_chi_c(variances):
 
 
 @pytest.mark.parametrize(
-    "activation, kinks", [("relu", {0.0: 1.0}), ("leaky_relu", {0.0: 0.8}),
-                          ("hard_tanh", {-1.0: 1.0, 1.0: 1.0})],
-)  # fmt: skip
+    "activation, kinks",
+    [("relu", {0.0: 1.0}), ("leaky_relu", {0.0: 0.8}), ("hard_tanh", {-1.0: 1.0, 1.0: 1.0})],
+)
 def test_a_kink_is_the_chance_that_it_lies_between_two_signals(activation, kinks):
     """E[(phi'(u) - phi'(v))^2] / 2 = jump^2 P(u < x0 < v), P = density(x0) E[(v - u)_+]."""
     limit = kernels.limits(activation, 1.2, 0.1)
@@ -108,8 +108,8 @@ def test_chaotic_spectrum_follows_its_law_and_kappa_falls_to_one():
         found = kernels.spectrum(result.ntk[index])
         law = kernels.spectrum_law(limit, layer, 5, *amplitudes)
         # p_ab / p = 1e-3 and less, known to some percent.
-        np.testing.assert_allclose(law, (found.lambda_max, found.lambda_rest,
-                                         found.condition_number), rtol=1e-4)  # fmt: skip
+        measured_law = found.lambda_max, found.lambda_rest, found.condition_number
+        np.testing.assert_allclose(law, measured_law, rtol=1e-4)
     assert found.condition_number - 1 < 1e-5
     # Slides, "Chaotic regime: spectrum NNGP": two levels, apart from chi_c^60 = 1e-4 of them.
     c = limit.c_star

@@ -44,12 +44,22 @@ def functional(shape, build):
 
 def normalized(n):
     return sequential(
-        [4, 3, 2], convolution(n, activation="relu"), L.LayerNormalization(),
-        convolution(n, activation="relu"), L.GroupNormalization(2), L.SpatialDropout2D(0.1),
-        convolution(n), L.BatchNormalization(), L.ReLU(), convolution(n),
-        L.RMSNormalization(), L.Activation("relu"), L.LayerNormalization(axis=[1, 2, 3]),
-        L.GlobalAveragePooling2D(), dense(),
-    )  # fmt: skip
+        [4, 3, 2],
+        convolution(n, activation="relu"),
+        L.LayerNormalization(),
+        convolution(n, activation="relu"),
+        L.GroupNormalization(2),
+        L.SpatialDropout2D(0.1),
+        convolution(n),
+        L.BatchNormalization(),
+        L.ReLU(),
+        convolution(n),
+        L.RMSNormalization(),
+        L.Activation("relu"),
+        L.LayerNormalization(axis=[1, 2, 3]),
+        L.GlobalAveragePooling2D(),
+        dense(),
+    )
 
 
 def joined(n):
@@ -98,16 +108,27 @@ def siamese(n):
 
 def depthwise(n):
     return sequential(
-        [4, 3, 2], convolution(n, activation="relu"),
+        [4, 3, 2],
+        convolution(n, activation="relu"),
         L.DepthwiseConv2D(
-            3, padding="same", depthwise_initializer=by_channel(9), bias_initializer=K.RandomNormal(
-                stddev=0.3)),
-        L.LayerNormalization(), L.Dense(n, activation="relu", **weights()),
+            3,
+            padding="same",
+            depthwise_initializer=by_channel(9),
+            bias_initializer=K.RandomNormal(stddev=0.3),
+        ),
+        L.LayerNormalization(),
+        L.Dense(n, activation="relu", **weights()),
         L.SeparableConv2D(
-            n, 2, padding="same", depthwise_initializer=by_channel(4), activation="relu",
-            pointwise_initializer=K.VarianceScaling(1.7, "fan_in", "untruncated_normal")),
-        L.Flatten(), dense(),
-    )  # fmt: skip
+            n,
+            2,
+            padding="same",
+            depthwise_initializer=by_channel(4),
+            activation="relu",
+            pointwise_initializer=K.VarianceScaling(1.7, "fan_in", "untruncated_normal"),
+        ),
+        L.Flatten(),
+        dense(),
+    )
 
 
 def gated(n):
@@ -126,58 +147,110 @@ def gated(n):
 
 def resized(n):
     return sequential(
-        [5, 4, 2], convolution(n, dilation_rate=2, activation="relu"),
-        L.UpSampling2D(2, interpolation="bilinear"), L.Cropping2D(((1, 2), (0, 1))),
-        convolution(n, activation="relu", groups=2), L.Resizing(4, 4), L.CenterCrop(3, 4),
-        L.Conv2DTranspose(n, 3, strides=(2, 1), padding="same", activation="relu",
-                          kernel_initializer=K.VarianceScaling(2.0, "fan_out",
-                                                               "untruncated_normal")),
-        L.AdaptiveAveragePooling2D((3, 2)), L.UpSampling2D((1, 2)),
-        convolution(n, activation="relu"), L.Permute((2, 1, 3)), L.Reshape((-1, n)),
-        line(n, activation="relu"), L.Flatten(), dense(),
-    )  # fmt: skip
+        [5, 4, 2],
+        convolution(n, dilation_rate=2, activation="relu"),
+        L.UpSampling2D(2, interpolation="bilinear"),
+        L.Cropping2D(((1, 2), (0, 1))),
+        convolution(n, activation="relu", groups=2),
+        L.Resizing(4, 4),
+        L.CenterCrop(3, 4),
+        L.Conv2DTranspose(
+            n,
+            3,
+            strides=(2, 1),
+            padding="same",
+            activation="relu",
+            kernel_initializer=K.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        ),
+        L.AdaptiveAveragePooling2D((3, 2)),
+        L.UpSampling2D((1, 2)),
+        convolution(n, activation="relu"),
+        L.Permute((2, 1, 3)),
+        L.Reshape((-1, n)),
+        line(n, activation="relu"),
+        L.Flatten(),
+        dense(),
+    )
 
 
 def sequences(n):
     return sequential(
-        [6, 2], line(n, padding="causal", dilation_rate=2, activation="relu"),
-        L.Conv1DTranspose(n, 3, strides=2, activation="relu", padding="same",
-                          kernel_initializer=K.VarianceScaling(2.0, "fan_out",
-                                                               "untruncated_normal")),
-        L.UpSampling1D(2), L.Cropping1D((2, 1)), L.ZeroPadding1D(1), L.AveragePooling1D(2),
+        [6, 2],
+        line(n, padding="causal", dilation_rate=2, activation="relu"),
+        L.Conv1DTranspose(
+            n,
+            3,
+            strides=2,
+            activation="relu",
+            padding="same",
+            kernel_initializer=K.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        ),
+        L.UpSampling1D(2),
+        L.Cropping1D((2, 1)),
+        L.ZeroPadding1D(1),
+        L.AveragePooling1D(2),
         L.EinsumDense("abc,cd->abd", (None, n), bias_axes="d", **weights()),
-        L.PReLU(shared_axes=[1]), L.AdaptiveAveragePooling1D(2), L.GlobalAveragePooling1D(),
-        L.RepeatVector(2), line(n, padding="same", activation="relu"), L.Flatten(), dense(),
-    )  # fmt: skip
+        L.PReLU(shared_axes=[1]),
+        L.AdaptiveAveragePooling1D(2),
+        L.GlobalAveragePooling1D(),
+        L.RepeatVector(2),
+        line(n, padding="same", activation="relu"),
+        L.Flatten(),
+        dense(),
+    )
 
 
 def filters(n):
     return sequential(
-        [6, 2], line(n, activation="relu"), L.SpatialDropout1D(0.1),
-        L.DepthwiseConv1D(2, depthwise_initializer=by_channel(2)), L.Identity(),
+        [6, 2],
+        line(n, activation="relu"),
+        L.SpatialDropout1D(0.1),
+        L.DepthwiseConv1D(2, depthwise_initializer=by_channel(2)),
+        L.Identity(),
         L.SeparableConv1D(
-            n, 2, depthwise_initializer=by_channel(2), activation="relu",
-            pointwise_initializer=K.VarianceScaling(1.7, "fan_in", "untruncated_normal")),
-        L.ActivityRegularization(), L.Flatten(), dense(),
-    )  # fmt: skip
+            n,
+            2,
+            depthwise_initializer=by_channel(2),
+            activation="relu",
+            pointwise_initializer=K.VarianceScaling(1.7, "fan_in", "untruncated_normal"),
+        ),
+        L.ActivityRegularization(),
+        L.Flatten(),
+        dense(),
+    )
 
 
 def volumes(n):
     return sequential(
-        [3, 2, 3, 2], volume(n, activation="relu"), L.ZeroPadding3D((0, 1, 0)),
-        L.AveragePooling3D((1, 2, 1)), volume(n, activation="relu"), L.UpSampling3D((1, 2, 1)),
-        L.SpatialDropout3D(0.1), L.Cropping3D((0, 1, 0)), L.Dropout(0.1),
-        volume(n, L.Conv3DTranspose, strides=(1, 1, 2), activation="relu",
-               kernel_initializer=K.VarianceScaling(2.0, "fan_out", "untruncated_normal")),
-        L.GlobalAveragePooling3D(), dense(),
-    )  # fmt: skip
+        [3, 2, 3, 2],
+        volume(n, activation="relu"),
+        L.ZeroPadding3D((0, 1, 0)),
+        L.AveragePooling3D((1, 2, 1)),
+        volume(n, activation="relu"),
+        L.UpSampling3D((1, 2, 1)),
+        L.SpatialDropout3D(0.1),
+        L.Cropping3D((0, 1, 0)),
+        L.Dropout(0.1),
+        volume(
+            n,
+            L.Conv3DTranspose,
+            strides=(1, 1, 2),
+            activation="relu",
+            kernel_initializer=K.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        ),
+        L.GlobalAveragePooling3D(),
+        dense(),
+    )
 
 
 def tokens(n):
     return sequential(
-        [5], L.Embedding(4, n, embeddings_initializer=K.RandomNormal(stddev=1.2)),
-        line(n, activation="relu"), L.Flatten(), dense(),
-    )  # fmt: skip
+        [5],
+        L.Embedding(4, n, embeddings_initializer=K.RandomNormal(stddev=1.2)),
+        line(n, activation="relu"),
+        L.Flatten(),
+        dense(),
+    )
 
 
 MODELS = {

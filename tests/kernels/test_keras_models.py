@@ -92,13 +92,16 @@ def test_deep_convolution_is_a_stack_of_convolutions(readout):
         [
             keras.Input([4, 4, 2]),
             mfcnn.layers.DeepConvolution(
-                6, 2, activation="erf", kernel_initializer=initializer,
+                6,
+                2,
+                activation="erf",
+                kernel_initializer=initializer,
                 bias_initializer=normal(0.1, 1),
             ),
             head,
             dense(1),
         ]
-    )  # fmt: skip
+    )
     expected = kernels.convolutional(6, "erf", 1.7, 0.1, readout=readout)
     x = images(3, 4)
     assert_close(kernels.from_keras(model)(x), expected(x), 1e-11)

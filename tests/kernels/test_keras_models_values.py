@@ -100,21 +100,26 @@ MODELS = {
         convolution(3, (2, 1), activation="relu"), convolution(3, 2, activation="relu"), L.Flatten()
     ),
     "valid, strides": lambda: sequential(
-        convolution((2, 3), (1, 2), "valid"), erf(),
-        convolution(2, 1, "valid", activation="relu"), L.Flatten(),
+        convolution((2, 3), (1, 2), "valid"),
+        erf(),
+        convolution(2, 1, "valid", activation="relu"),
+        L.Flatten(),
     ),
     "pool, strides": lambda: sequential(
         convolution(3, 2, activation="relu"), convolution(), erf(), L.GlobalAveragePooling2D()
     ),
     "average pooling": lambda: sequential(
-        convolution(activation="relu"), L.AveragePooling2D(2), convolution(activation="relu"),
-        L.AveragePooling2D(2, 1, "same"), L.Flatten(),
+        convolution(activation="relu"),
+        L.AveragePooling2D(2),
+        convolution(activation="relu"),
+        L.AveragePooling2D(2, 1, "same"),
+        L.Flatten(),
     ),
     "residual": residual,
     "circular, strides": lambda: sequential(
         periodic(activation="relu"), periodic(2, "relu"), L.GlobalAveragePooling2D()
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -171,8 +171,8 @@ def test_a_rule_is_part_of_the_identity_of_stored_blocks(rules, tmp_path):
 def test_a_layer_linear_in_positions_says_itself_what_it_does(rules):
     kernels.register_layer_rule(Blur)(kernels.position_map)
     model = sequential([4, 4, 2], convolution(3), Blur(2), L.Flatten(), dense(1))
-    plain = sequential([4, 4, 2], convolution(3), L.AveragePooling2D(2), L.Rescaling(0.5),
-                       L.Flatten(), dense(1))  # fmt: skip
+    blur = L.AveragePooling2D(2), L.Rescaling(0.5)
+    plain = sequential([4, 4, 2], convolution(3), *blur, L.Flatten(), dense(1))
     x = two_inputs((4, 4, 2))
     for one, other in zip(*(kernels.from_keras(m)(x) for m in (model, plain))):
         np.testing.assert_allclose(one, other, rtol=1e-12)
@@ -308,16 +308,16 @@ def test_images_with_channels_first_are_refused():
 
 
 def test_images_whose_pairs_of_pixels_do_not_fit_are_refused():
-    model = sequential([300, 300, 1], convolution(2, activation="relu"),
-                       L.GlobalAveragePooling2D(), dense(1))  # fmt: skip
+    layers = convolution(2, activation="relu"), L.GlobalAveragePooling2D(), dense(1)
+    model = sequential([300, 300, 1], *layers)
     with pytest.raises(ValueError, match="300, 300.*smaller images"):
         kernels.from_keras(model)
 
 
 def pooled(n, pooling):
-    return sequential([6, 2], L.Conv1D(n, 2, activation="relu", **weights()), pooling(),
-                      L.Conv1D(n, 2, activation="tanh", **weights()), L.Flatten(),
-                      dense())  # fmt: skip
+    first = L.Conv1D(n, 2, activation="relu", **weights())
+    second = L.Conv1D(n, 2, activation="tanh", **weights())
+    return sequential([6, 2], first, pooling(), second, L.Flatten(), dense())
 
 
 def test_a_maximum_over_one_position_is_the_position():

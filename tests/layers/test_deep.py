@@ -216,8 +216,8 @@ def test_the_unrolled_network_of_stock_layers_gives_the_same_output(padding):
     assert len(unrolled.layers) == 4
     np.testing.assert_allclose(unrolled(images()), expected, atol=float32.rounded)
     dense = DeepDense(3, 4)
-    np.testing.assert_allclose(dense(images()[:, 0, 0, :1] * np.ones(4)), dense.unroll()(
-        images()[:, 0, 0, :1] * np.ones(4)), atol=float32.rounded)  # fmt: skip
+    x = images()[:, 0, 0, :1] * np.ones(4)
+    np.testing.assert_allclose(dense(x), dense.unroll()(x), atol=float32.rounded)
 
 
 def test_a_stack_saved_in_pieces_is_the_same_stack(tmp_path, monkeypatch):

@@ -76,9 +76,8 @@ def test_the_verdict_is_that_of_the_network():
     # 64 channels, 10 layers: fluctuations of some percent; the mean over four draws within five
     # standard errors and the 2 / c by which orthogonal channels differ from Gaussian ones.
     images = np.random.default_rng(0).uniform(size=(2, 8, 8, 1)).astype("float32")
-    config = vanilla.configuration(default=True) | {
-        "depth": 10, "filters": 64, "padding": "same", "initialization": "orthogonal"
-    }  # fmt: skip
+    network = {"depth": 10, "filters": 64, "padding": "same", "initialization": "orthogonal"}
+    config = vanilla.configuration(default=True) | network
     row = verdict.compare(config, images, draws=4)
     for name in ("log10_gradient_ratio", "log10_variance"):
         error = 5 * row[f"{name}_deviation"] / 2 + np.log10(1 + 2 / 64)

@@ -40,10 +40,8 @@ def test_kernels_have_the_critical_variance(initialization):
 
 def test_the_signal_leaves_the_stack_with_the_variance_of_the_fixed_point():
     # Biased start: the fixed point attracts, and 60 layers are enough for it to be reached.
-    model = vanilla_cnn(
-        (8, 8, 1), 60, 256, 10, initialization="gaussian", weight_variance=1.5, bias_variance=0.1,
-        seed=0,
-    )  # fmt: skip
+    start = {"initialization": "gaussian", "weight_variance": 1.5, "bias_variance": 0.1}
+    model = vanilla_cnn((8, 8, 1), 60, 256, 10, **start, seed=0)
     deep = keras.Model(model.input, model.get_layer("deep").output)
     features = deep(np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype("float32"))
     fixed_point = meanfield.fixed_point("tanh", 1.5, 0.1)

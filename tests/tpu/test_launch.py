@@ -28,11 +28,13 @@ def program(directory, body):
 
 
 def launcher(directory, body, *arguments):
+    launch_two = [sys.executable, "-m", "tpu.launch", "--processes=2", "--restart_delay=0"]
     return subprocess.Popen(
-        [sys.executable, "-m", "tpu.launch", "--processes=2", "--restart_delay=0", *arguments,
-         "--", str(program(directory, body))],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [*launch_two, *arguments, "--", str(program(directory, body))],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def pids(directory):

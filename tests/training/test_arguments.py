@@ -51,7 +51,10 @@ BAD = {
         "loss": NAMES,
     },
     "TrainingStep": {
-        "batch_size": [*COUNTS, None], "loss": NAMES, "fused": FLAGS, "compiled": NAMES[0:1] + [3]
+        "batch_size": [*COUNTS, None],
+        "loss": NAMES,
+        "fused": FLAGS,
+        "compiled": NAMES[0:1] + [3],
     },
     "make_strategy": {"name": NAMES, "timeout": [0, -1, "1", True, float("nan")]},
     "use_logical_cpus": {"count": [*COUNTS, None]},
@@ -61,25 +64,33 @@ BAD = {
         "seed": [*SEEDS, None],
     },
     "load": {
-        "name": NAMES, "batch_size": [*COUNTS, None, 10_000], "seed": [*SEEDS[1:], None],
-        "subset": [*COUNTS, 10_000], "test_subset": [*COUNTS, 10_000], "resize": COUNTS,
+        "name": NAMES,
+        "batch_size": [*COUNTS, None, 10_000],
+        "seed": [*SEEDS[1:], None],
+        "subset": [*COUNTS, 10_000],
+        "test_subset": [*COUNTS, 10_000],
+        "resize": COUNTS,
         "download": FLAGS,
     },
     "load_arrays": {
-        "name": NAMES, "split": NAMES, "subset": [*COUNTS, 10_000], "seed": [*SEEDS[1:], None],
+        "name": NAMES,
+        "split": NAMES,
+        "subset": [*COUNTS, 10_000],
+        "seed": [*SEEDS[1:], None],
         "resize": COUNTS,
     },
     "train_batches": {"start_step": [-1, 0.5, True, "0", None]},
     "test_batches": {"batch_size": COUNTS},
     "arrays": {"split": NAMES, "subset": [*COUNTS, 10_000]},
     "RunDirectory": {"part": [(0, 0), (1, 1), (-1, 2), (0, 1.0), (True, 2)]},
-}  # fmt: skip
+}
 # Objects and paths, which are what they are; each is used, and fails, by its own methods.
-OBJECTS = {
-    "make_model", "make_optimizer", "dataset", "output_dir", "strategy", "title", "model", "config",
-    "optimizer", "images", "tpu", "data_dir", "cache_dir", "input_context", "self", "path", "file",
-    "may_differ", "defaults",
-}  # fmt: skip
+OBJECTS = set(
+    """
+    make_model make_optimizer dataset output_dir strategy title model config optimizer images tpu
+    data_dir cache_dir input_context self path file may_differ defaults
+    """.split()
+)
 
 
 @pytest.mark.parametrize(

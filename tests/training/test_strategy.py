@@ -21,9 +21,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def python(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
-        timeout=300, env={**os.environ, **environment},
-    )  # fmt: skip
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +55,9 @@ def test_replicas_have_the_loss_curve_and_the_kernel_of_one(single, tmp_path, re
 
 
 def test_two_processes_have_the_loss_curve_and_the_kernel_of_one(single, tmp_path):
-    result = python(
-        "-m", "tpu.launch", "--processes=2", f"--worker_logs={tmp_path}", "--max_restarts=0",
-        "--", "-m", "tests.training.on_replicas", tmp_path, "multiworker",
-    )  # fmt: skip
+    launch_two = ["-m", "tpu.launch", "--processes=2", "--max_restarts=0"]
+    program = ["-m", "tests.training.on_replicas", tmp_path, "multiworker"]
+    result = python(*launch_two, f"--worker_logs={tmp_path}", "--", *program)
     assert result.returncode == 0, (tmp_path / "worker_0.log").read_text()[-2000:]
     for worker in (0, 1):
         found = json.loads((tmp_path / f"worker_{worker}.json").read_text())
@@ -64,23 +67,23 @@ def test_two_processes_have_the_loss_curve_and_the_kernel_of_one(single, tmp_pat
 
 
 def train(*arguments):
-    return [
-        "-m", "experiments.train", "--depth=12", "--filters=4", "--batch_size=16", "--steps=200",
-        "--eval_every=20", "--checkpoint_every=10", "--nojit_compile", *arguments
-    ]  # fmt: skip
+    program = "-m experiments.train --depth=12 --filters=4 --batch_size=16 --steps=200"
+    often = "--eval_every=20 --checkpoint_every=10 --nojit_compile"
+    return [*program.split(), *often.split(), *arguments]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_worker_killed_in_the_middle_leaves_the_same_result(tmp_path, victim):
     assert python(*train(f"--output_dir={tmp_path / 'single'}")).returncode == 0
+    launch_two = [sys.executable, "-m", "tpu.launch", "--processes=2"]
+    program = train("--strategy=multiworker", f"--output_dir={tmp_path / 'two'}")
     launcher = subprocess.Popen(
-        [
-            sys.executable, "-m", "tpu.launch", "--processes=2", f"--worker_logs={tmp_path}", "--",
-            *train("--strategy=multiworker", f"--output_dir={tmp_path / 'two'}")
-        ],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [*launch_two, f"--worker_logs={tmp_path}", "--", *program],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while not (tmp_path / "two" / "checkpoints" / "ckpt-60.index").exists():
         assert launcher.poll() is None
         time.sleep(0.05)
