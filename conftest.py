@@ -1,6 +1,8 @@
 """Settings of every test: quiet logs, one thread a worker, the names that examples use."""
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,3 +28,17 @@ def _example(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) 
         doctest_namespace.update(keras=keras, mfcnn=mfcnn, np=np, tf=tf)
         keras.utils.set_random_seed(0)
     yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory() -> Iterator[None]:
+    """What one file of tests compiled is gone before the next: a process stays under 2 GB."""
+    yield
+    if "mfcnn" in sys.modules:
+        import keras
+
+        from mfcnn import kernels
+
+        kernels.clear_cache()
+        keras.backend.clear_session()
+        gc.collect()

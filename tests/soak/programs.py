@@ -179,6 +179,7 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
             time.sleep(0.005)
         self.memory = usage.ru_maxrss / 1024  # MiB
+        self.seconds = time.monotonic() - self.start
         os.set_blocking(self._output, False)
         words = b""
         with contextlib.suppress(BlockingIOError):
