@@ -14,13 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn import arguments, numerics
+from mfcnn.kernels import _series
 
 __all__ = ["KernelFunction", "NotResolvedError", "tabulate"]
 
 _DEGREES = (32, 64, 128, 256, 512)
 _TOLERANCE = 1e-13  # of the last coefficients beside the largest: rounding of the recursion
 _FIELDS = ("nngp", "ntk")
-_COINCIDENT = 32  # roundings of an inner product of some thousand coordinates
 
 
 class NotResolvedError(ValueError):
@@ -69,37 +69,15 @@ class KernelFunction:
             correlation = tf.constant(array, tf.float32 if kept else tf.float64)
         names = (get,) if isinstance(get, str) else tuple(get)
         rows = [_FIELDS.index(arguments.choice("get", name, _FIELDS)) for name in names]
-        values = evaluate(correlation, tf.constant(self.coefficients[rows], correlation.dtype))
-        return values[0] if isinstance(get, str) else tuple(tf.unstack(values))
+        parts = [tf.constant(_series.chains(self.coefficients[k]), correlation.dtype) for k in rows]
+        values = tuple(_series.evaluate(correlation, part) for part in parts)
+        return values[0] if isinstance(get, str) else values
 
-    def truncated(self, dtype: Any) -> np.ndarray:
-        """The coefficients down to this dtype's rounding: fewer terms in float32."""
-        size = np.max(np.abs(self.coefficients), axis=1, keepdims=True)
-        kept = np.abs(self.coefficients) > np.finfo(dtype).eps / 8 * size
-        last = int(np.max(np.nonzero(np.any(kept, axis=0))[0], initial=0))
-        return self.coefficients[:, : last + 1].astype(dtype)
-
-
-def evaluate(correlation: tf.Tensor, coefficients: tf.Tensor) -> tf.Tensor:
-    """The series [fields, ...] at correlations of any shape, by Clenshaw's recursion."""
-    x = angle(correlation) * (2 / math.pi) - 1
-    extra = [1] * x.shape.rank
-    columns = [tf.reshape(c, [-1, *extra]) for c in tf.unstack(coefficients, axis=1)]
-    first = second = tf.zeros_like(x)[None]
-    for column in columns[:0:-1]:
-        first, second = column + 2 * x * first - second, first
-    return columns[0] + x * first - second
-
-
-def angle(correlation: tf.Tensor) -> tf.Tensor:
-    """The angle of a correlation; what is one to the rounding of an inner product counts as one.
-
-    An angle is the root of a gap: without this an input beside itself would have the angle 1e-8,
-    or in float32 3e-4, and a diagonal that is too small by as much.
-    """
-    same = correlation > 1 - _COINCIDENT * np.finfo(correlation.dtype.as_numpy_dtype).eps
-    clipped = tf.clip_by_value(correlation, -1, 1)
-    return tf.where(same, tf.zeros_like(clipped), tf.acos(clipped))
+    def truncated(self, field: str, dtype: Any) -> np.ndarray:
+        """The coefficients of a field down to this dtype's rounding: fewer terms in float32."""
+        series = self.coefficients[_FIELDS.index(field)]
+        kept = np.abs(series) > np.finfo(dtype).eps / 8 * np.max(np.abs(series))
+        return series[: np.max(np.nonzero(kept)[0], initial=0) + 1].astype(dtype)
 
 
 def tabulate(kernel: Any, features: int, mean_square: float) -> KernelFunction:

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn import arguments
-from mfcnn.kernels import _function
+from mfcnn.kernels import _function, _series
 
 __all__ = ["Products", "matvec"]
 
@@ -64,8 +64,8 @@ class Products:
         self._get = arguments.choice("get", get, ("nngp", "ntk"))
         self._size = arguments.integer("block_size", block_size, 1)
         self._kernel, self._x1, self._x2 = kernel, x1, x2
-        self.function = _function_of(kernel, *([x1] if x2 is None else [x1, x2]))
-        self._prepared: dict[str, Any] = {}
+        self._inputs = [x1] if x2 is None else [x1, x2]
+        self.function = _function_of(kernel, *self._inputs)
 
     def __call__(
         self,
@@ -75,8 +75,8 @@ class Products:
     ) -> np.ndarray:
         """K v in float64 sums of blocks in `dtype`; blocks of a kernel without table in its own."""
         jobs = self._jobs()
-        if self.function is not None:
-            self._points(dtype)  # made before the threads start
+        if self.function is not None and dtype == "float32":
+            _ = self._narrow  # made before the threads start
         workers = min(os.cpu_count() or 1, len(jobs)) or 1
 
         def work(worker: int) -> np.ndarray:
@@ -99,13 +99,10 @@ class Products:
         second = self._x1 if self._x2 is None else self._x2
         result = np.empty([len(self._x1), len(indices)])
         rows = _slices(len(self._x1), self._size)
-        if self.function is not None:
-            points, coefficients = self._points("float64")
-            other = tf.gather(points[-1], indices)
-            for part in rows:
-                result[part] = _table_block(points[0][part], other, coefficients)
-        else:
-            for part in rows:
+        for part in rows:
+            if self.function is not None:
+                result[part] = self._block(part, indices, "float64")
+            else:
                 result[part] = self._kernel(self._x1[part], second[indices], get=self._get)
         return result
 
@@ -122,40 +119,56 @@ class Products:
         pairs = [(i, j) for i in range(len(rows)) for j in range(len(columns))]
         return [(rows[i], columns[j]) for i, j in pairs if self._x2 is not None or j >= i]
 
-    def _points(self, dtype: str) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Inputs on the unit sphere, and the series, in one dtype; made once."""
-        if dtype not in self._prepared:
-            inputs = [self._x1] if self._x2 is None else [self._x1, self._x2]
-            row = self.function.truncated(dtype)[[("nngp", "ntk").index(self._get)]]
-            self._prepared[dtype] = (
-                [tf.constant(_on_sphere(x), dtype) for x in inputs],
-                tf.constant(row, dtype),
-            )
-        return self._prepared[dtype]
+    def _points(self, side: int, rows: Any, dtype: str) -> tf.Tensor:
+        """Some inputs, of side 0 or -1, on the unit sphere; in float32 they are kept."""
+        if dtype == "float32":
+            return tf.constant(self._narrow[side][rows])
+        return tf.constant(_on_sphere(self._inputs[side][rows][:, self._used]))
+
+    @functools.cached_property
+    def _used(self) -> np.ndarray:
+        """The coordinates that are not zero everywhere: the others add nothing."""
+        return np.any([np.any(x, axis=0) for x in self._inputs], axis=0)
+
+    @functools.cached_property
+    def _narrow(self) -> list[np.ndarray]:
+        kept = []
+        for x in self._inputs:
+            points = np.empty([len(x), np.count_nonzero(self._used)], np.float32)
+            for part in _slices(len(x), self._size):
+                points[part] = _on_sphere(x[part][:, self._used])
+            kept.append(points)
+        return kept
+
+    def _block(self, rows: Any, columns: Any, dtype: str) -> tf.Tensor:
+        """A block by the table."""
+        points = self._points(0, rows, dtype), self._points(-1, columns, dtype)
+        parts = _parts(self.function, self._get, dtype)
+        return _compiled(tuple(parts.shape), parts.dtype)(*points, parts)
 
     def _matrix(self, rows: slice, columns: slice, dtype: str) -> tf.Tensor:
         """One block of the kernel."""
         if self.function is not None:
-            points, coefficients = self._points(dtype)
-            return _table_block(points[0][rows], points[-1][columns], coefficients)
+            return self._block(rows, columns, dtype)
         second = self._x1 if self._x2 is None else self._x2
         same = self._x2 is None and rows == columns
         return self._kernel(self._x1[rows], None if same else second[columns], get=self._get)
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(count: int, dtype: tf.DType) -> Callable[..., tf.Tensor]:
-    """Blocks of a series with `count` terms, from points on the sphere."""
-    points, series = tf.TensorSpec([None, None], dtype), tf.TensorSpec([1, count], dtype)
+def _compiled(shape: tuple[int, ...], dtype: tf.DType) -> Callable[..., tf.Tensor]:
+    """Blocks of a series, whose parts have this shape, from points on the sphere."""
+    points, series = tf.TensorSpec([None, None], dtype), tf.TensorSpec(shape, dtype)
 
-    def block(first: tf.Tensor, second: tf.Tensor, coefficients: tf.Tensor) -> tf.Tensor:
-        return _function.evaluate(tf.matmul(first, second, transpose_b=True), coefficients)[0]
+    def block(first: tf.Tensor, second: tf.Tensor, parts: tf.Tensor) -> tf.Tensor:
+        return _series.evaluate(tf.matmul(first, second, transpose_b=True), parts)
 
     return tf.function(block, [points, points, series], autograph=False, jit_compile=True)
 
 
-def _table_block(first: tf.Tensor, second: tf.Tensor, coefficients: tf.Tensor) -> tf.Tensor:
-    return _compiled(coefficients.shape[1], coefficients.dtype)(first, second, coefficients)
+@functools.lru_cache(maxsize=32)
+def _parts(function: _function.KernelFunction, get: str, dtype: str) -> tf.Tensor:
+    return tf.constant(_series.chains(function.truncated(get, dtype)))
 
 
 def _function_of(kernel: Any, *inputs: np.ndarray) -> Any:
@@ -165,7 +178,7 @@ def _function_of(kernel: Any, *inputs: np.ndarray) -> Any:
     squares = np.concatenate(
         [np.einsum("ij,ij->i", x, x, dtype=np.float64) / x.shape[1] for x in inputs]
     )
-    if not squares.size or np.ptp(squares) > _EQUAL * squares.max() or inputs[0].shape[1] < 2:
+    if not np.any(squares) or np.ptp(squares) > _EQUAL * squares.max() or inputs[0].shape[1] < 2:
         return None
     try:
         return kernel.function(float(np.median(squares)), features=inputs[0].shape[1])

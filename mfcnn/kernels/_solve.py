@@ -18,7 +18,7 @@ from mfcnn.kernels import _identity, _preconditioner, _products
 
 __all__ = ["Solution", "solve"]
 
-_INNER = 1e-3  # residual to which one round of conjugate gradients goes
+_INNER = 1e-5  # residual to which one round of conjugate gradients goes
 _STALLED = 0.5  # a round that gains less than this has met rounding
 
 
@@ -124,17 +124,15 @@ def solve(
     rank = _rank(len(x)) if rank is None else arguments.integer("rank", rank, 1)
     products = _products.Products(kernel, x, None, get, block_size)
     diagonal = products.diagonal()
-    shift = ridge * float(np.mean(diagonal))
     decided = {"ridge": ridge, "get": get, "rank": rank, "block_size": block_size, "seed": seed}
     store = _Store(output_dir, _problem(kernel, x, targets, **decided))
-    factor = _preconditioner.partial_cholesky(products.columns, diagonal, rank, seed)
-    system = _System(products, shift, _preconditioner.Preconditioner(factor, shift), ridge)
+    system = _System(products, diagonal, ridge, rank, seed)
     state = _refine(system, targets.reshape(len(x), -1), tolerance, most, store, progress)
     return Solution(
         state.solution.reshape(targets.shape),
         state.worst,
         state.iterations,
-        shift,
+        system.shift,
         state.worst / (2 * math.sqrt(ridge)) if ridge else math.inf,
         kernel,
         x,
@@ -160,18 +158,17 @@ class _System:
     """K + lambda I with its preconditioner, in the precision that the ridge lets."""
 
     def __init__(
-        self,
-        products: _products.Products,
-        shift: float,
-        precondition: _preconditioner.Preconditioner,
-        ridge: float,
+        self, products: _products.Products, diagonal: np.ndarray, ridge: float, rank: int, seed: int
     ):
-        self._products, self.shift, self.precondition = products, shift, precondition
+        self._products, self.shift = products, ridge * float(np.mean(diagonal))
         # Rounding of float32 entries moves eigenvalues by about eps sqrt(n) of the diagonal; the
         # refinement contracts while that is below the ridge.
-        count = len(products.diagonal())
-        rounding = np.finfo(np.float32).eps * 2 * math.sqrt(count)
-        self.dtype = "float32" if products.function and ridge > 4 * rounding else "float64"
+        enough = 8 * np.finfo(np.float32).eps * math.sqrt(len(diagonal))
+        self.dtype = "float32" if products.function and ridge > enough else "float64"
+        factor = _preconditioner.partial_cholesky(
+            products.columns, diagonal, rank, seed, self.dtype
+        )
+        self.precondition = _preconditioner.Preconditioner(factor, self.shift)
 
     def multiply(self, vectors: np.ndarray, dtype: str) -> np.ndarray:
         return self._products(vectors, dtype) + self.shift * vectors
@@ -207,7 +204,7 @@ def _refine(
                 " The ridge is too small for the rounding of the kernel: use a larger ridge (ten"
                 " times as large, then again), a larger tolerance, or fewer near-duplicates in x."
             )
-        state = _start(solution, residual, system, state.iterations + 1, worst)
+        state = _start(solution, residual, system, state.iterations + 1, worst, state)
         store.save(state)
         if progress:
             print(f"iteration {state.iterations}: residual {worst:.3g} in float64", flush=True)
@@ -215,10 +212,23 @@ def _refine(
 
 
 def _start(
-    solution: np.ndarray, residual: np.ndarray, system: _System, iterations: int, worst: float
+    solution: np.ndarray,
+    residual: np.ndarray,
+    system: _System,
+    iterations: int,
+    worst: float,
+    before: _State | None = None,
 ) -> _State:
-    direction = system.precondition(residual)
-    energy = np.einsum("ij,ij->j", residual, direction)
+    """A round of conjugate gradients, which goes on in the directions of the one before.
+
+    The residual alone is another one: what rounding had hidden is added to it and, by the
+    preconditioner, to the direction.
+    """
+    preconditioned = system.precondition(residual)
+    direction = preconditioned
+    if before is not None:
+        direction = before.direction + system.precondition(residual - before.inner)
+    energy = np.einsum("ij,ij->j", residual, preconditioned)
     step = np.zeros_like(solution)
     return _State(solution, residual, iterations, worst, step, residual, direction, energy)
 

@@ -105,6 +105,20 @@ def test_a_preconditioner_of_few_columns_saves_most_of_the_iterations():
     assert many < few / 2
 
 
+def test_outputs_may_depend_on_each_other():
+    kernel, x = KERNELS["relu"], _sphere(100, 4)
+    y = np.stack([x[:, 0], x[:, 1], x[:, 0] + x[:, 1], x[:, 0] * (1 + 1e-12), 1e-9 * x[:, 2]], 1)
+    solution = mfcnn.kernels.solve(kernel, x, y, 1e-2, tolerance=1e-10)
+    matrix = kernel(x, get="ntk").numpy() + solution.shift * np.eye(100)
+    residual = np.linalg.norm(matrix @ solution.coefficients - y, axis=0)
+    assert np.all(residual < 2e-10 * np.linalg.norm(y, axis=0))
+
+
+def test_nothing_to_explain_is_zero_at_once():
+    solution = mfcnn.kernels.solve(KERNELS["relu"], _sphere(20, 4), np.zeros([20, 2]), 1e-3)
+    assert not np.any(solution.coefficients)
+
+
 class _KilledError(Exception):
     pass
 
