@@ -30,6 +30,17 @@ def test_every_name_has_a_test():
     assert not [name for name in borrowed.__all__ if f"borrowed.{name}" not in text]
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_concrete_function_takes_a_list_of_tensors(jit_compile):
+    outside = tf.constant([10.0])
+    function = tf.function(
+        lambda x, y: {"sum": x + y, "all": (outside, y)}, jit_compile=jit_compile
+    )
+    concrete = function.get_concrete_function(*[tf.TensorSpec([1], tf.float32)] * 2)
+    found = borrowed.call_with_tensors(concrete, [tf.constant([1.0]), tf.constant([2.0])])
+    assert float(found["sum"][0]) == 3 and [float(v[0]) for v in found["all"]] == [10, 2]
+
+
 @pytest.mark.parametrize("jit_compile", [None, True])
 def test_a_function_sees_whether_xla_compiles_it(jit_compile):
     seen = []

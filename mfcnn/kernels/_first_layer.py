@@ -145,15 +145,18 @@ def convolutional(
         The signals, and whether some patches are so close that their gaps have no digits but with
         `accurate`.
     """
-    q1, q2 = (
+    images = [x1] if x1 is x2 else [x1, x2]
+    variances = [
         parameters[0] * layout.mix_signal(tf.reduce_mean(x * x, axis=0)) + parameters[1]
-        for x in (x1, x2)
-    )
-    one, two = (normal(q, layout, parameters[1]) for q in (q1, q2))
-    scaled1, scaled2 = x1 * one.inverse_norm, x2 * two.inverse_norm
-    total = layout.mix_pair(_squared_distance(scaled1, scaled2, layout))
-    squares = [tf.reduce_sum(x * x, axis=0) for x in (scaled1, scaled2)]
-    total = (total + layout.beyond_edge(*squares)) * (parameters[0] / x1.shape[0])
+        for x in images
+    ]
+    normals = [normal(q, layout, parameters[1]) for q in variances]
+    scaled = [x * side.inverse_norm for x, side in zip(images, normals)]
+    q1, q2, one, two = variances[0], variances[-1], normals[0], normals[-1]
+    total = layout.mix_pair(_squared_distance(scaled[0], scaled[-1], layout))
+    squares = [tf.reduce_sum(x * x, axis=0) for x in scaled]
+    beyond = layout.beyond_edge(squares[0], squares[-1])
+    total = (total + beyond) * (parameters[0] / x1.shape[0])
     total = total + bias_distance(one, two, layout)
     gap = gap_of_distance(total, one, two, layout)
     # A pair of equal patches has distance zero; where its radii cancel it, no digit is left.
@@ -169,8 +172,8 @@ def convolutional(
         return tf.where(close, exact, gap)
 
     # Images whose positions are all close, and images with some that rounding has reached.
-    images = tf.reduce_max(layout.equal_positions(gap), list(range(q1.shape.rank - 1)))
-    some = tf.logical_or(tf.reduce_any(close), tf.reduce_any(suspects(images, same)))
+    whole = tf.reduce_max(layout.equal_positions(gap), list(range(q1.shape.rank - 1)))
+    some = tf.logical_or(tf.reduce_any(close), tf.reduce_any(suspects(whole, same)))
     if accurate and not (could_possibly_record() and _in_xla()):
         first = first._replace(gap=tf.cond(some, anew, lambda: gap))
     return first, some

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.borrowed import could_possibly_record
+from mfcnn.borrowed import call_with_tensors, could_possibly_record
 
 __all__ = ["clear_cache", "run"]
 
 # Layers times pairs of positions from which XLA's compilation, seconds, pays for itself.
-_COMPILE_FROM = 2**22
+_COMPILE_FROM = 25_000
 _ARRAYS = (np.ndarray, tf.Tensor)
 _ARRAY = object()  # where one stands among what is part of a program
 _SIZE = 64  # programs that are kept
@@ -76,12 +76,16 @@ def run(key: Hashable, body: Callable, arguments: Any, work: float | None) -> An
     if not tf.executing_eagerly():
         return body(*arguments)
     leaves = tf.nest.flatten(arguments)
-    tensors = [tf.convert_to_tensor(a) for a in leaves if isinstance(a, _ARRAYS)]
+    tensors = [
+        a if isinstance(a, tf.Tensor) else tf.convert_to_tensor(a)
+        for a in leaves
+        if isinstance(a, _ARRAYS)
+    ]
     static = tuple(_ARRAY if isinstance(a, _ARRAYS) else a for a in leaves)
-    shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
-
+    shapes = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
+    recorded = could_possibly_record()
     # The gradient of a loop reads what XLA does not hand out.
-    compiled = not could_possibly_record() and work is not None and work > _COMPILE_FROM
+    compiled = not recorded and work is not None and work > _COMPILE_FROM
 
     def make() -> Callable:
         def flat(*tensors: tf.Tensor) -> Any:
@@ -94,5 +98,5 @@ def run(key: Hashable, body: Callable, arguments: Any, work: float | None) -> An
         return function.get_concrete_function(*(tf.TensorSpec(*each) for each in shapes))
 
     # Structures are compared by their leaves and by the key, which names the architecture.
-    key = key, static, shapes, could_possibly_record()
-    return _CACHE.find((*key, compiled), make)(*tensors)
+    program = _CACHE.find((key, static, shapes, recorded, compiled), make)
+    return program(*tensors) if recorded else call_with_tensors(program, tensors)

@@ -19,6 +19,7 @@ adds up.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -102,8 +103,7 @@ class _State(NamedTuple):
     """What the loop over layers carries; log_scale is () unless scaled."""
 
     layer: Any
-    one: _Signal
-    two: _Signal
+    signals: tuple[_Signal, ...]  # of both sides, or the one of inputs that are paired among them
     output_gap: tf.Tensor
     theta: tf.Tensor  # T' times the NTK
     log_scale: Any
@@ -196,13 +196,14 @@ class _Block:
 
     def start(self, first: First, gap: tf.Tensor, dual: Any) -> _State:
         """The state behind the first activation."""
-        root1, root2 = (self._cast(safe_sqrt(q)) for q in (first.q1, first.q2))
-        theta = self.layout.first(root1) * self.layout.second(root2) * (1 - gap)
+        variances = (first.q1,) if first.q1 is first.q2 else (first.q1, first.q2)
+        roots = [self._cast(safe_sqrt(q)) for q in variances]
+        theta = self.layout.first(roots[0]) * self.layout.second(roots[-1]) * (1 - gap)
         # A constant in the state of nested loops does not compile: zeros are an operation.
         scale = tf.zeros([], self.dtype) if self.scaled else ()
         layer = 1 if self.layout.shrinks else tf.constant(1)
-        sides = (self._side(dual, first.q1), self._side(dual, first.q2))
-        return self._activated(dual, layer, (first.q1, first.q2), sides, gap, theta, scale)
+        sides = [self._side(dual, q) for q in variances]
+        return self._activated(dual, layer, variances, sides, gap, theta, scale)
 
     def through(self, stage: Stage, state: _State) -> tuple[_State, list[tuple]]:
         """The state at the last depth of a stage, and the kernels at all of its depths."""
@@ -235,11 +236,8 @@ class _Block:
         """The state with signals ready for a layer of this dual."""
         if self.layout.shrinks:
             return state
-        one, two = (
-            signal._replace(prepared=self._prepare(signal.second, dual))
-            for signal in (state.one, state.two)
-        )
-        return state._replace(one=one, two=two)
+        signals = (s._replace(prepared=self._prepare(s.second, dual)) for s in state.signals)
+        return state._replace(signals=tuple(signals))
 
     def _loop_over_depths(self, stage: Stage, state: _State) -> tuple[_State, list[tuple]]:
         count = stage.depths.shape[0]
@@ -278,8 +276,8 @@ class _Block:
         self,
         dual: Any,
         layer: Any,
-        q: tuple[tf.Tensor, tf.Tensor],
-        sides: tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]],
+        q: Sequence[tf.Tensor],
+        sides: Sequence[tuple[tf.Tensor, ...]],
         gap: tf.Tensor,
         theta: tf.Tensor,
         scale: Any,
@@ -294,21 +292,23 @@ class _Block:
             signals.append(_Signal(second, chi_1, prepared))
             slopes.append(slope)
         output_gap, slope = dual.pair(
-            [self.layout.first(a) for a in sides[0]], [self.layout.second(a) for a in sides[1]], gap
+            [self.layout.first(a) for a in sides[0]],
+            [self.layout.second(a) for a in sides[-1]],
+            gap,
         )
         if self.dtype == tf.float32:
             own = self.layout.first(self._cast(slopes[0]))
             slope = tf.where(self._coincide(q[0].shape[:-1]), own, slope)
-        one, two = signals
-        return _State(layer, one, two, output_gap, slope * theta, scale)
+        return _State(layer, tuple(signals), output_gap, slope * theta, scale)
 
     def _step(self, dual: Any, state: _State) -> _State:
         """The affine map, then the activation."""
         layout = self.layout
-        one, two = (
+        prepared = [
             signal.prepared if signal.prepared != () else self._prepare(signal.second, dual)
-            for signal in (state.one, state.two)
-        )
+            for signal in state.signals
+        ]
+        one, two = prepared[0], prepared[-1]
         first, second = layout.first(one.weights), layout.second(two.weights)
         difference = first - second
         distance = difference * difference + 2 * first * second * state.output_gap
@@ -321,24 +321,24 @@ class _Block:
         scale = state.log_scale
         if self.scaled:
             # T' of a pair is at most the larger T' of its two signals: theta can't overflow.
-            growth = tf.maximum(tf.maximum(state.one.growth, state.two.growth), 1)
+            growth = tf.maximum(tf.reduce_max([signal.growth for signal in state.signals]), 1)
             scale = scale + tf.math.log(growth)
             theta = theta / growth + covariance * tf.exp(-scale)
         else:
             theta = theta + covariance
-        sides = one.side, two.side
-        return self._activated(dual, state.layer + 1, (one.q, two.q), sides, gap, theta, scale)
+        variances, sides = [p.q for p in prepared], [p.side for p in prepared]
+        return self._activated(dual, state.layer + 1, variances, sides, gap, theta, scale)
 
     def _read(self, state: _State) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The kernels behind a readout, with an axis for depths in front."""
         layout = self.layout
         weight_variance, bias_variance = self.narrow
         log_scale = state.log_scale if self.scaled else tf.zeros([], self.dtype)
-        root1, root2 = (
+        roots = [
             self._cast(safe_sqrt(self.parameters[0]) * safe_sqrt(signal.second))
-            for signal in (state.one, state.two)
-        )
-        weighted = layout.first(root1) * layout.second(root2)
+            for signal in state.signals
+        ]
+        weighted = layout.first(roots[0]) * layout.second(roots[-1])
         nngp = layout.readout(weighted * (1 - state.output_gap)) + bias_variance
         ntk = nngp * tf.exp(-log_scale) + weight_variance * layout.readout(state.theta)
         return nngp[None], ntk[None], log_scale[None]
