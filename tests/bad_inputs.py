@@ -75,7 +75,7 @@ KINDS = {
     "size": "size kernel_size strides",
     "number": "share diagonal off_diagonal time gain rho tolerance max_depth_over_width "
     "budget memory_limit learning_rate timeout kappa memory_budget eta tau "
-    "zeta mean_square",
+    "zeta mean_square momentum",
     "variance": "weight_variance bias_variance input_variance q_star q kappa_1 kappa_2 "
     "q_sr ridge noise width_factor readout_scale bias_scale "
     "input_second_moment input_width_ratio exponent",
@@ -83,14 +83,14 @@ KINDS = {
     "kernel form get kind layout",
     "boolean": "critical_readout gram jit_compile verify orthogonal use_bias last_only fused "
     "verbose artifacts download write pool progress contraction "
-    "log_scale",
+    "log_scale nesterov",
     "model": "model block",
     "activation": "activation",
     "matrix": "y kernel_test_train ntk_test_train nngp_test_train correction_test_train y_train "
     "matrix",
     "square": "kernel_train_train ntk_train_train nngp_train_train nngp_test_test kernel_matrix "
     "kernel_test_test correction_train_train",
-    "array": "q1 q2 q12 points epsilon delta vector covariance nngp ntk f0_train f0_test",
+    "array": "q1 q2 q12 points epsilon delta vector covariance nngp ntk f0_train f0_test times",
     "inputs": "x x1 x2 images",
     "profile": "variance_profile profile",
     "initializer": "initializer kernel_initializer bias_initializer",
@@ -212,6 +212,7 @@ def samples() -> dict[str, Any]:
         "kernel_test_train": gram[:2],
         "kernel_test_test": gram[:2, :2],
         "y_train": root[:, :2],
+        "times": 1.0,
         "ntk_train_train": gram,
         "ntk_test_train": gram[:2],
         "nngp_train_train": gram,

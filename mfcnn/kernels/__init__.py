@@ -12,17 +12,20 @@ from mfcnn.kernels._asymptotics import (
 from mfcnn.kernels._base import Kernel
 from mfcnn.kernels._eigenvalues import Spectrum, max_learning_rate, spectrum
 from mfcnn.kernels._function import KernelFunction
+from mfcnn.kernels._gradient_flow import Trajectory, gradient_flow
+from mfcnn.kernels._limit_predictions import (
+    EigenvectorOverlap,
+    data_dependent_part,
+    eigenvector_overlap,
+    ordered_limit,
+)
 from mfcnn.kernels._models.model_kernel import from_keras
 from mfcnn.kernels._models.registry import register_layer_rule
 from mfcnn.kernels._models.rules_positions import position_map
 from mfcnn.kernels._networks import convolutional, fully_connected
 from mfcnn.kernels._prediction import (
-    EigenvectorOverlap,
     Ensemble,
-    data_dependent_part,
-    eigenvector_overlap,
     ensemble,
-    ordered_limit,
     posterior,
     predict,
     relative_ridge,
@@ -40,6 +43,7 @@ __all__ = [
     "Solution",
     "Spectrum",
     "SpectrumLaw",
+    "Trajectory",
     "clear_cache",
     "convolutional",
     "data_dependent_part",
@@ -47,6 +51,7 @@ __all__ = [
     "ensemble",
     "from_keras",
     "fully_connected",
+    "gradient_flow",
     "limits",
     "max_learning_rate",
     "mode_corrections",

@@ -257,7 +257,7 @@ def _real(name: str, x: Any) -> tf.Tensor:
         raise TypeError(f"{name} must be an array of numbers. Received: {name}={x!r}") from error
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
         raise TypeError(f"{name} must be an array of real numbers. Received: {tensor.dtype.name}")
-    tensor = tf.cast(tensor, tf.float64)
+    tensor = tensor if tensor.dtype == tf.float64 else tf.cast(tensor, tf.float64)
     if tf.executing_eagerly() and not math.isfinite(np.asarray(tensor).sum()):
         raise ValueError(f"{name} must be finite. Received NaN or infinite values.")
     return tensor

@@ -9,12 +9,6 @@ the processes of a multi-worker strategy share them out, and each of them gets t
 
 import concurrent.futures
 import functools
-import json
-import math
-import pathlib
-import threading
-import warnings
-import zipfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,11 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mfcnn import arguments, files
+from mfcnn import arguments
 from mfcnn.borrowed import could_possibly_record
-from mfcnn.kernels import _identity
+from mfcnn.kernels import _block_store, _whole
 from mfcnn.numerics import equal_parts
-from mfcnn.run_directory import RunDirectory
 
 __all__ = ["FIELDS", "Run", "extremes", "grid_parts"]
 
@@ -92,6 +85,9 @@ class Run:
             (nngp [n1, n2], ntk [n1, n2], log_scale); axes in front of a block's two are kept. A
             field that was not asked for may be None.
         """
+        plain = self._output_dir is None and not self._progress
+        if plain and max(n1, n2 or n1) <= size and not tf.distribute.has_strategy():
+            return block(np.arange(n1), np.arange(n2 or n1))  # a small call, without ceremony
         rows, columns = equal_parts(n1, size), equal_parts(n2 or n1, size)
         division = (route, size)
         if len(rows) == len(columns) == 1:
@@ -149,8 +145,8 @@ class Run:
         )
         return whole.result()
 
-    def _whole(self, n1: int, n2: int) -> "_Filled | _Recorded":
-        kind = _Recorded if could_possibly_record() else _Filled
+    def _whole(self, n1: int, n2: int) -> "_whole.Filled | _whole.Recorded":
+        kind = _whole.Recorded if could_possibly_record() else _whole.Filled
         return kind(n1, n2, self._fields)
 
     def _map(
@@ -163,7 +159,7 @@ class Run:
         mine = range(worker, len(jobs), workers)
         show = self._progress and worker == 0
         bar = keras.utils.Progbar(len(mine), unit_name="block") if show else None
-        store = _Store(self._output_dir, self._problem, division, _place(strategy))
+        store = _block_store.Store(self._output_dir, self._problem, division, _place(strategy))
         devices = _devices(strategy)[: len(mine)]
         shared: list = [None] * len(jobs)
 
@@ -194,66 +190,6 @@ class Run:
                 put(job, result)
 
 
-class _Filled:
-    """Kernels that are filled block by block: nothing else of their size is ever held."""
-
-    def __init__(self, n1: int, n2: int, wanted: tuple[bool, ...]):
-        self._sizes, self._wanted, self._lock = (n1, n2), wanted, threading.Lock()
-        self._kernels: list[np.ndarray | None] = []
-        self._scales: list[tuple[tuple, np.ndarray]] = []
-
-    def put(self, place: tuple, parts: list[tf.Tensor], scale: tf.Tensor) -> None:
-        """Takes the parts [..., *place] of both kernels, divided by exp(scale)."""
-        with self._lock:
-            if not self._kernels:
-                shape = [*scale.shape, *self._sizes]
-                dtype = parts[0].dtype.as_numpy_dtype
-                self._kernels = [_aligned(shape, dtype) if w else None for w in self._wanted]
-            self._scales.append((place, scale.numpy()))
-        for kernel, part in zip(self._kernels, parts):
-            if kernel is not None:
-                kernel[(..., *place)] = part.numpy()
-
-    def result(self) -> tuple[Any, Any, tf.Tensor]:
-        """Both kernels, None for what was not asked for, and the scale that they share."""
-        largest = np.max([scale for _, scale in self._scales], axis=0)
-        nngp, ntk = self._kernels
-        for place, scale in self._scales:
-            if ntk is not None and np.any(scale != largest):
-                rank = np.ndim(ntk[(..., *place)]) - np.ndim(scale)
-                ntk[(..., *place)] *= np.exp(scale - largest).reshape([*scale.shape, *[1] * rank])
-        return _as_tensor(nngp), _as_tensor(ntk), tf.constant(largest)
-
-
-class _Recorded:
-    """The same as operations that a gradient tape records."""
-
-    def __init__(self, n1: int, n2: int, wanted: tuple[bool, ...]):
-        del wanted
-        self._sizes = n1, n2
-        self._parts: list[tuple[np.ndarray, list[tf.Tensor], tf.Tensor]] = []
-
-    def put(self, place: tuple, parts: list[tf.Tensor], scale: tf.Tensor) -> None:
-        """As `_Filled.put`."""
-        grid = np.arange(self._sizes[0] * self._sizes[1]).reshape(self._sizes)
-        self._parts.append((grid[place], parts, scale))
-
-    def result(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """As `_Filled.result`."""
-        largest = tf.reduce_max(tf.stack([scale for *_, scale in self._parts]), 0)
-        order = np.argsort(np.concatenate([np.ravel(index) for index, *_ in self._parts]))
-        kernels = []
-        for field in range(2):
-            vectors = []
-            for _, parts, scale in self._parts:
-                vector = tf.reshape(parts[field], [*scale.shape, -1])
-                factor = tf.exp(scale - largest)[..., None] if field else 1.0
-                vectors.append(vector * factor)
-            kernel = tf.gather(tf.concat(vectors, -1), order, axis=-1)
-            kernels.append(tf.reshape(kernel, [*largest.shape, *self._sizes]))
-        return kernels[0], kernels[1], largest
-
-
 def _cut(kernel: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """Without what the last rows and columns of a part repeat."""
     whole = kernel.shape[-2:] == (height, width)
@@ -266,21 +202,6 @@ def _transposed(kernel: tf.Tensor) -> tf.Tensor:
 
 def _taken(vector: tf.Tensor, places: np.ndarray) -> tf.Tensor:
     return tf.gather(vector, places, axis=-1)
-
-
-def _aligned(shape: list[int], dtype: Any) -> np.ndarray:
-    """An array whose memory a tensor may share."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def _as_tensor(array: np.ndarray | None) -> tf.Tensor | None:
-    """The array as a tensor in the same memory: it is written no more."""
-    if array is None:
-        return None
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def _devices(strategy: tf.distribute.Strategy | None) -> list[str]:
@@ -320,84 +241,3 @@ def _exchange(strategy: tf.distribute.Strategy, results: list) -> list[tuple[tf.
         return [strategy.reduce("SUM", v, axis=None) for v in each]
 
     return list(zip(*(tf.unstack(t) for t in total(*filled))))
-
-
-class _Store:
-    """Finished blocks on disk, as a context manager; a directory belongs to one problem.
-
-    Args:
-        directory: of the blocks, or None.
-        problem: see `Run`.
-        division: (route, block size), part of the problem.
-        part: (index, count) of this process among those that share the blocks.
-    """
-
-    def __init__(
-        self,
-        directory: Any,
-        problem: Callable[[], dict[str, Any]],
-        division: tuple,
-        part: tuple[int, int],
-    ):
-        self._directory = None if directory is None else RunDirectory(directory, part=part)
-        self._problem, self._division = problem, division
-
-    def __enter__(self) -> "_Store":
-        """Locks the directory, and refuses one of another problem."""
-        if self._directory is None:
-            return self
-        self._directory.__enter__()
-        try:
-            self._check()
-        except BaseException:
-            self._directory.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        """Gives the directory back."""
-        if self._directory is not None:
-            self._directory.__exit__(*error)
-
-    def _check(self) -> None:
-        division = dict(zip(("route", "block_size"), self._division))
-        # As it comes back from the file: lists for tuples.
-        self._mine = json.loads(json.dumps(self._problem() | division))
-        path = self._file("kernel.json")
-        if path.exists():
-            remedy = "Give another directory, or remove this one."
-            differences = _identity.difference(files.read_json(path, remedy), self._mine)
-            if differences:
-                raise ValueError(
-                    f"output_dir={str(self._directory)!r} holds blocks of another kernel or other "
-                    f"inputs: in it {'; '.join(differences)}. Give another directory."
-                )
-
-    def _file(self, name: str) -> pathlib.Path:
-        assert self._directory is not None
-        return self._directory / name
-
-    def _path(self, job: tuple[int, ...]) -> pathlib.Path:
-        return self._file(f"block_{'_'.join(map(str, job))}.npz")
-
-    def load(self, job: tuple[int, ...]) -> tuple[tf.Tensor, ...] | None:
-        """A finished block, or None; one that is damaged is named and computed again."""
-        if self._directory is None or not self._path(job).exists():
-            return None
-        try:
-            with np.load(self._path(job)) as saved:  # it has a checksum of each array
-                return tuple(tf.constant(saved[name]) for name in ("nngp", "ntk", "log_scale"))
-        except (OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile):
-            words = f"{self._path(job)} is damaged: this block is computed again."
-            warnings.warn(words, stacklevel=2)
-            return None
-
-    def save(self, job: tuple[int, ...], result: tuple[tf.Tensor, ...]) -> None:
-        """Keeps a finished block."""
-        if self._directory is None:
-            return
-        path = self._file("kernel.json")
-        if not path.exists():
-            files.write_atomically(path, json.dumps(self._mine, indent=1))
-        arrays = {k: v.numpy() for k, v in zip(("nngp", "ntk", "log_scale"), result)}
-        files.write_atomically(self._path(job), lambda partial: np.savez(partial, **arrays))

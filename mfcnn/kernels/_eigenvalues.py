@@ -87,31 +87,39 @@ def spectrum(kernel_matrix: Any) -> Spectrum:
     )
 
 
-def max_learning_rate(kernel_matrix: Any) -> float:
-    """The largest learning rate of gradient descent on the mean squared error, 2 / lambda_max.
+def max_learning_rate(kernel_matrix: Any, momentum: float = 0.0, nesterov: bool = False) -> float:
+    """The largest learning rate of gradient descent on the mean squared error.
 
-    Its scaling is that of `predict`: with df/dt = -learning_rate * Theta (f - y), gradient descent
-    on the loss sum |f - y|^2 / 2 over the m inputs of the matrix; it converges for rates below
-    2 / lambda_max. For a loss averaged over the inputs and k outputs multiply by m * k; for Keras's
-    `mean_squared_error`, the mean of |f - y|^2 without the half, by m * k / 2.
+    2 / lambda_max; 2 (1 + momentum) / lambda_max with momentum, and for Nesterov's
+    2 (1 + momentum) / ((1 + 2 momentum) lambda_max): there a root of the two-step recursion along
+    the largest eigenvector reaches -1. The scaling is that of `predict`: with
+    df/dt = -learning_rate * Theta (f - y), gradient descent on the loss sum |f - y|^2 / 2 over the
+    m inputs of the matrix. For a loss averaged over the inputs and k outputs multiply by m * k; for
+    Keras's `mean_squared_error`, the mean of |f - y|^2 without the half, by m * k / 2.
 
     Args:
         kernel_matrix: NTK on the training inputs, [m, m].
+        momentum: of Keras's SGD, in [0, 1).
+        nesterov: likewise.
 
     Returns:
         A float.
 
     Raises:
         ValueError: if the matrix is not square, finite and symmetric, or has no positive
-            eigenvalue.
+            eigenvalue; for a momentum outside [0, 1).
 
     Example:
         >>> mfcnn.kernels.max_learning_rate([[3.0, 1.0], [1.0, 3.0]])
         0.5
+        >>> mfcnn.kernels.max_learning_rate([[3.0, 1.0], [1.0, 3.0]], momentum=0.9)
+        0.95
 
     Source: NTK paper, section 4 (eta_theory).
     """
+    momentum = arguments.number("momentum", momentum, 0, below=1)
     largest = spectrum(check_matrix("kernel_matrix", kernel_matrix, square=True)).lambda_max
     if largest <= 0:
         raise ValueError(f"kernel_matrix must have a positive eigenvalue. Received: {largest}")
-    return 2.0 / largest
+    damping = 1 + 2 * momentum if arguments.boolean("nesterov", nesterov) else 1.0
+    return 2.0 * (1 + momentum) / (damping * largest)

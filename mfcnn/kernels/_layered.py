@@ -14,7 +14,7 @@ from mfcnn.activations import ranges
 from mfcnn.borrowed import could_possibly_record
 from mfcnn.kernels import _base, _blocks, _identity, _programs, _recursion
 
-__all__ = ["LayeredKernel", "Layers"]
+__all__ = ["LayeredKernel", "Layers", "inner_products", "symmetric"]
 
 _DTYPES = ("float32", "float64", tf.float32, tf.float64, np.float32, np.float64)
 # What reaches a compiled program as a tensor; all else in a kernel's config is part of it.
@@ -62,7 +62,10 @@ class LayeredKernel(_base.Kernel):
 
     @property
     def _parameters(self) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.cast(self.weight_variance, tf.float64), tf.cast(self.bias_variance, tf.float64)
+        both = self.weight_variance, self.bias_variance
+        # A cast of what is in float64 costs a small call a tenth of its time.
+        weight, bias = (v if v.dtype == tf.float64 else tf.cast(v, tf.float64) for v in both)
+        return weight, bias
 
     @functools.cached_property
     def _program_key(self) -> str:
@@ -220,3 +223,18 @@ def _variance(name: str, value: Any) -> tf.Tensor:
             arguments.variance(name, tensor)
         return tensor
     return tf.constant(arguments.variance(name, value), tf.float64)
+
+
+def inner_products(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Inner products [n1, n2] of rows; by numpy's BLAS, twice as fast, where no tape listens."""
+    if not tf.executing_eagerly() or could_possibly_record():
+        return tf.matmul(a, b, transpose_b=True)
+    first = np.asarray(a)  # the tensor's own memory, which .numpy() copies
+    # One array twice is a symmetric product, at half the cost.
+    return tf.constant(first @ (first if a is b else np.asarray(b)).T)
+
+
+def symmetric(values: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
+    """Kernels and scale without the rounding that depends on the order of two inputs."""
+    *matrices, scale = values
+    return *((kernel + tf.linalg.matrix_transpose(kernel)) / 2 for kernel in matrices), scale

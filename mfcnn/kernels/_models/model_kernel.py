@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn import arguments
-from mfcnn.kernels import _base, _blocks
+from mfcnn.kernels import _base, _blocks, _first_layer
 from mfcnn.kernels._models import pairs, reading, registry
 from mfcnn.kernels._models import rules_channels as _channels
 from mfcnn.kernels._models import rules_joins as _joins
@@ -179,40 +179,61 @@ class _ModelKernel(_base.Kernel):
         self, x1: tf.Tensor, x2: tf.Tensor | None, scaled: bool, run: _blocks.Run
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         second = x1 if x2 is None else x2
-        ids1, ids2 = _base.identities(x1, x2)
         shapes = [[1, *x1.shape[1:]]]
         if len(self.model.inputs) > 1:
             shapes = [[1, *tensor.shape[1:]] for tensor in self.model.inputs]
         plan = self._plan(shapes)
+        if not tf.executing_eagerly():
+            return self._traced(plan, shapes, x1, x2)
+        ids1, ids2 = _base.identities(x1, x2)
 
         def block(rows: np.ndarray, columns: np.ndarray) -> tuple[tf.Tensor, ...]:
             first, other = tf.gather(x1, rows), tf.gather(second, columns)
             ids = tf.gather(ids1, rows), tf.gather(ids2, columns)
+            if self.sampled:  # all inputs of a block are drawn together
+                first = other = tf.concat([first, other], 0)
+                ids = (tf.concat(ids, 0),) * 2
+            same = tf.equal(ids[0][:, None], ids[1][None, :])
             values = [
-                self._block(plan, shapes, (first, other), ids, draw) for draw in range(self._draws)
+                self._block(plan, shapes, (first, other), same, draw) for draw in range(self._draws)
             ]
             nngp, ntk = (tf.stack(field) for field in zip(*values))
             if not self.sampled:
-                nngp, ntk = nngp[0], ntk[0]
-            return nngp, ntk, tf.zeros([], tf.float64)
+                return nngp[0], ntk[0], tf.zeros([], tf.float64)
+            n1 = len(rows)
+            return nngp[..., :n1, n1:], ntk[..., :n1, n1:], tf.zeros([], tf.float64)
 
         size = max(1, math.isqrt(_BLOCK // min(_BLOCK, plan.entries)))
         if self.sampled:
             size = max(1, size // 2)
         return run.grid(block, x1.shape[0], None if x2 is None else x2.shape[0], size)
 
+    def _traced(
+        self, plan: "_Plan", shapes: Sequence[Sequence[int]], x1: tf.Tensor, x2: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """All pairs in one block, inside of a function of the user's."""
+        second = x1 if x2 is None else x2
+        if self.sampled or None in (x1.shape[0], second.shape[0]):
+            missing = "without sampled" if self.sampled else "for a known number of inputs"
+            raise ValueError(
+                f"inside a tf.function from_keras gives a kernel {missing} only: call it outside, "
+                f"or {'drop sampled' if self.sampled else 'trace with a fixed batch size'}. "
+                f"Received: x1.shape={x1.shape}, sampled={self.sampled}"
+            )
+        same = _first_layer.same_inputs(x1, x2)
+        nngp, ntk = self._block(plan, shapes, (x1, second), same, 0)
+        if x2 is None:
+            nngp, ntk = ((k + tf.linalg.matrix_transpose(k)) / 2 for k in (nngp, ntk))
+        return nngp, ntk, tf.zeros([], tf.float64)
+
     def _block(
         self,
         plan: "_Plan",
         shapes: Sequence[Sequence[int]],
         inputs: tuple[tf.Tensor, tf.Tensor],
-        ids: tuple[tf.Tensor, tf.Tensor],
+        same: tf.Tensor,
         draw: int,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        n1 = inputs[0].shape[0]
-        if self.sampled:  # all inputs of a block are drawn together
-            inputs, ids = (tf.concat(inputs, 0),) * 2, (tf.concat(ids, 0),) * 2
-        same = tf.equal(ids[0][:, None], ids[1][None, :])
         tensors = [_split(x, shapes) for x in inputs]
         evaluation = pairs.Evaluation(list(zip(*tensors)), same, plan.pairs, plan.loops)
         if self.sampled:
@@ -220,8 +241,6 @@ class _ModelKernel(_base.Kernel):
         results = evaluation.run(plan.order, plan.outputs)
         nngp, ntk = ([getattr(r, name) for r in results] for name in ("nngp", "ntk"))
         nngp, ntk = (v[0] if len(v) == 1 else tf.stack(v) for v in (nngp, ntk))
-        if self.sampled:
-            nngp, ntk = nngp[..., :n1, n1:], ntk[..., :n1, n1:]
         return nngp, ntk
 
 
