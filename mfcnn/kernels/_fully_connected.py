@@ -200,7 +200,7 @@ def _gaps(
     features: int,
     parameters: tuple[tf.Tensor, tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    gap = _first_layer.gap_of_layered.inner_products(q1, q2, products, features, parameters)
+    gap = _first_layer.gap_of_products(q1, q2, products, features, parameters)
     return gap, tf.reduce_any(_first_layer.suspects(gap, same))
 
 
