@@ -20,7 +20,7 @@ import numpy as np  # noqa: E402
 
 # Imported by the programs too, and here before any of them, once.
 from experiments import architectures, common, vanilla_sweep  # noqa: E402, F401
-from mfcnn import files, kernels  # noqa: E402
+from mfcnn import files, kernels, ownership  # noqa: E402
 from mfcnn.data import sources  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -83,9 +83,16 @@ class Program:
     def run(self, directory: pathlib.Path) -> None:
         """The whole program, in a process of its own."""
         if self.module is None:
-            with contextlib.suppress(KeyboardInterrupt):
+            try:
                 sys.exit(compute_kernel(str(directory)))
-            sys.exit(130)
+            except KeyboardInterrupt:
+                sys.exit(130)
+            except (
+                files.DamagedFileError,
+                ownership.DirectoryInUseError,
+                OSError,
+            ) as error:  # what a user of it reads
+                sys.exit(f"{type(error).__name__}: {error}")
         sys.argv = [self.module, f"--output_dir={directory}", *self.flags]
         runpy.run_module(self.module, run_name="__main__", alter_sys=True)
 
@@ -161,6 +168,8 @@ class Child:
             status = 0
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else int(error.code is not None)
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
         except BaseException:
             traceback.print_exc()
         finally:
