@@ -1,9 +1,10 @@
 """Singular values of products of random matrices against `mfcnn.meanfield.jacobian_spectrum`.
 
-    python -m benchmarks.random_products --width=400
+    python -m benchmarks.random_products
 
-One product D W ... D W for each activation, kind of weights and depth: standard deviation of
-log s, largest and smallest singular value, beside the theory's. Writes a CSV file.
+Products D W ... D W for each activation, kind of weights and depth: standard deviation of log s
+over the values that are not zero, their share, the largest and the smallest, as mean and standard
+deviation over draws, beside the theory's. Writes a CSV file.
 """
 
 import csv
@@ -73,18 +74,23 @@ def compare(name: str, depth: int, orthogonal: bool, q: float, n: int, draws: in
     ]
     theory = meanfield.jacobian_spectrum(name, weight_variance, depth, q, orthogonal, width=n)
     logs = [np.log(s) for s in found]
-    return {
+    row = {
         "activation": name,
         "weights": "orthogonal" if orthogonal else "gaussian",
         "depth": depth,
         "width": n,
-        "log_spread": np.mean([x.std() for x in logs]),
-        "log_spread_theory": theory.log_spread,
-        "log_s_max": np.mean([x[0] for x in logs]),
-        "log_s_max_theory": np.log(theory.s_max),
-        "log_s_min": np.mean([x[-1] for x in logs]),
-        "log_s_min_theory": np.log(theory.s_min),
     }
+    columns = {
+        "log_spread": ([x.std() for x in logs], theory.log_spread),
+        "log_s_max": ([x[0] for x in logs], np.log(theory.s_max)),
+        "log_s_min": ([x[-1] for x in logs], np.log(theory.s_min)),
+        "nonzero": ([x.size / n for x in logs], theory.nonzero),
+    }
+    for key, (measured, expected) in columns.items():
+        row[key] = np.mean(measured)
+        row[f"{key}_deviation"] = np.std(measured, ddof=1)
+        row[f"{key}_theory"] = expected
+    return row
 
 
 def main(_: list[str]) -> None:
@@ -107,8 +113,8 @@ def main(_: list[str]) -> None:
 
 def define_flags() -> None:
     """Defines the flags of this binary."""
-    flags.DEFINE_integer("width", 400, "Rows of the matrices.", lower_bound=2)
-    flags.DEFINE_integer("draws", 2, "Products for each row.", lower_bound=1)
+    flags.DEFINE_integer("width", 200, "Rows of the matrices.", lower_bound=2)
+    flags.DEFINE_integer("draws", 10, "Products for each row.", lower_bound=2)
     flags.DEFINE_float("q", 0.3, "Variance of the pre-activations.", lower_bound=0)
     flags.DEFINE_string("output", "experiments/results/verdict/spectra.csv", "The table.")
 

@@ -20,7 +20,7 @@ L^2 + L pi^2 / 3 of the Fuss-Catalan law.
 import dataclasses
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, stats
 
 from mfcnn import activations
 from mfcnn.meanfield._roots import bracketed_root
@@ -55,6 +55,14 @@ class _Layers:
         share = float(self.weights[self.d > 0].sum())
         return 1.0 if share > 1 - 1e-13 else share  # a rounded sum: 1 - share must be exact
 
+    def with_nonzero(self, share: float, count: float) -> "_Layers":
+        """The layers with another probability that d > 0."""
+        if self.nonzero == 1:
+            return dataclasses.replace(self, count=count)
+        weights = self.weights * share / self.nonzero
+        weights[self.d == 0] = 1 - share
+        return _Layers(self.d, weights, count)
+
 
 def slope_distribution(
     activation: activations.Activation, q: float
@@ -85,13 +93,15 @@ class FreeProduct:
         weight_variance: float,
         q: np.ndarray,
         orthogonal: bool,
+        width: int | None = None,
         most_variances: int = 40,
         most_slopes: int | None = None,
     ) -> None:
         """Takes the variance q of each layer, [depth], and how many different ones to keep apart.
 
-        With `most_slopes` the values of phi'^2 are put into so many bins, and the density is
-        computed to a percent: for speed.
+        With a `width` each layer has the share of zero slopes of so many rows. With `most_slopes`
+        the values of phi'^2 are put into so many bins, and the density is computed to a percent:
+        for speed.
         """
         self.depth = q.size
         self._path = _FINE if most_slopes is None else _COARSE
@@ -101,6 +111,8 @@ class FreeProduct:
             _Layers(*_thinned(*slope_distribution(activation, value), most_slopes), count)
             for value, count in grouped(q, np.ones_like(q), most_variances)
         ]
+        if width is not None and any(layer.nonzero < 1 for layer in self._layers):
+            self._layers = _of_finite_width(self._layers, width)
         self.nonzero = min(layer.nonzero for layer in self._layers)
         constant = all(layer.d.size == 1 for layer in self._layers)
         self.flat = orthogonal and constant
@@ -232,6 +244,40 @@ def grouped(values: np.ndarray, weights: np.ndarray, most: int) -> list[tuple[fl
         totals = np.bincount(places, totals, most)
         unique, totals = sums[totals > 0] / totals[totals > 0], totals[totals > 0]
     return list(zip(unique.tolist(), totals.tolist()))
+
+
+def _of_finite_width(layers: list[_Layers], width: int) -> list[_Layers]:
+    """The layers with the shares of zero slopes that `width` rows have, as in a sample.
+
+    The l-th least of `depth` binomial shares is taken at the probability (l - 3/8) / (depth + 1/4)
+    (Blom's scores), and the layers have their places in an order that no stretch of them tells.
+    Shares are put together by their distance from the least, which alone decides.
+    """
+    depth = int(sum(layer.count for layer in layers))
+    turns = np.arange(1, depth + 1) * (np.sqrt(5) - 1) / 2
+    levels = np.empty(depth)
+    levels[np.argsort(turns % 1)] = (np.arange(depth) + 0.625) / (depth + 0.25)
+    ends = np.cumsum([int(layer.count) for layer in layers])[:-1]
+    rows = [
+        _binomial_quantiles(part, layer.nonzero, width)
+        for layer, part in zip(layers, np.split(levels, ends))
+    ]
+    least = min(int(row.min()) for row in rows)
+    found = []
+    for layer, row in zip(layers, rows):
+        bins = np.frexp(row - least)[1]  # 0, 1, 2 to 3, 4 to 7, ... more than the least
+        for place in np.unique(bins):
+            inside = row[bins == place]
+            found.append(layer.with_nonzero(float(inside.mean()) / width, inside.size))
+    return found
+
+
+def _binomial_quantiles(levels: np.ndarray, share: float, width: int) -> np.ndarray:
+    """Numbers of slopes out of `width` that are not zero, at least one."""
+    if share == 1:
+        return np.full(levels.size, width)
+    below = stats.binom.cdf(np.arange(width + 1), width, share)
+    return np.clip(np.searchsorted(below, levels), 1, width)
 
 
 def _thinned(d: np.ndarray, weights: np.ndarray, most: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -54,10 +54,10 @@ class JacobianSpectrum:
         s_min: the smallest of `width` singular values: 1 / (2 width) of the law lies below it.
         s_max: the largest of them, likewise.
         condition_number: s_max / s_min.
-        bulk: (least, largest) singular value in the limit of width. The least is 0 for Gaussian
-            weights and where phi' comes near 0.
+        bulk: (least, largest) singular value of the law. The least is 0 for Gaussian weights and
+            where phi' comes near 0.
         nonzero: the share of singular values that are not zero; below 1 where phi' is 0 on an
-            interval (relu, hard_tanh).
+            interval (relu, hard_tanh). All others are exactly zero.
     """
 
     mean_log: float
@@ -165,12 +165,17 @@ def jacobian_spectrum(
     depth: int,
     q: ArrayLike,
     orthogonal: bool = False,
-    width: int = 1000,
+    width: int | None = 1000,
 ) -> JacobianSpectrum:
     """Spread, extremes and condition of the singular values of the Jacobian.
 
     Mean and spread of log s are exact in the limit of width, by one integral over the product of
     S-transforms on the negative axis; the extremes are quantiles of the law.
+
+    Where phi' is 0 on an interval (relu, hard_tanh), a layer of `width` rows has a random rank, and
+    the layer of least rank decides which singular values are zero. That changes the spread by a
+    factor of two at any width in reach (1 / sqrt(width) against gaps of zero), so the law has the
+    ranks of that width; width=None is the limit, in which all layers have one rank.
 
     Args:
         activation: a name or an `Activation`.
@@ -178,7 +183,8 @@ def jacobian_spectrum(
         depth: the number of layers.
         q: variance of the pre-activations, one for all layers or [depth], one for each.
         orthogonal: whether the weights are orthogonal rather than Gaussian.
-        width: the number of singular values: positions times channels.
+        width: the number of singular values: positions times channels. None is the limit, where
+            s_min and s_max are the edges of the bulk.
 
     Returns:
         A `JacobianSpectrum`.
@@ -200,8 +206,8 @@ def jacobian_spectrum(
     weight_variance = arguments.variance("weight_variance", weight_variance, positive=True)
     q = _layer_variances(q, depth)
     orthogonal = arguments.boolean("orthogonal", orthogonal)
-    width = arguments.integer("width", width, 1)
-    law = FreeProduct(activation, weight_variance, q, orthogonal)
+    width = None if width is None else arguments.integer("width", width, 1)
+    law = FreeProduct(activation, weight_variance, q, orthogonal, width)
     with np.errstate(over="ignore", divide="ignore"):
         mean, variance = law.log_moments()
         moments = jacobian_moments(activation, weight_variance, depth, q, orthogonal)
@@ -209,14 +215,22 @@ def jacobian_spectrum(
             variance = moments.relative_variance
         least, largest = (mean, mean) if law.flat else law.edges()
         spread = np.sqrt(variance)
-        if law.flat or spread < _SEMICIRCLE:
+        if width is None:
+            low, high = least, largest
+        elif law.flat or spread < _SEMICIRCLE:
             reach = spread * stats.semicircular.isf(1 / (2 * width), scale=2)
             low, high = mean - reach, mean + reach
         elif orthogonal and depth == 1:
             low, high = _slope_quantiles(activation, q[0], weight_variance, width)
         else:
             coarse = FreeProduct(
-                activation, weight_variance, q, orthogonal, _QUANTILE_VARIANCES, _QUANTILE_SLOPES
+                activation,
+                weight_variance,
+                q,
+                orthogonal,
+                width,
+                _QUANTILE_VARIANCES,
+                _QUANTILE_SLOPES,
             )
             low, high = _quantiles(coarse, mean, spread, coarse.edges()[1], width)
         return JacobianSpectrum(
