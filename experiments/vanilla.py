@@ -351,6 +351,7 @@ def verdict(
         size=tuple(deep_block_sides(config, image_shape)),
         padding=config["padding"],
         input_variance=inputs,
+        width=config["filters"],
     )
 
 

@@ -5,12 +5,17 @@
 For each start, padding and depth: squared gradient of the deep block's first kernels over that of
 the last, variance of the last pre-activations, and correlation of two images there, measured over
 several draws of the vanilla CNN that `experiments.train` builds, beside what its verdict says.
-Mean field theory is the limit of many channels; a Gaussian product of `depth` layers of c channels
-differs from it by factors of about exp(depth / c).
+Prints what lies outside two standard deviations. Mean field theory is the limit of many channels c:
+the means differ from it by parts of order 2 / c, and Gaussian products of depth L by factors of
+exp(L / c), which `--filters` shows.
+
+The weights are those of `experiments.train`; the passes are float64, in which squared gradients
+down to 1e-600 have digits.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -37,11 +42,11 @@ def _program(model: keras.Model) -> Callable:
         inputs = stem(images)
         with tf.GradientTape() as tape:
             outputs = deep(inputs)
-            g = tf.random.stateless_normal(tf.shape(outputs), seed)
+            g = tf.random.stateless_normal(tf.shape(outputs), seed, dtype=outputs.dtype)
             loss = tf.reduce_sum(g * outputs)
-        gradient = tf.cast(tape.gradient(loss, deep.trainable_variables[0]), tf.float64)
+        gradient = tape.gradient(loss, deep.trainable_variables[0])
         squares = tf.math.log(tf.reduce_sum(tf.reshape(gradient, [gradient.shape[0], -1]) ** 2, 1))
-        h = tf.reshape(tf.math.atanh(tf.cast(outputs, tf.float64)), [2, -1])
+        h = tf.reshape(tf.math.atanh(outputs), [2, -1])
         gram = tf.matmul(h, h, transpose_b=True)
         variance = tf.linalg.trace(gram) / tf.cast(tf.size(h), h.dtype)
         return (
@@ -53,8 +58,10 @@ def _program(model: keras.Model) -> Callable:
     return run
 
 
-def expected(config: vanilla.Config, images: np.ndarray) -> tuple[dict[str, float], bool]:
-    """The verdict's numbers for the same network: `MEASURES`, and whether it should train."""
+def expected(
+    config: vanilla.Config, images: np.ndarray
+) -> tuple[dict[str, float], meanfield.Trainability]:
+    """The verdict's numbers for the same network: `MEASURES`, and the verdict itself."""
     verdict = vanilla.verdict(config, images.shape[1:], images)
     weight_variance, bias_variance, _ = models.initial_variances(
         config["activation"], config["depth"], config["q_star"], None, None
@@ -73,26 +80,26 @@ def expected(config: vanilla.Config, images: np.ndarray) -> tuple[dict[str, floa
     traces = np.einsum("iaja->ij", blocks)
     numbers = (
         verdict.log10_gradient_ratio,
-        np.log10(np.trace(traces) / n),
+        np.log10(verdict.output_variance),
         traces[0, 1] / np.sqrt(traces[0, 0] * traces[1, 1]),
     )
-    return dict(zip(MEASURES, numbers)), verdict.trainable
+    return dict(zip(MEASURES, numbers)), verdict
 
 
 def compare(config: dict[str, Any], images: np.ndarray, draws: int) -> dict[str, Any]:
     """A row: the mean and the standard deviation over draws beside the verdict's number."""
     make = functools.partial(vanilla.make_model, image_shape=images.shape[1:], classes=10)
-    model = make(config)
-    program, images_ = _program(model), tf.constant(images)
+    with _float64():
+        model = make(config)
+    program, images_ = _program(model), tf.constant(images, tf.float64)
     found = []
     for number in range(draws):
-        if number:
-            other = make(config | {"seed": config["seed"] + number})
-            model.set_weights(other.get_weights())
+        drawn = make(config | {"seed": config["seed"] + number})
+        model.set_weights(drawn.get_weights())
         results = program(images_, tf.constant([number, 0]))
         found.append(dict(zip(MEASURES, (float(result) for result in results))))
-    theory, trains = expected(config, images)
-    row = {name: config[name] for name in ("initialization", "padding", "depth")}
+    theory, verdict = expected(config, images)
+    row = {name: config[name] for name in ("initialization", "padding", "depth", "filters")}
     for name in MEASURES:
         values = np.array([one[name] for one in found])
         row |= {
@@ -100,7 +107,34 @@ def compare(config: dict[str, Any], images: np.ndarray, draws: int) -> dict[str,
             f"{name}_deviation": values.std(ddof=1),
             f"{name}_theory": float(theory[name]),
         }
-    return row | {"trains": trains}
+    return row | {"trains": verdict.trainable, "width_deviation": verdict.width_deviation}
+
+
+@contextlib.contextmanager
+def _float64() -> Iterator[None]:
+    """Keras makes models of float64 inside."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def outside(rows: Rows) -> list[str]:
+    """A line for each number that is not within two standard deviations of the verdict's."""
+    lines = []
+    for row in rows:
+        for name in MEASURES:
+            value, deviation, theory = (row[name + end] for end in ("", "_deviation", "_theory"))
+            if not abs(value - theory) <= 2 * deviation:
+                lines.append(
+                    f"{row['initialization']}, {row['padding']}, {row['depth']} layers of "
+                    f"{row['filters']}: {name} {value:.4g} +- {deviation:.2g}, verdict "
+                    f"{theory:.4g}; depth / channels {row['depth'] / row['filters']:.3g}, "
+                    f"2 / channels in decades {2 / row['filters'] / np.log(10):.2g}"
+                )
+    return lines
 
 
 def draw(rows: Rows) -> Figure:
@@ -174,6 +208,7 @@ def main(_: list[str]) -> None:
                 rows.append(compare(config, images, settings["draws"]))
                 print(" ".join(f"{k}={common.csv_text(v)[:8]}" for k, v in rows[-1].items()))
                 common.write_csv(directory / "metrics.csv", rows)
+    print("\n".join(["Outside two standard deviations:", *(outside(rows) or ["nothing"])]))
     common.save_figure(draw(rows), directory / "verdict.png")
 
 

@@ -112,6 +112,8 @@ SPECIAL_KINDS = {
     ("mfcnn.activations.keras_identifier", "activation"): "activation",
     ("mfcnn.meanfield.variance_profile", "name"): "profile",
     ("mfcnn.empirical.relu_critical_ratio", "width"): "number",
+    ("mfcnn.meanfield.jacobian_spectrum", "width"): "integer or None",
+    ("mfcnn.meanfield.trainability", "width"): "integer or None",
     ("mfcnn.empirical.relu_critical_ratio", "exponent"): "number",
 }
 # Wrong values of a kind that are right for one argument.

@@ -34,7 +34,8 @@ from mfcnn.meanfield._spectrum import (
     jacobian_spectrum,
 )
 from mfcnn.meanfield._stem import stem_covariance, stem_variances
-from mfcnn.meanfield._trainability import Trainability, trainability
+from mfcnn.meanfield._trainability import trainability
+from mfcnn.meanfield._verdict import Trainability
 
 __all__ = [
     "Basin",

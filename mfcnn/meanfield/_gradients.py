@@ -100,8 +100,13 @@ def propagate(
     profile: np.ndarray,
     sizes: tuple[int, ...],
     padding: str,
+    sphere: float = np.inf,
 ) -> Propagation:
-    """The passes of `log_gradient_norms`; the same arguments and errors."""
+    """The passes of `log_gradient_norms`; the same arguments and errors.
+
+    `sphere` is the number of channels c if kernels keep the norm of a position's c values, which
+    are then on a sphere and not Gaussian: their moments are `_step`'s.
+    """
     activation = activations.get(activation)
     padding = check_padding(padding)
     depth = arguments.depth(depth)
@@ -123,7 +128,7 @@ def propagate(
 
     @tf.function(autograph=False)
     def run(variances: tf.Tensor, inputs: tf.Tensor, end: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return _passes(table, variances, depth, inputs, end, profile, padding)
+        return _passes(table, variances, depth, inputs, end, profile, padding, sphere)
 
     layer_variances = tf.constant([weight_variance, bias_variance], tf.float64)
     passes = run(layer_variances, tf.constant(inputs), tf.constant(end))
@@ -144,6 +149,7 @@ def _passes(
     end: tf.Tensor,
     profile: np.ndarray,
     padding: str,
+    sphere: float,
 ) -> tuple[tf.Tensor, ...]:
     """(variances, slopes, log_gradients, log_jacobian) of `Propagation`."""
     weight_variance, bias_variance = tf.unstack(layer_variances)
@@ -151,7 +157,7 @@ def _passes(
 
     def forward(state: tuple[tf.Tensor, ...], _: tf.Tensor) -> tuple[tf.Tensor, ...]:
         q = weight_variance * average(state[0], profile, padding) + bias_variance
-        second, slope = table.variance_step(q)
+        second, slope = _step(table, q, sphere)
         return second, weight_variance * slope, q
 
     zeros = tf.zeros_like(inputs)[None]
@@ -178,3 +184,20 @@ def _passes(
     first = average(signals[0], profile, padding, adjoint=True)[1]
     ratio = weight_variance * tf.reduce_sum(first) / tf.reduce_sum(end)
     return variances[:, 0], slopes[:, 0], norms, scales[0, 1] + tf.math.log(ratio)
+
+
+def _step(table: Any, q: tf.Tensor, sphere: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """E[phi(h)^2] and E[phi'(h)^2] at variance q, of Gaussian h or of c values on a sphere.
+
+    Gaussian vectors are spheres of squared radius q chi^2_c, of relative variance 2 / c. So a
+    moment G(q) of Gaussian values is that of a sphere and q^2 G''(q) / c more, up to 1 / c^2.
+    """
+    moments = table.variance_step(q)
+    if np.isinf(sphere):
+        return moments
+    step = 0.1
+    above, below = (table.variance_step(q * factor) for factor in (1 + step, 1 - step))
+    second, slope = (
+        m - (a - 2 * m + b) / (sphere * step**2) for m, a, b in zip(moments, above, below)
+    )
+    return second, slope

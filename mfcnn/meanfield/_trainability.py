@@ -1,4 +1,4 @@
-"""The verdict before training: which depth can train, in numbers and in one sentence."""
+"""The verdict before training: which depth can train."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike
 from mfcnn import activations, arguments
 from mfcnn.meanfield._averaging import check_padding, check_valid_depth, profile_and_size
 from mfcnn.meanfield._fixed_points import (
-    Basin,
     FixedPoint,
     NoFixedPointError,
     fixed_point,
@@ -18,124 +17,14 @@ from mfcnn.meanfield._fixed_points import (
 from mfcnn.meanfield._gradients import Propagation, propagate
 from mfcnn.meanfield._modes import averaging_matrix, depth_scales, mode_eigenvalues
 from mfcnn.meanfield._spectrum import jacobian_moments, jacobian_spectrum
+from mfcnn.meanfield._verdict import DEPTH_SCALES, Trainability
 
-__all__ = ["Trainability", "trainability"]
+__all__ = ["trainability"]
 
-# Figure 2 of the CNN paper: networks trained up to about six depth scales.
-_DEPTH_SCALES = 6.0
 # Layers, and layers times positions, that are passed through one by one; deeper ones act as the
 # last of these. Twenty thousand layers take seconds, the values 100 MB.
 _MOST_LAYERS, _MOST_VALUES = 20_000, 2_500_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Trainability:
-    """What mean field theory expects of a network; str() is the sentence.
-
-    Attributes:
-        depth: the number of layers.
-        phase: "ordered", "critical", "chaotic", or "unbounded" if the variance grows without bound.
-        q_star: variance of the pre-activations at the fixed point that this input goes to.
-        chi_1: growth of squared gradients per layer, backwards, at the fixed point.
-        xi_c: depth scale of the correlation of two inputs at the fixed point, in layers.
-        max_depth: six depth scales of the slowest mode, the depth up to which networks were found
-            to train: 6 xi_c, less with zeros at the border.
-        gradient_ratio: squared gradient of the first layer's weights over that of the last, with
-            this input, padding and depth.
-        log10_gradient_ratio: its decimal logarithm, finite where the ratio overflows.
-        jacobian_mean: mean squared singular value of the input-output Jacobian, likewise.
-        jacobian_variance: their variance; both may overflow to infinity in deep chaos.
-        log_spread: standard deviation of log(singular value); 0 is dynamical isometry.
-        s_min: the smallest of 1,000 singular values.
-        s_max: the largest of them.
-        condition_number: s_max / s_min.
-        surviving_modes: the number of spatial modes that reach this depth (6 xi_k >= depth).
-        modes: the number of all modes; 1 for a network without space.
-        trainable: whether depth <= max_depth.
-        padding: "circular", "same" or "valid".
-        fixed_points: every stable q* with the variances that go there; see `variance_basins`.
-        output_variance: of the last layer's pre-activations, the mean over positions.
-    """
-
-    depth: int
-    phase: str
-    q_star: float
-    chi_1: float
-    xi_c: float
-    max_depth: float
-    gradient_ratio: float
-    log10_gradient_ratio: float
-    jacobian_mean: float
-    jacobian_variance: float
-    log_spread: float
-    s_min: float
-    s_max: float
-    condition_number: float
-    surviving_modes: int
-    modes: int
-    trainable: bool
-    padding: str = "circular"
-    fixed_points: tuple[Basin, ...] = ()
-    output_variance: float = np.nan
-
-    def __str__(self) -> str:
-        """The sentence."""
-        if self.phase == "unbounded":
-            return (
-                f"Unbounded: the variance of the signals grows without bound and overflows or "
-                f"saturates within {self.depth} layers: this will not train."
-            )
-        modes = (
-            f"; {self.surviving_modes} of {self.modes} spatial modes arrive"
-            if self.modes > 1
-            else ""
-        )
-        return (
-            f"{self._phase_in_words()}: {self._fate_in_words()}. Squared gradients first to last "
-            f"layer {_power(self.log10_gradient_ratio)}, log-spread of the Jacobian's singular "
-            f"values {self.log_spread:.3g} ({self.s_min:.3g} to {self.s_max:.3g}){modes}."
-            f"{self._other_fixed_points()}"
-        )
-
-    def _phase_in_words(self) -> str:
-        if self.phase == "critical":
-            return "Critical (chi_1 = 1, xi_c infinite)"
-        name = f"{self.phase.capitalize()} phase"
-        if self._is_nearly_critical():
-            name += ", as good as critical at this depth"
-        distance = self.chi_1 - 1
-        chi_1 = (
-            f"chi_1 = {self.chi_1:.6g}" if abs(distance) > 1e-3 else f"chi_1 - 1 = {distance:.3g}"
-        )
-        return f"{name} ({chi_1}, xi_c = {self.xi_c:.4g})"
-
-    def _is_nearly_critical(self) -> bool:
-        return self.max_depth > 100 * self.depth
-
-    def _fate_in_words(self) -> str:
-        """Phase, border and depth weighed together."""
-        fate = {
-            "ordered": "all inputs become alike and gradients vanish",
-            "chaotic": "near inputs become unlike and gradients explode",
-            "critical": "signals and gradients pass at every depth",
-        }[self.phase]
-        limit = f"6 xi_c = {self.max_depth:.4g}"
-        if self.max_depth < 0.99 * _DEPTH_SCALES * self.xi_c:
-            fate = "the zeros at the border use up signals and gradients"
-            limit = f"6 xi of the slowest mode = {self.max_depth:.4g}"
-        if np.isinf(self.max_depth):
-            return f"{fate}: {self.depth} layers should train"
-        if self.trainable:
-            return f"{fate} beyond {limit} layers; {self.depth} are within: this should train"
-        return f"{fate} beyond {limit} layers; {self.depth} are too many: this will not train"
-
-    def _other_fixed_points(self) -> str:
-        others = [basin for basin in self.fixed_points if basin.q_star != self.q_star]
-        words = [
-            f"variances from {low:.3g} to {_number(high)} go to q* = {_number(q)}"
-            for q, low, high in others
-        ]
-        return f" Other inputs go elsewhere: {'; '.join(words)}." if words else ""
+_SINGULAR_VALUES = 1000  # of a network whose width is not given
 
 
 def trainability(
@@ -148,6 +37,7 @@ def trainability(
     size: Any = None,
     padding: str = "circular",
     input_variance: ArrayLike | None = None,
+    width: int | None = None,
 ) -> Trainability:
     """Predicts, before training, whether a network of this depth can train.
 
@@ -169,6 +59,9 @@ def trainability(
         padding: "circular", "same" (zeros) or "valid"; all but the first need the size.
         input_variance: mean square of the first layer's inputs, a number or one for each position;
             None for inputs that are at the fixed point already.
+        width: the number of channels, for what it changes: `Trainability.width_deviation`, the
+            extreme singular values, and with delta-orthogonal kernels the moments, which are those
+            of a sphere (2 / width). None is the limit of many.
 
     Returns:
         A `Trainability`, whose str() is one sentence.
@@ -190,6 +83,7 @@ def trainability(
     bias_variance = arguments.variance("bias_variance", bias_variance)
     depth, orthogonal = arguments.depth(depth), arguments.boolean("orthogonal", orthogonal)
     padding = check_padding(padding)
+    width = None if width is None else arguments.integer("width", width, 1)
     if size is None and padding != "circular":
         raise ValueError(f"size must be given for padding={padding!r}. Received: size=None")
     profile, sizes = profile_and_size(variance_profile, 1 if size is None else size)
@@ -202,22 +96,26 @@ def trainability(
     try:
         point = fixed_point(activation, weight_variance, bias_variance, max(start, 1e-300))
     except NoFixedPointError:
-        return _unbounded(depth, padding)
+        return _unbounded(depth, padding, width)
     if inputs is None:
         inputs = np.array(max(_second_moment(activation, point.q_star), 1e-24))
     law = activation, weight_variance, bias_variance
-    passes = _passes(*law, depth, inputs, profile, sizes, padding)
+    # Delta-orthogonal kernels turn each position's vector: its length is not random.
+    rigid = orthogonal and width is not None and _is_uniform(profile, "same")
+    passes = _passes(*law, depth, inputs, profile, sizes, padding, width if rigid else np.inf)
     rates = _mode_rates(point, passes, profile, sizes, padding)
-    return _verdict(
-        activation,
-        weight_variance,
-        point,
-        passes,
-        rates,
-        depth,
-        orthogonal,
-        padding,
-        variance_basins(*law),
+    return Trainability(
+        depth=depth,
+        phase=point.phase,
+        q_star=point.q_star,
+        chi_1=point.chi_1,
+        xi_c=point.xi_c,
+        padding=padding,
+        width=width,
+        fixed_points=variance_basins(*law),
+        **_depth_limit(point, rates, depth),
+        **_gradients(point, passes, depth),
+        **_jacobian(activation, weight_variance, orthogonal, width, sizes, point, passes, depth),
     )
 
 
@@ -230,6 +128,7 @@ def _passes(
     profile: np.ndarray,
     sizes: tuple[int, ...],
     padding: str,
+    sphere: float,
 ) -> Propagation:
     """Through the layers one by one, of one position where all are alike."""
     if padding != "valid" and inputs.ndim == 0 and _is_uniform(profile, padding):
@@ -246,6 +145,7 @@ def _passes(
         profile,
         passes_size,
         padded,
+        sphere,
     )
 
 
@@ -276,62 +176,69 @@ def _mode_rates(
         return np.where(rates < 1, -1 / np.log(np.maximum(rates, 1e-300)), np.inf)
 
 
-def _verdict(
+def _depth_limit(point: FixedPoint, scales: np.ndarray, depth: int) -> dict[str, Any]:
+    # Zeros at the border slow nothing down: the slowest mode is the torus's at most.
+    limit = DEPTH_SCALES * min(point.xi_c, float(np.max(scales)))
+    return {
+        "max_depth": limit,
+        "trainable": bool(depth <= limit),
+        "surviving_modes": int(np.sum(DEPTH_SCALES * scales >= depth)),
+        "modes": scales.size,
+    }
+
+
+def _beyond(point: FixedPoint, passes: Propagation, depth: int) -> float:
+    """The log of what the layers that were not passed through multiply squared gradients by."""
+    more = depth - len(passes.variances)
+    return 0.0 if point.phase == "critical" else more * float(np.log(np.mean(passes.slopes[-1])))
+
+
+def _gradients(point: FixedPoint, passes: Propagation, depth: int) -> dict[str, Any]:
+    log_ratio = passes.log_gradients[0] - passes.log_gradients[-1] + _beyond(point, passes, depth)
+    with np.errstate(over="ignore"):
+        return {
+            "gradient_ratio": float(np.exp(np.float64(log_ratio))),
+            "log10_gradient_ratio": float(log_ratio / np.log(10)),
+            "output_variance": float(np.mean(passes.variances[-1])),
+        }
+
+
+def _jacobian(
     activation: activations.Activation,
     weight_variance: float,
+    orthogonal: bool,
+    width: int | None,
+    sizes: tuple[int, ...],
     point: FixedPoint,
     passes: Propagation,
-    scales: np.ndarray,
     depth: int,
-    orthogonal: bool,
-    padding: str,
-    basins: tuple[Basin, ...],
-) -> Trainability:
+) -> dict[str, Any]:
     q = passes.variances.reshape(len(passes.variances), -1).mean(axis=1)
-    more = depth - q.size
-    q = np.append(q, np.full(more, q[-1]))
-    last = 0.0 if point.phase == "critical" else np.log(np.mean(passes.slopes[-1]))
-    log_ratio = passes.log_gradients[0] - passes.log_gradients[-1] + more * last
+    q = np.append(q, np.full(depth - q.size, q[-1]))
     moments = jacobian_moments(activation, weight_variance, depth, q, orthogonal)
-    spectrum = jacobian_spectrum(activation, max(weight_variance, 1e-300), depth, q, orthogonal)
-    # Zeros at the border slow nothing down: the slowest mode is the torus's at most.
-    limit = _DEPTH_SCALES * min(point.xi_c, float(np.max(scales)))
+    values = _SINGULAR_VALUES if width is None else width * int(np.prod(sizes))
+    spectrum = jacobian_spectrum(
+        activation, max(weight_variance, 1e-300), depth, q, orthogonal, values
+    )
     with np.errstate(over="ignore"):
-        mean = float(np.exp(np.float64(passes.log_jacobian + more * last)))
-        return Trainability(
-            depth=depth,
-            phase=point.phase,
-            q_star=point.q_star,
-            chi_1=point.chi_1,
-            xi_c=point.xi_c,
-            max_depth=limit,
-            gradient_ratio=float(np.exp(np.float64(log_ratio))),
-            log10_gradient_ratio=float(log_ratio / np.log(10)),
-            jacobian_mean=mean,
-            jacobian_variance=float(np.float64(mean) ** 2 * moments.relative_variance),
-            log_spread=spectrum.log_spread,
-            s_min=spectrum.s_min,
-            s_max=spectrum.s_max,
-            condition_number=spectrum.condition_number,
-            surviving_modes=int(np.sum(_DEPTH_SCALES * scales >= depth)),
-            modes=scales.size,
-            trainable=bool(depth <= limit),
-            padding=padding,
-            fixed_points=basins,
-            output_variance=float(q[-1]),
-        )
+        mean = float(np.exp(np.float64(passes.log_jacobian + _beyond(point, passes, depth))))
+        variance = float(np.float64(mean) ** 2 * moments.relative_variance)
+    # A layer's factor is a mean over `width` terms d g^2, g normal: 3 E[d^2] / E[d]^2 - 1 each.
+    terms = 3 * moments.relative_variance - (0 if orthogonal else depth)
+    return {
+        "jacobian_mean": mean,
+        "jacobian_variance": variance,
+        "log_spread": spectrum.log_spread,
+        "s_min": spectrum.s_min,
+        "s_max": spectrum.s_max,
+        "condition_number": spectrum.condition_number,
+        "width_deviation": np.nan if width is None else float(np.sqrt(terms / width)),
+    }
 
 
-def _power(exponent: float) -> str:
-    return f"{10**exponent:.3g}" if abs(exponent) < 4 else f"10^{exponent:.3g}"
-
-
-def _number(value: float) -> str:
-    return "infinity" if np.isinf(value) else f"{value:.3g}"
-
-
-def _unbounded(depth: int, padding: str) -> Trainability:
+def _unbounded(depth: int, padding: str, width: int | None) -> Trainability:
     values: dict[str, Any] = {f.name: np.inf for f in dataclasses.fields(Trainability)}
     values.update(depth=depth, phase="unbounded", xi_c=0.0, max_depth=0.0, modes=1, trainable=False)
-    values.update(surviving_modes=0, padding=padding, fixed_points=())
+    values.update(surviving_modes=0, padding=padding, fixed_points=(), width=width)
+    values.update(width_deviation=np.nan)
     return Trainability(**values)

@@ -81,6 +81,7 @@ GOOD = {
         "size": 3,
         "padding": "same",
         "input_variance": 0.5,
+        "width": 10,
     },
     "trained_output_variance": {
         "kappa_1": 2.0,
@@ -95,12 +96,14 @@ GOOD = {
 # None is a value of these.
 _OPTIONAL = {
     ("covariance_trajectory", "variance_profile"),
+    ("jacobian_spectrum", "width"),
     ("linearize_covariance", "variance_profile"),
     ("log_gradient_norms", "variance_profile"),
     ("mode_depth_scales", "variance_profile"),
     ("mode_eigenvalues", "profile"),
     ("trainability", "variance_profile"),
     ("trainability", "input_variance"),
+    ("trainability", "width"),
     ("variance_profile", "name"),
     ("variance_profile", "kernel_size"),
     ("variance_profile", "rank"),

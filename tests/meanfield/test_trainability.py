@@ -83,6 +83,66 @@ def test_chaos_is_told_in_logarithms():
     assert "explode" in str(verdict) and "Chaotic" in str(verdict)
 
 
+@pytest.mark.parametrize(
+    ("name", "orthogonal"), [("linear", False), ("relu", False), ("tanh", False), ("tanh", True)]
+)
+def test_networks_of_a_width_differ_as_the_verdict_says(name, orthogonal):
+    # |J^T g|^2 of dense networks. Linear: a product of L independent chi^2_n / n, so exactly
+    # L trigamma(n / 2) = 2 L / n to first order; the others have corrections of order 5 / n.
+    q, n, depth, draws = 0.5, 64, 40, 200
+    rng = np.random.default_rng(0)
+    logs = []
+    for _ in range(draws):
+        signal = rng.standard_normal(n)
+        for _ in range(depth):
+            h = np.sqrt(q) * rng.standard_normal(n)
+            slopes = {"linear": 1.0, "relu": h > 0, "tanh": np.cosh(h) ** -2.0}[name]
+            w = rng.standard_normal((n, n))
+            w = np.linalg.qr(w)[0] if orthogonal else w / np.sqrt(n)
+            signal = w.T @ (slopes * signal)
+        logs.append(np.log(signal @ signal))
+    weight_variance = {"linear": 1.0, "relu": 2.0, "tanh": 1.5}[name]
+    moments = meanfield.jacobian_moments(name, weight_variance, depth, q, orthogonal)
+    verdict = meanfield.trainability(name, weight_variance, 0.0, depth, width=n)
+    expected = np.sqrt((3 * moments.relative_variance - (0 if orthogonal else depth)) / n)
+    assert abs(np.std(logs) / expected - 1) < 4 / np.sqrt(2 * draws) + 5 / n
+    if name in ("linear", "relu"):  # at any variance
+        np.testing.assert_allclose(verdict.width_deviation, expected, rtol=1e-9)
+        assert ("too many for 64 channels" in str(verdict)) == (expected > 1)
+
+
+@pytest.mark.parametrize("width", [16, 64])
+def test_vectors_of_a_sphere_have_the_verdicts_moments(width):
+    # A rotation a layer, from one vector: dense orthogonal networks. Corrections of 1 / c^2, here
+    # at most 8 (1 / c)^2, beside standard errors over draws.
+    weight_variance, depth, start = 1.2, 40, 0.5
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        x = rng.standard_normal(width)
+        x *= np.sqrt(width * start) / np.linalg.norm(x)
+        for _ in range(depth):
+            h = np.sqrt(weight_variance) * np.linalg.qr(rng.standard_normal((width, width)))[0] @ x
+            x = np.tanh(h)
+        found.append(h @ h / width)
+    verdict, limit = (
+        meanfield.trainability(
+            "tanh", weight_variance, 0.0, depth, "delta", True, input_variance=start, width=w
+        ).output_variance
+        for w in (width, None)
+    )
+    error = np.std(found, ddof=1) / np.sqrt(len(found))
+    assert abs(np.mean(found) - verdict) < 4 * error + 8 / width**2 * verdict
+    assert abs(np.mean(found) - limit) > 4 * error  # what the width changes is seen
+
+
+def test_without_a_width_nothing_is_said_of_it():
+    verdict = meanfield.trainability("relu", 2.0, 0.0, 1000)
+    assert np.isnan(verdict.width_deviation) and "channels" not in str(verdict)
+    wide = meanfield.trainability("relu", 2.0, 0.0, 1000, width=10**6)
+    assert "channels" not in str(wide)
+
+
 def test_unbounded_networks_have_a_verdict():
     verdict = meanfield.trainability("relu", 3.0, 0.0, 100)
     assert verdict.phase == "unbounded" and not verdict.trainable
