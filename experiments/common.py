@@ -41,7 +41,7 @@ from matplotlib.figure import Figure
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of a backend without a screen)
 
-from experiments import binary  # noqa: E402
+from experiments import binary, ranges  # noqa: E402
 from mfcnn import files  # noqa: E402
 from mfcnn.run_directory import RunDirectory  # noqa: E402
 
@@ -104,6 +104,7 @@ def define_numbers(
     integers: bool = False,
     lower_bound: float = -math.inf,
     above: float = -math.inf,
+    upper_bound: float = ranges.MOST,
     empty: bool = False,
 ) -> None:
     """Defines a flag for numbers separated by commas, which come as a list of texts.
@@ -115,10 +116,12 @@ def define_numbers(
         integers: whether all have to be integers.
         lower_bound: the least that is accepted.
         above: a bound that is itself refused.
+        upper_bound: the greatest that is accepted.
         empty: whether there may be none.
     """
     bound = f" above {above:g}" if above > -math.inf else ""
     bound = f" of at least {lower_bound:g}" if lower_bound > -math.inf else bound
+    bound += f" and at most {upper_bound:g}"
     kind = "integers" if integers else "numbers"
 
     def fits(texts: Sequence[str] | None) -> bool:
@@ -126,7 +129,7 @@ def define_numbers(
             values = [int(text) if integers else float(text) for text in texts or ()]
         except ValueError:
             return False
-        inside = all(lower_bound <= v < math.inf and v > above for v in values)
+        inside = all(lower_bound <= v <= upper_bound and v > above for v in values)
         return inside and (texts is None or empty or bool(values))
 
     flags.DEFINE_list(name, default, help)

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import binary, common, pairs, sweep
+from experiments import binary, common, pairs, ranges, sweep
 from experiments.curves import Rows, column
 from mfcnn import data, empirical, models
 
@@ -88,7 +88,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
     common.define_override(
-        "width_factors", "Factors of the widths.", common.define_numbers, above=0
+        "width_factors", "Factors of the widths.", common.define_numbers, **ranges.WIDTH_FACTOR
     )
     common.define_override("examples", "Number of training examples.", lower_bound=1)
 

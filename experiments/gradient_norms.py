@@ -18,7 +18,7 @@ from absl import flags, logging
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments import binary, common
+from experiments import binary, common, ranges
 from experiments.curves import Rows, column, curves_of
 from mfcnn import activations, meanfield
 
@@ -224,12 +224,12 @@ def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("gradient_norms")
     flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")
-    flags.DEFINE_float("bias_variance", 0.05, "sigma_b^2.", lower_bound=0)
+    flags.DEFINE_float("bias_variance", 0.05, "sigma_b^2.", **ranges.VARIANCE)
     common.define_numbers(
         "weight_variances",
         ["1.0", "1.5", "1.76095", "2.75", "4.25"],
         "Values of sigma_w^2.",
-        above=0,
+        **ranges.POSITIVE_VARIANCE,
     )
     common.define_override("depth", "Number of layers L.", lower_bound=2)
     common.define_override("channels", "Channels c.", lower_bound=2)

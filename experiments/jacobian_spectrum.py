@@ -16,7 +16,7 @@ from absl import flags, logging
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import binary, common
+from experiments import binary, common, ranges
 from experiments.curves import Rows
 from mfcnn import activations, empirical, initializers, layers, meanfield
 
@@ -170,9 +170,7 @@ def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("jacobian_spectrum")
     flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")
-    flags.DEFINE_float(
-        "q_star", None, "Fixed-point variance. Default: 1 / depth.", lower_bound=1e-12
-    )
+    flags.DEFINE_float("q_star", None, "Fixed-point variance. Default: 1 / depth.", **ranges.Q_STAR)
     common.define_override("depth", "Number of layers.", lower_bound=1)
     common.define_override("channels", "Channels.", lower_bound=1)
     common.define_override("size", "Height and width of the image.", lower_bound=3)

@@ -14,7 +14,7 @@ from absl import flags
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from experiments import binary, common, dense_networks, sweep
+from experiments import binary, common, dense_networks, ranges, sweep
 from experiments.curves import Rows
 from mfcnn import data
 
@@ -66,8 +66,13 @@ def define_flags() -> None:
     common.define_override(
         "activation", "Activation.", flags.DEFINE_enum, enum_values=["tanh", "erf", "relu"]
     )
-    common.define_override("bias_std", "sigma_b.", flags.DEFINE_float, lower_bound=0)
-    common.define_override("weight_stds", "Values of sigma_w.", common.define_numbers, above=0)
+    common.define_override("bias_std", "sigma_b.", flags.DEFINE_float, **ranges.STANDARD_DEVIATION)
+    common.define_override(
+        "weight_stds",
+        "Values of sigma_w.",
+        common.define_numbers,
+        **ranges.POSITIVE_STANDARD_DEVIATION,
+    )
     common.define_override(
         "depths", "Numbers of hidden layers.", common.define_numbers, integers=True, lower_bound=1
     )

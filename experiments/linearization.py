@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import binary, common, pairs, sweep
+from experiments import binary, common, pairs, ranges, sweep
 from experiments.curves import Rows, column, curves_of
 from mfcnn import data, files
 from mfcnn.run_directory import RunDirectory
@@ -181,15 +181,15 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum("architecture", "lenet", ["lenet", "alexnet"], "The network.")
     flags.DEFINE_integer("batch_size", 32, "Examples in a step.", lower_bound=1)
-    flags.DEFINE_float("learning_rate", 0.1, "Of the network.", lower_bound=0)
-    flags.DEFINE_float("linear_learning_rate", 0.1, "Of the linearization.", lower_bound=0)
-    flags.DEFINE_float("momentum", 0.9, "Momentum.", lower_bound=0, upper_bound=1)
+    flags.DEFINE_float("learning_rate", 0.1, "Of the network.", **ranges.LEARNING_RATE)
+    flags.DEFINE_float("linear_learning_rate", 0.1, "Of the linearization.", **ranges.LEARNING_RATE)
+    flags.DEFINE_float("momentum", 0.9, "Momentum.", **ranges.FRACTION)
     flags.DEFINE_float(
-        "weight_decay", 5e-5, "Times the weights, added to the gradient.", lower_bound=0
+        "weight_decay", 5e-5, "Times the weights, added to the gradient.", **ranges.FRACTION
     )
     flags.DEFINE_enum("schedule", "linear", ["linear", "constant"], "Of the rate: to 0, or none.")
     common.define_override(
-        "width_factors", "Factors of the widths.", common.define_numbers, above=0
+        "width_factors", "Factors of the widths.", common.define_numbers, **ranges.WIDTH_FACTOR
     )
     common.define_override("epochs", "Epochs of the networks.", lower_bound=0)
     common.define_override("linear_epochs", "Epochs of the linearizations.", lower_bound=0)

@@ -18,7 +18,7 @@ from absl import flags
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from experiments import binary, common, maps, sweep
+from experiments import binary, common, maps, ranges, sweep
 from experiments.curves import Rows
 from mfcnn import activations, data, empirical
 
@@ -168,8 +168,8 @@ def define_flags() -> None:
     sweep.define_flags("ntk_change")
     flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set.")
     flags.DEFINE_enum("activation", "tanh", ["tanh", "relu", "erf"], "Activation.")
-    flags.DEFINE_float("bias_variance", 1.0, "sigma_b^2.", lower_bound=0)
-    flags.DEFINE_float("learning_rate", 1e-5, "The paper's is 1e-5.", lower_bound=0)
+    flags.DEFINE_float("bias_variance", 1.0, "sigma_b^2.", **ranges.VARIANCE)
+    flags.DEFINE_float("learning_rate", 1e-5, "The paper's is 1e-5.", **ranges.LEARNING_RATE)
     common.define_override(
         "widths", "Units of each hidden layer.", common.define_numbers, integers=True, lower_bound=1
     )

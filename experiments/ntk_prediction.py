@@ -25,7 +25,7 @@ from absl import flags, logging
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import binary, common, maps
+from experiments import binary, common, maps, ranges
 from experiments.curves import Rows
 from mfcnn import data, kernels
 
@@ -215,7 +215,7 @@ def define_flags() -> None:
         "ridge",
         "What the diagonal is raised by, in units of its mean.",
         flags.DEFINE_float,
-        lower_bound=0.0,
+        **ranges.FRACTION,
     )
 
 

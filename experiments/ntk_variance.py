@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from experiments import binary, common, maps
+from experiments import binary, common, maps, ranges
 from experiments.curves import Rows, column, curves_of
 from mfcnn import activations, empirical, meanfield
 
@@ -158,7 +158,7 @@ def define_flags() -> None:
         "bias_variances",
         ["1"],
         "Values of sigma_b^2, a row of heat maps for each.",
-        lower_bound=0,
+        **ranges.VARIANCE,
     )
     common.define_override("width", "Units of each layer in the heat maps.", lower_bound=1)
     common.define_override("depth", "Largest number of hidden layers.", lower_bound=2)

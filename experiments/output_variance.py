@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import binary, common, sweep
+from experiments import binary, common, ranges, sweep
 from experiments.curves import Rows, column, curves_of
 from mfcnn import activations, data, kernels, meanfield
 
@@ -213,9 +213,12 @@ def define_flags() -> None:
     sweep.define_flags("output_variance")
     flags.DEFINE_enum("dataset", "digits", data.NAMES, "Data set.")
     flags.DEFINE_enum("activation", "erf", ["erf", "relu", "tanh"], "Activation.")
-    flags.DEFINE_float("bias_variance", 0.1, "sigma_b^2.", lower_bound=0)
+    flags.DEFINE_float("bias_variance", 0.1, "sigma_b^2.", **ranges.VARIANCE)
     common.define_override(
-        "weight_variances", "Values of sigma_w^2.", common.define_numbers, above=0
+        "weight_variances",
+        "Values of sigma_w^2.",
+        common.define_numbers,
+        **ranges.POSITIVE_VARIANCE,
     )
     common.define_override("depth", "Number of hidden layers.", lower_bound=1)
     common.define_override(

@@ -13,7 +13,7 @@ from absl import flags, logging
 from matplotlib import colors
 from matplotlib.figure import Figure
 
-from experiments import binary, common
+from experiments import binary, common, ranges
 from mfcnn import activations, meanfield
 
 FLAGS = flags.FLAGS
@@ -104,8 +104,20 @@ def define_flags() -> None:
     """Defines the flags; only the binary itself does, so that tests can import many."""
     common.define_flags("phase_diagram")
     flags.DEFINE_enum("activation", "tanh", activations.NAMES, "Activation function.")
-    flags.DEFINE_float("max_weight_variance", 6.0, "Largest sigma_w^2.", lower_bound=0.1)
-    flags.DEFINE_float("max_bias_variance", 2.0, "Largest sigma_b^2.", lower_bound=1e-3)
+    flags.DEFINE_float(
+        "max_weight_variance",
+        6.0,
+        "Largest sigma_w^2.",
+        lower_bound=0.1,
+        upper_bound=ranges.VARIANCE["upper_bound"],
+    )
+    flags.DEFINE_float(
+        "max_bias_variance",
+        2.0,
+        "Largest sigma_b^2.",
+        lower_bound=1e-3,
+        upper_bound=ranges.VARIANCE["upper_bound"],
+    )
     common.define_override("grid", "Points in each direction.", lower_bound=2)
 
 

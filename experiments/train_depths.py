@@ -14,7 +14,7 @@ from absl import flags
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from experiments import binary, common, sweep, vanilla_sweep
+from experiments import binary, common, ranges, sweep, vanilla_sweep
 from experiments.curves import Rows, curves_of
 
 FLAGS = flags.FLAGS
@@ -80,7 +80,7 @@ def draw(rows: Rows) -> Figure:
 def define_flags() -> None:
     """Defines the flags of this binary."""
     vanilla_sweep.define_flags("train_depths", "depths", "initializations", "target")
-    flags.DEFINE_float("target_loss", 0.6, "Training loss to reach.", lower_bound=0)
+    flags.DEFINE_float("target_loss", 0.6, "Training loss to reach.", **ranges.LOSS)
 
 
 def main(_: list[str]) -> None:

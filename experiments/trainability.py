@@ -15,7 +15,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments import binary, common, maps, sweep, vanilla_sweep
+from experiments import binary, common, maps, ranges, sweep, vanilla_sweep
 from experiments.curves import Rows, column, curves_of
 from mfcnn import meanfield, models
 
@@ -141,7 +141,7 @@ def define_flags() -> None:
         integers=True,
         lower_bound=1,
     )
-    common.define_override("bias_variance", "sigma_b^2.", flags.DEFINE_float, lower_bound=0)
+    common.define_override("bias_variance", "sigma_b^2.", flags.DEFINE_float, **ranges.VARIANCE)
     common.define_override(
         "initialization",
         "Kernels of the deep block.",

@@ -15,7 +15,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments import binary, common, dense_networks, maps, sweep
+from experiments import binary, common, dense_networks, maps, ranges, sweep
 from experiments.curves import Rows
 from mfcnn import data, kernels
 
@@ -74,14 +74,19 @@ def define_flags() -> None:
     common.define_override(
         "activation", "Activation.", flags.DEFINE_enum, enum_values=["tanh", "erf", "relu"]
     )
-    common.define_override("bias_variance", "sigma_b^2.", flags.DEFINE_float, lower_bound=0)
+    common.define_override("bias_variance", "sigma_b^2.", flags.DEFINE_float, **ranges.VARIANCE)
     common.define_override(
-        "weight_variances", "Values of sigma_w^2.", common.define_numbers, above=0
+        "weight_variances",
+        "Values of sigma_w^2.",
+        common.define_numbers,
+        **ranges.POSITIVE_VARIANCE,
     )
     common.define_override(
         "depths", "Numbers of hidden layers.", common.define_numbers, integers=True, lower_bound=1
     )
-    common.define_override("rho", "Learning rate / eta_theory.", flags.DEFINE_float, lower_bound=0)
+    common.define_override(
+        "rho", "Learning rate / eta_theory.", flags.DEFINE_float, **ranges.RELATIVE_RATE
+    )
     common.define_override("width", "Units of each hidden layer.", lower_bound=1)
     common.define_override("subset", "Training examples.", lower_bound=2)
     common.define_override("test_subset", "Test examples.", lower_bound=1)

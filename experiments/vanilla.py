@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
+from experiments import ranges
 from mfcnn import data, layers, meanfield, models, training
 from mfcnn.activations import NAMES as ACTIVATIONS
 
@@ -42,6 +43,7 @@ OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 PROFILES = {"delta_orthogonal": "delta", "orthogonal": "orthogonal", "gaussian": "uniform"}
 
 FLAGS = flags.FLAGS
+_MOST_RATE = ranges.LEARNING_RATE["upper_bound"]
 
 
 def define_flags(flag_values: flags.FlagValues = FLAGS) -> None:
@@ -84,9 +86,11 @@ def _define_network(define: Any) -> None:
         None,
         "Start on the critical line with this fixed-point variance; "
         "1 / depth if no variance is given.",
+        **ranges.Q_STAR,
     )
-    define.float("weight_variance", None, "sigma_w^2, with bias_variance instead of q_star.")
-    define.float("bias_variance", None, "sigma_b^2.", lower_bound=0.0)
+    weight_variance = "sigma_w^2, with bias_variance instead of q_star."
+    define.float("weight_variance", None, weight_variance, **ranges.VARIANCE)
+    define.float("bias_variance", None, "sigma_b^2.", **ranges.VARIANCE)
     define.enum(
         "padding",
         "same",
@@ -101,13 +105,13 @@ def _define_network(define: Any) -> None:
         "readout_scale",
         None,
         "Factor before the readout; 1 is none, 1 / sqrt(q_star) the default.",
-        lower_bound=1e-12,
+        **ranges.SCALE,
     )
     define.float(
         "bias_scale",
         None,
         "The deep block's bias variables are divided by it; sqrt(q_star) if not given, 1 is none.",
-        lower_bound=1e-12,
+        **ranges.SCALE,
     )
     define.boolean(
         "critical_readout",
@@ -133,7 +137,8 @@ def _define_optimizer(define: Any, flag_values: flags.FlagValues) -> None:
         ("constant", "cosine"),
         "The learning rate over the steps: constant, or falling to zero along a cosine.",
     )
-    define.float("rho", 0.3, "Fraction of the largest stable rate, for auto.", lower_bound=1e-6)
+    rho = "Fraction of the largest stable rate, for auto."
+    define.float("rho", 0.3, rho, **ranges.RELATIVE_RATE)
     define.boolean(
         "fused",
         False,
@@ -166,7 +171,7 @@ def _define_machine(define: Any) -> None:
     define.integer("logical_cpus", None, "Logical devices to split the CPU into.", lower_bound=1)
     define.string("tpu", "local", "TPU name or address, for strategy=tpu.")
     define.float(
-        "worker_timeout", 300.0, "Seconds to wait for the other hosts or the TPU.", lower_bound=1.0
+        "worker_timeout", 300.0, "Seconds to wait for the other hosts or the TPU.", **ranges.SECONDS
     )
     define.enum(
         "precision",
@@ -185,13 +190,15 @@ def _define_machine(define: Any) -> None:
 
 def _validate(flag_values: flags.FlagValues) -> None:
     """Registers what is asked of a value, or of several flags together."""
-    for name in ("q_star", "weight_variance"):
-        flags.register_validator(
-            name, _is_positive, f"{name} must be positive", flag_values=flag_values
-        )
+    flags.register_validator(
+        "weight_variance",
+        lambda value: value is None or value > 0,
+        "weight_variance must be positive",
+        flag_values=flag_values,
+    )
     flags.register_validator(
         "strides",
-        lambda value: all(s.isdigit() and int(s) > 0 for s in value),
+        lambda value: all(s.isdigit() and 0 < int(s) <= ranges.MOST for s in value),
         "strides must be positive integers, as 1,2,2",
         flag_values=flag_values,
     )
@@ -216,15 +223,15 @@ def define_learning_rate(
     flags.DEFINE_string(name, default, help, flag_values=flag_values)
     flags.register_validator(
         name,
-        lambda value: value == "auto" or _is_positive(value),
-        f"{name} must be auto or a positive number",
+        lambda value: value is None or value == "auto" or _is_rate(value),
+        f"{name} must be auto or a positive number of at most {_MOST_RATE:g}",
         flag_values=flag_values,
     )
 
 
-def _is_positive(value: Any) -> bool:
+def _is_rate(value: Any) -> bool:
     try:
-        return value is None or 0 < float(value) < math.inf
+        return 0 < float(value) <= _MOST_RATE
     except ValueError:
         return False
 

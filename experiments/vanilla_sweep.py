@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 from matplotlib.axes import Axes
 
-from experiments import common, sweep, vanilla
+from experiments import common, ranges, sweep, vanilla
 from experiments.curves import Rows, column
 from mfcnn import data, layers, models, training
 from mfcnn.activations import NAMES as ACTIVATIONS
@@ -73,14 +73,10 @@ _SWEPT: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     "learning_rates": (
         common.define_numbers,
         "Learning rates times the depth, tried for each.",
-        {"above": 0},
+        ranges.POSITIVE_LEARNING_RATE,
     ),
-    "weight_variances": (common.define_numbers, "Values of sigma_w^2.", {"above": 0}),
-    "target": (
-        flags.DEFINE_float,
-        "Training accuracy to reach.",
-        {"lower_bound": 0, "upper_bound": 1},
-    ),
+    "weight_variances": (common.define_numbers, "Values of sigma_w^2.", ranges.POSITIVE_VARIANCE),
+    "target": (flags.DEFINE_float, "Training accuracy to reach.", ranges.FRACTION),
 }
 
 

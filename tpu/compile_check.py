@@ -32,7 +32,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from absl import flags  # noqa: E402
 
-from experiments import binary, vanilla  # noqa: E402
+from experiments import binary, ranges, vanilla  # noqa: E402
 from mfcnn import borrowed, training  # noqa: E402
 from mfcnn.training import reduction  # noqa: E402
 
@@ -124,7 +124,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("python", sys.executable, "Python that has jax and libtpu.")
     flags.DEFINE_boolean("largest", False, "Find the largest depth that fits instead.")
-    flags.DEFINE_float("compile_timeout", 1800.0, "Seconds for one compilation.", lower_bound=1.0)
+    flags.DEFINE_float("compile_timeout", 1800.0, "Seconds for one compilation.", **ranges.SECONDS)
     flags.register_validator(
         "topology",
         lambda name: device_count(name) > 0,

@@ -34,7 +34,7 @@ from types import FrameType
 
 from absl import flags
 
-from experiments import binary
+from experiments import binary, ranges
 
 FLAGS = flags.FLAGS
 
@@ -57,9 +57,12 @@ def define_flags() -> None:
         lower_bound=0,
     )
     flags.DEFINE_integer("max_restarts", 10, "Restarts of all processes.", lower_bound=0)
-    flags.DEFINE_float("restart_delay", 2.0, "Seconds before a restart.", lower_bound=0.0)
+    flags.DEFINE_float("restart_delay", 2.0, "Seconds before a restart.", **ranges.SECONDS)
     flags.DEFINE_float(
-        "grace", 60.0, "Seconds that processes have to leave before they are killed.", lower_bound=0
+        "grace",
+        60.0,
+        "Seconds that processes have to leave before they are killed.",
+        **ranges.SECONDS,
     )
     flags.DEFINE_string("worker_logs", None, "Folder of worker_N.log; stdout if not given.")
     flags.DEFINE_boolean(

@@ -51,16 +51,16 @@ def nonsense(flag):
         assert parser.lower_bound is not None, f"--{flag.name} has no bound"
         return ["x", "1.5", "nan", "", str(parser.lower_bound - 1)]
     if kind == "FloatParser":
-        above = [] if parser.upper_bound is None else [str(parser.upper_bound + 1)]
-        return ["x", "nan", "inf", "-inf", "", "-1", *above]
+        assert None not in (parser.lower_bound, parser.upper_bound), f"--{flag.name} has no range"
+        return ["x", "nan", "inf", "-inf", "", "-1", "1e30", str(2 * parser.upper_bound)]
     if kind in ("ListParser", "WhitespaceSeparatedListParser"):
         none = [] if flag.name == "strides" else [""]  # a network may be without a stem
-        return [*none, "nothing", "1,nothing", "-1", "nan"]
+        return [*none, "nothing", "1,nothing", "-1", "nan", "1e30", "1" + 30 * "0"]
     if kind == "EnumParser":
         return ["nothing", ""]
     if kind == "BooleanParser":
         return ["maybe"]
-    return {"output_dir": [""], "learning_rate": ["", "fast", "0", "-1", "nan", "inf"]}.get(
+    return {"output_dir": [""], "learning_rate": ["", "fast", "0", "-1", "nan", "inf", "1e30"]}.get(
         flag.name, ["", "nothing"]
     )
 
