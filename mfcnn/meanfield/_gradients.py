@@ -136,7 +136,9 @@ def propagate(
     if not np.all(np.isfinite(norms)):
         layer = int(np.argmin(np.isfinite(norms))) + 1
         raise ValueError(
-            f"The variance of the signals leaves the range of float64 by layer {layer} of {depth}."
+            f"The signals die out or overflow: their variance leaves the range of float64 by layer "
+            f"{layer} of {depth} at weight_variance={weight_variance:g}, bias_variance="
+            f"{bias_variance:g}."
         )
     return Propagation(variances, slopes, norms, float(jacobian))
 

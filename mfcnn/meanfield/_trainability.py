@@ -101,8 +101,10 @@ def trainability(
         inputs = np.array(max(_second_moment(activation, point.q_star), 1e-24))
     law = activation, weight_variance, bias_variance
     # Delta-orthogonal kernels turn each position's vector: its length is not random.
-    rigid = orthogonal and width is not None and _is_uniform(profile, "same")
-    passes = _passes(*law, depth, inputs, profile, sizes, padding, width if rigid else np.inf)
+    sphere = np.inf
+    if orthogonal and width is not None and _is_uniform(profile, "same"):
+        sphere = float(width)
+    passes = _passes(*law, depth, inputs, profile, sizes, padding, sphere)
     rates = _mode_rates(point, passes, profile, sizes, padding)
     return Trainability(
         depth=depth,
