@@ -248,3 +248,11 @@ def _spread_and_extremes(name, orthogonal, depth, n, draws):
     ):
         error = values.std(ddof=1) / np.sqrt(draws)
         assert abs(values.mean() - expected) < 4 * error + bias + 1e-9
+
+
+def test_the_density_does_not_hang_on_how_many_points_are_asked_for():
+    points = np.geomspace(1e-3, 5, 3000)  # several chunks
+    arguments = ("tanh", 1.3, 4, 0.4)
+    whole = meanfield.jacobian_density(*arguments, points)
+    parts = [meanfield.jacobian_density(*arguments, points[k : k + 1])[0] for k in (0, 700, 2999)]
+    np.testing.assert_allclose(parts, whole[[0, 700, 2999]], rtol=1e-9, atol=1e-13)

@@ -164,3 +164,48 @@ def test_basins_end_at_fixed_points_and_the_map_moves_as_they_say(name):
         assert below.q_star == basins[0].q_star
         with pytest.raises(meanfield.NoFixedPointError):
             meanfield.fixed_point(name, weight_variance, bias_variance, 1.1 * border)
+
+
+@pytest.mark.parametrize("depth", [1, 7, 200, 30_000])
+@pytest.mark.parametrize("padding", ["circular", "same"])
+@pytest.mark.parametrize(
+    ("name", "weight_variance", "bias_variance"),
+    [("tanh", 1.0, 0.05), ("tanh", 1.05, 2.01e-5), ("tanh", 3.0, 0.05), ("relu", 2.0, 0.0)],
+)
+def test_the_sentence_says_what_the_numbers_say(
+    name, weight_variance, bias_variance, padding, depth
+):
+    verdict = meanfield.trainability(
+        name, weight_variance, bias_variance, depth, "gs2", size=2, padding=padding
+    )
+    words = str(verdict)
+    assert ("should train" in words) == verdict.trainable
+    assert ("will not train" in words) == (not verdict.trainable)
+    assert f"{depth} " in words and "nan" not in words
+    assert " inf" not in words.replace("infinite", "").replace("infinity", "")
+    if np.isfinite(verdict.max_depth):
+        assert f"= {verdict.max_depth:.4g} layers" in words
+    by_border = verdict.max_depth < 0.99 * 6 * verdict.xi_c
+    assert ("zeros at the border" in words) == by_border
+    if padding == "circular":
+        assert not by_border and verdict.phase in words.lower()
+
+
+@pytest.mark.parametrize("initial", [None, 0.5])
+@pytest.mark.parametrize("padding", ["circular", "same"])
+@pytest.mark.parametrize("size", [1, (1, 2), (1, 1, 1)])
+def test_the_smallest_images_have_a_verdict(size, padding, initial):
+    rank = len(size) if np.ndim(size) else 2
+    profile = np.full([3] * rank, 3.0**-rank)
+    verdict = meanfield.trainability(
+        "tanh", 1.2, 0.01, 3, profile, size=size, padding=padding, input_variance=initial
+    )
+    assert verdict.modes == np.prod(np.broadcast_to(size, rank))
+    if padding == "same" and size in (1, (1, 1, 1)):
+        # One position: only the centre tap sees it, so a dense layer of variance w / 3^rank.
+        dense = meanfield.log_gradient_norms(
+            "tanh", 1.2 / 3**rank, 0.01, 3, 0.5 if initial else 1.0, [1.0], 1
+        )
+        if initial:
+            expected = (dense[0] - dense[-1]) / np.log(10)
+            np.testing.assert_allclose(verdict.log10_gradient_ratio, expected, rtol=1e-9)
