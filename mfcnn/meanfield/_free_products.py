@@ -276,8 +276,11 @@ def _binomial_quantiles(levels: np.ndarray, share: float, width: int) -> np.ndar
     """Numbers of slopes out of `width` that are not zero, at least one."""
     if share == 1:
         return np.full(levels.size, width)
-    below = stats.binom.cdf(np.arange(width + 1), width, share)
-    return np.clip(np.searchsorted(below, levels), 1, width)
+    reach = 12 * np.sqrt(width * share * (1 - share)) + 12  # no level lies beyond it
+    low = max(1, int(width * share - reach))
+    counts = np.arange(low, min(width, int(width * share + reach) + 1) + 1)
+    below = stats.binom.cdf(counts[:-1], width, share)
+    return counts[np.searchsorted(below, levels)]
 
 
 def _thinned(d: np.ndarray, weights: np.ndarray, most: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -86,7 +86,7 @@ class Trainability:
         return (
             f"{self._phase_in_words()}: {self._fate_in_words()}. Squared gradients first to last "
             f"layer {_power(self.log10_gradient_ratio)}, log-spread of the Jacobian's singular "
-            f"values {self.log_spread:.3g} ({self.s_min:.3g} to {self.s_max:.3g}){modes}."
+            f"values {self.log_spread:.3g} ({_value(self.s_min)} to {_value(self.s_max)}){modes}."
             f"{self._other_fixed_points()}{self._finite_width()}"
         )
 
@@ -146,3 +146,10 @@ def _power(exponent: float) -> str:
 
 def _number(value: float) -> str:
     return "infinity" if np.isinf(value) else f"{value:.3g}"
+
+
+def _value(singular_value: float) -> str:
+    """In words where float64 has overflowed: singular values are positive and finite."""
+    if singular_value == 0:
+        return "below 1e-308"
+    return "above 1e308" if np.isinf(singular_value) else f"{singular_value:.3g}"

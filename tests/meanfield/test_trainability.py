@@ -166,7 +166,7 @@ def test_basins_end_at_fixed_points_and_the_map_moves_as_they_say(name):
             meanfield.fixed_point(name, weight_variance, bias_variance, 1.1 * border)
 
 
-@pytest.mark.parametrize("depth", [1, 7, 200, 30_000])
+@pytest.mark.parametrize("depth", [1, 200, 3000])
 @pytest.mark.parametrize("padding", ["circular", "same"])
 @pytest.mark.parametrize(
     ("name", "weight_variance", "bias_variance"),
