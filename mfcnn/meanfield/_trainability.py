@@ -60,8 +60,8 @@ def trainability(
         input_variance: mean square of the first layer's inputs, a number or one for each position;
             None for inputs that are at the fixed point already.
         width: the number of channels, for what it changes: `Trainability.width_deviation`, the
-            extreme singular values, and with delta-orthogonal kernels the moments, which are those
-            of a sphere (2 / width). None is the limit of many.
+            extreme singular values, and with delta-orthogonal kernels the output's variance,
+            which is that of vectors on a sphere (by 2 / width). None is the limit of many.
 
     Returns:
         A `Trainability`, whose str() is one sentence.
@@ -100,11 +100,12 @@ def trainability(
     if inputs is None:
         inputs = np.array(max(_second_moment(activation, point.q_star), 1e-24))
     law = activation, weight_variance, bias_variance
-    # Delta-orthogonal kernels turn each position's vector: its length is not random.
-    sphere = np.inf
+    passes = outputs = _passes(*law, depth, inputs, profile, sizes, padding)
     if orthogonal and width is not None and _is_uniform(profile, "same"):
-        sphere = float(width)
-    passes = _passes(*law, depth, inputs, profile, sizes, padding, sphere)
+        # Delta-orthogonal kernels turn each position's vector: its length is not random. That
+        # raises the variances; the slopes that gradients meet are no lower for it, since they are
+        # orthogonal to the signal and so rather where it is small.
+        outputs = _passes(*law, depth, inputs, profile, sizes, padding, float(width))
     rates = _mode_rates(point, passes, profile, sizes, padding)
     return Trainability(
         depth=depth,
@@ -115,6 +116,7 @@ def trainability(
         padding=padding,
         width=width,
         fixed_points=variance_basins(*law),
+        output_variance=float(np.mean(outputs.variances[-1])),
         **_depth_limit(point, rates, depth),
         **_gradients(point, passes, depth),
         **_jacobian(activation, weight_variance, orthogonal, width, sizes, point, passes, depth),
@@ -130,7 +132,7 @@ def _passes(
     profile: np.ndarray,
     sizes: tuple[int, ...],
     padding: str,
-    sphere: float,
+    sphere: float = np.inf,
 ) -> Propagation:
     """Through the layers one by one, of one position where all are alike."""
     if padding != "valid" and inputs.ndim == 0 and _is_uniform(profile, padding):
@@ -201,7 +203,6 @@ def _gradients(point: FixedPoint, passes: Propagation, depth: int) -> dict[str, 
         return {
             "gradient_ratio": float(np.exp(np.float64(log_ratio))),
             "log10_gradient_ratio": float(log_ratio / np.log(10)),
-            "output_variance": float(np.mean(passes.variances[-1])),
         }
 
 
