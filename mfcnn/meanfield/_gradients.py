@@ -137,8 +137,7 @@ def propagate(
         layer = int(np.argmin(np.isfinite(norms))) + 1
         raise ValueError(
             f"The signals die out or overflow: their variance leaves the range of float64 by layer "
-            f"{layer} of {depth} at weight_variance={weight_variance:g}, bias_variance="
-            f"{bias_variance:g}."
+            f"{layer} of {depth}."
         )
     return Propagation(variances, slopes, norms, float(jacobian))
 
