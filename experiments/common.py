@@ -59,7 +59,7 @@ __all__ = [
     "write_csv",
 ]
 
-_STYLE = {
+_STYLE: Any = {
     "figure.dpi": 110,
     "savefig.dpi": 150,
     "font.size": 10,

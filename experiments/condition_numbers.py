@@ -43,7 +43,7 @@ _PAPER = {"configurations": [(12, 6), (12, 8), (24, 6)], "max_depth": 2048}
 
 def variances(phase: str, activation: str, q_star: float) -> tuple[float, float]:
     """(weight_variance, bias_variance) of a phase, all with the bias of the critical point."""
-    weight_variance, bias_variance = meanfield.critical_point(activation, q_star)
+    weight_variance, bias_variance = map(float, meanfield.critical_point(activation, q_star))
     return _FACTORS[phase] * weight_variance, bias_variance
 
 

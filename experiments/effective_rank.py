@@ -99,7 +99,7 @@ def main(_: list[str]) -> None:
     directory = sweep.open_sweep(settings)
     architecture, dataset, seed = (settings[k] for k in ("architecture", "dataset", "seed"))
     side = pairs.digits_side(architecture, dataset)
-    images, _ = data.load_arrays(dataset, "train", settings["examples"], seed, resize=side)
+    images = data.load_arrays(dataset, "train", settings["examples"], seed, resize=side)[0]
     points = [
         {"architecture": architecture, "width_factor": float(factor)}
         for factor in settings["width_factors"]

@@ -131,7 +131,7 @@ def ensemble(
 def iterated_modes(point: meanfield.FixedPoint, depth: int, amplitude: float) -> np.ndarray:
     """Fourier coefficients [depth + 1, n] of epsilon by the covariance map itself."""
     start = start_covariance(point, amplitude).reshape(1, SIZE, 1, SIZE)
-    exact = meanfield.covariance_trajectory(start, *_NETWORK, depth)
+    exact = np.asarray(meanfield.covariance_trajectory(start, *_NETWORK, depth))
     return modes_of(_fixed_covariance(point) - exact.reshape(-1, SIZE, SIZE)).real
 
 

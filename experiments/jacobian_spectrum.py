@@ -68,12 +68,13 @@ def measure(kind: str, settings: Mapping[str, Any]) -> np.ndarray:
     """
     activation, q_star = settings["activation"], settings["q_star"]
     depth, channels, size = (settings[name] for name in ("depth", "channels", "size"))
-    variances = meanfield.critical_point(activation, q_star)
-    scale = float(np.sqrt((q_star - variances[1]) / variances[0]))
+    weight_variance, bias_variance = map(float, meanfield.critical_point(activation, q_star))
+    scale = float(np.sqrt((q_star - bias_variance) / weight_variance))
+    network = kind, activation, (weight_variance, bias_variance), depth, channels, size
     values = []
     for i in range(settings["draws"]):
         seed = settings["seed"] * 100_003 + 2 * i
-        model = random_stack(kind, activation, variances, depth, channels, size, seed)
+        model = random_stack(*network, seed)
         draws = np.random.default_rng(seed)
         x = scale * draws.standard_normal((size, size, channels)).astype(np.float32)
         values.append(empirical.jacobian_singular_values(model, x))
@@ -92,7 +93,7 @@ def summarize(values: np.ndarray) -> tuple[float, float, float, float]:
 def compare(kind: str, values: np.ndarray, settings: Mapping[str, Any]) -> Rows:
     """The row of a kind: moments of the squared singular values beside theory's; logs them."""
     activation, depth, q_star = (settings[name] for name in ("activation", "depth", "q_star"))
-    weight_variance, _ = meanfield.critical_point(activation, q_star)
+    weight_variance = float(meanfield.critical_point(activation, q_star)[0])
     theory = meanfield.jacobian_moments(
         activation, weight_variance, depth, q_star, kind != "gaussian"
     )
@@ -137,7 +138,7 @@ def draw(spectra: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> Figu
 def _draw_spectrum(axis: Axes, kind: str, values: np.ndarray, settings: Mapping[str, Any]) -> None:
     """Histogram of log10 of the singular values over the theory's density."""
     activation, depth, q_star = (settings[name] for name in ("activation", "depth", "q_star"))
-    weight_variance, _ = meanfield.critical_point(activation, q_star)
+    weight_variance = float(meanfield.critical_point(activation, q_star)[0])
     logs = np.log10(np.maximum(values.ravel(), 1e-12))
     # Below about 1e-6 of the largest there is only the rounding of float32.
     low, high = max(np.quantile(logs, 0.005), logs.max() - 6.0), logs.max()

@@ -54,7 +54,7 @@ def kappas(
 
 def starts() -> dict[tuple[str, str], tuple[float, float]]:
     """(weight_variance, bias_variance) by activation and phase."""
-    critical, bias = meanfield.critical_point("erf", 0.5)
+    critical, bias = map(float, meanfield.critical_point("erf", 0.5))
     erf = (0.7 * critical, bias), (critical, bias), (1.6 * critical, bias)
     relu = (1.5, 0.05), (2.0, 0.0), (2.5, 0.05)
     return {

@@ -22,7 +22,7 @@ def critical_weight_variance(activation: str, bias_variance: float) -> float:
     homogeneity = activations.get(activation).homogeneity
     if homogeneity is not None:
         return 1 / homogeneity
-    return meanfield.critical_weight_variance(activation, bias_variance)
+    return float(meanfield.critical_weight_variance(activation, bias_variance))
 
 
 def table(

@@ -10,6 +10,7 @@ the end, and the least loss.
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -137,7 +138,7 @@ def draw(rows: Rows, critical: float) -> Figure:
         len(widths), len(panels), figsize=(2.7 * len(panels), 2.5 * len(widths)), squeeze=False
     )
     # One scale for all maps of a quantity, so that steps and widths can be compared.
-    norms = {}
+    norms: dict[str, Any] = {}
     for quantity in ("change", "least_loss"):
         values = np.array([r[quantity] for r in rows])
         values = values[np.isfinite(values) & (values > 0)]

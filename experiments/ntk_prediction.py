@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import binary, common, maps, ranges
-from experiments.curves import Rows
+from experiments.curves import Rows, column
 from mfcnn import data, kernels
 
 FLAGS = flags.FLAGS
@@ -131,10 +131,8 @@ def measure_depths(
     ]
     for readout in READOUTS:
         kernel = kernels.convolutional(depths, *arguments, readout=readout)
-        train, test = (
-            kernel(*inputs, get=("ntk",), log_scale=True)
-            for inputs in ((x_train,), (x_test, x_train))
-        )
+        train = kernel(x_train, get=("ntk",), log_scale=True)
+        test = kernel(x_test, x_train, get=("ntk",), log_scale=True)
         # Each call has a scale of its own.
         factor = np.exp(np.asarray(test.log_scale) - np.asarray(train.log_scale))
         for row, train_train, test_train, f in zip(rows, train.ntk, test.ntk, factor):
@@ -193,7 +191,7 @@ def report(rows: Rows) -> None:
     """Prints where each readout is at its best."""
     for readout in READOUTS:
         name = f"accuracy_{readout}"
-        row = max(rows, key=lambda row, name=name: np.nan_to_num(row[name]))
+        row = rows[int(np.argmax(np.nan_to_num(column(rows, name))))]
         print(
             f"{readout}: best accuracy {row[name]:.3f} at depth {row['depth']}, "
             f"weight variance {row['weight_variance']:.2f} ({row['phase']})"

@@ -152,7 +152,7 @@ def rates(
 
 def measure(settings: Mapping[str, Any]) -> tuple[Rows, Rows]:
     """The rows of the spectra at all depths, and those of the fitted rates, which it prints."""
-    critical, bias_variance = meanfield.critical_point("erf", settings["q_star"])
+    critical, bias_variance = map(float, meanfield.critical_point("erf", settings["q_star"]))
     m, size = settings["inputs"], settings["size"]
     rows, table = [], []
     for phase, factor in _FACTORS.items():
@@ -201,7 +201,7 @@ def _draw_field(axis: Axes, rows: Rows, field: str) -> None:
         depth, found, law = (column(curve, name) for name in ("depth", field, f"{field}_law"))
         label = architecture.upper().replace("_", "-")
         # FCN and CNN-F agree: the circles lie inside each other.
-        look = {"ms": 7 - 2 * i, "mfc": "none", "color": f"C{i}"}
+        look: dict[str, Any] = {"ms": 7 - 2 * i, "mfc": "none", "color": f"C{i}"}
         axis.plot(depth, found, "o", label=label, **look)
         good = (law > 0) & np.isfinite(law) & np.isfinite(found)
         axis.plot(depth[good], law[good], "-", color=f"C{i}")

@@ -137,9 +137,8 @@ def predicted_variances(network: Network, examples: Examples) -> tuple[float, fl
     )
     n, s = len(theta), len(examples.x)
     off = ~np.eye(n, dtype=bool)
-    theorem = meanfield.trained_output_variance(
-        np.mean(np.diag(theta)), theta[off].mean(), np.mean(np.diag(nngp)), nngp[off].mean(), s
-    )
+    means = (float(k.mean()) for k in (np.diag(theta), theta[off], np.diag(nngp), nngp[off]))
+    theorem = meanfield.trained_output_variance(*means, s)
     smoother = np.linalg.solve(theta[:s, :s], theta[:s, s:]).T
     rows = np.concatenate([-smoother, np.eye(n - s)], axis=1)
     return theorem, float(np.mean(np.sum(rows @ nngp * rows, axis=1)))

@@ -58,7 +58,7 @@ def rows_of(
 ) -> Iterator[dict[str, Any]]:
     """The rows of the table, one for each point of the grid."""
     fields = ("phase", "q_star", "c_star", "chi_1", "chi_c", "chi_q", "xi_c")
-    for i, j in np.ndindex(points.q_star.shape):
+    for i, j in np.ndindex(np.shape(points.q_star)):
         yield {"weight_variance": weights[i], "bias_variance": biases[j]} | {
             name: getattr(points, name)[i, j] for name in fields
         }
@@ -73,21 +73,19 @@ def draw(
 ) -> Figure:
     """Figure S1 beside the map of xi_c."""
     figure, (left, right) = common.subplots(1, 2, figsize=(10, 4.2))
-    chi = points.chi_1.T
-    left.contourf(weights, biases, chi, levels=[0, 1], colors=["#dfe8f5"])
-    left.contourf(weights, biases, chi, levels=[1, 1e9], colors=["#f8e3dc"])
+    phases, chi_1, xi_c = (np.asarray(v) for v in (points.phase, points.chi_1, points.xi_c))
+    left.contourf(weights, biases, chi_1.T, levels=[0, 1], colors=["#dfe8f5"])
+    left.contourf(weights, biases, chi_1.T, levels=[1, 1e9], colors=["#f8e3dc"])
     if len(line):
         shown = left.scatter(*line[:, :2].T, c=line[:, 2], s=14, cmap="viridis")
         figure.colorbar(shown, ax=left, label="$q^*$ on the critical line")
     for name in ("ordered", "chaotic"):
-        inside = np.argwhere(points.phase == name)
-        if len(inside) > 0.03 * points.phase.size:
+        inside = np.argwhere(phases == name)
+        if len(inside) > 0.03 * phases.size:
             i, j = inside.mean(axis=0).astype(int)
             left.text(weights[i], biases[j], name, ha="center", fontsize=12)
     norm = colors.LogNorm(0.1, 1e4, clip=True)
-    shown = right.pcolormesh(
-        weights, biases, points.xi_c.T, norm=norm, cmap="magma", rasterized=True
-    )
+    shown = right.pcolormesh(weights, biases, xi_c.T, norm=norm, cmap="magma", rasterized=True)
     figure.colorbar(shown, ax=right, label="depth scale $\\xi_c$ [layers]")
     right.grid(False)
     if len(line):
@@ -133,7 +131,7 @@ def main(_: list[str]) -> None:
         common.write_csv(directory / "critical_line.csv", (dict(zip(columns, row)) for row in line))
     figure = draw(weights, biases, points, line, f"Phase diagram of {settings['activation']}")
     common.save_figure(figure, directory / "phase_diagram.png")
-    phases = points.phase
+    phases = np.asarray(points.phase)
     counts = {str(name): int(np.sum(phases == name)) for name in np.unique(phases)}
     logging.info("%d points: %s. Written to %s", phases.size, counts, directory)
 

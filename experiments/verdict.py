@@ -72,8 +72,10 @@ def expected(
         images, *start, strides=vanilla.stem_strides(config), padding=padding
     )
     profile = vanilla.PROFILES[config["initialization"]]
-    last = meanfield.covariance_trajectory(
-        covariance, *start, profile, config["depth"], padding, last_only=True
+    last = np.asarray(
+        meanfield.covariance_trajectory(
+            covariance, *start, profile, config["depth"], padding, last_only=True
+        )
     )
     n = int(np.prod(last.shape[:3]))
     blocks = last.reshape(2, n // 2, 2, n // 2)

@@ -97,8 +97,8 @@ def weight_spectrum(
             if size * c <= dense_limit:
                 matrix = draw.standard_normal((size * c, size * c)) / np.sqrt(size * c)
                 dense.append(np.linalg.svd(matrix, compute_uv=False))
-        pooled = (np.sort(np.ravel(values)) if values else None for values in (convolution, dense))
-        result.append(Spectrum(c, *pooled))
+        pooled = np.sort(np.ravel(convolution))
+        result.append(Spectrum(c, pooled, np.sort(np.ravel(dense)) if dense else None))
     return result
 
 

@@ -105,8 +105,9 @@ class Report:
         if self.fits:
             parts = ("arguments", "temporaries", "code")
             text = ", ".join(f"{k} {self.compiled[k] / 2**30:.2f}" for k in parts)
-            share = f" = {self.hbm / self.available:.0%}" if self.available else ""
-            lines.append(f"HBM a chip:   {self.hbm / 2**30:.2f} GiB ({text}) of {available}{share}")
+            hbm = self.hbm or 0
+            share = f" = {hbm / self.available:.0%}" if self.available else ""
+            lines.append(f"HBM a chip:   {hbm / 2**30:.2f} GiB ({text}) of {available}{share}")
         else:
             lines.append(f"HBM a chip:   more than {available}: {self.error.splitlines()[0]}")
         return "\n".join(lines)
@@ -241,7 +242,7 @@ def largest_depth(
         print(f"depth {depth}: {'fits' if report.fits else 'does not fit'}", flush=True)
         if report.fits:
             low, best = depth, report
-            used.append((depth, report.hbm))
+            used.append((depth, report.hbm or 0))
         else:
             high = depth
         depth = _next_depth(used, low, high, report.available, tolerance)

@@ -31,6 +31,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Any
 
 from absl import flags
 
@@ -165,7 +166,7 @@ class Process:
             {"cluster": {"worker": list(hosts)}, "task": {"type": "worker", "index": index}}
         )
         self._log_path = log_dir and os.path.join(log_dir, f"worker_{index}.log")
-        self._process = None
+        self._process: Any = None  # the subprocess.Popen, from `start` on
 
     def start(self) -> None:
         """Starts it."""
@@ -257,7 +258,8 @@ def _generation(processes: Sequence[Process], grace: float, stop: _Stop) -> dict
         statuses = {process.index: process.status() for process in processes}
         running = [process for process in processes if statuses[process.index] is None]
         if not running:
-            return {i: status for i, status in statuses.items() if i not in killed}
+            ended = {i: status for i, status in statuses.items() if status is not None}
+            return {i: status for i, status in ended.items() if i not in killed}
         if stop.signum and not passed_on:
             passed_on = stop.signum
             for process in running:
@@ -287,7 +289,7 @@ def main(argv: list[str]) -> int:
     if FLAGS.processes:
         alone = FLAGS.isolate and isolate()
         ports = free_ports(FLAGS.processes)
-        hosts, indices = [f"localhost:{port}" for port in ports], range(FLAGS.processes)
+        hosts, indices = [f"localhost:{port}" for port in ports], list(range(FLAGS.processes))
         if not alone:
             listed = ", ".join(map(str, ports))
             sys.stderr.write(
