@@ -6,7 +6,7 @@ flag means is written here, once.
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -62,19 +62,20 @@ class _Definer:
     """absl's DEFINE functions for one set of flag values."""
 
     def __init__(self, flag_values: flags.FlagValues) -> None:
-        for kind in ("boolean", "enum", "float", "integer", "list", "string"):
-            define = getattr(flags, f"DEFINE_{kind}")
-            setattr(self, kind, functools.partial(define, flag_values=flag_values))
+        self._flag_values = flag_values
+
+    def __getattr__(self, kind: str) -> Callable:
+        return functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=self._flag_values)
 
 
-def _define_data(define: Any) -> None:
+def _define_data(define: _Definer) -> None:
     define.enum("dataset", "digits", data.NAMES, "Data set; digits needs no download.")
     define.integer("subset", None, "Training examples to use; all if not given.", lower_bound=1)
     define.integer("test_subset", None, "Test examples to use; all if not given.", lower_bound=1)
     define.integer("resize", None, "Side of the images in pixels.", lower_bound=1)
 
 
-def _define_network(define: Any) -> None:
+def _define_network(define: _Definer) -> None:
     define.integer("depth", 1000, "Convolutions of the deep block.", lower_bound=1)
     define.integer("filters", 16, "Channels of the deep block.", lower_bound=1)
     define.enum(
@@ -122,7 +123,7 @@ def _define_network(define: Any) -> None:
     define.enum("readout", "pool", models.READOUTS, "Global average pooling or flatten.")
 
 
-def _define_optimizer(define: Any, flag_values: flags.FlagValues) -> None:
+def _define_optimizer(define: _Definer, flag_values: flags.FlagValues) -> None:
     define.enum("optimizer", "adam", OPTIMIZERS, "Optimizer; momentum is SGD with 0.9.")
     define_learning_rate(
         "learning_rate",
@@ -147,7 +148,7 @@ def _define_optimizer(define: Any, flag_values: flags.FlagValues) -> None:
     )
 
 
-def _define_training(define: Any) -> None:
+def _define_training(define: _Definer) -> None:
     define.integer("batch_size", 32, "Examples in a step, of all replicas.", lower_bound=1)
     define.integer("steps", 800, "Training steps in all.", lower_bound=1)
     define.integer("eval_every", 100, "Steps between two rows of metrics.csv.", lower_bound=1)
@@ -160,7 +161,7 @@ def _define_training(define: Any) -> None:
     define.integer("seed", 0, "Seed of weights and data order.", lower_bound=0)
 
 
-def _define_machine(define: Any) -> None:
+def _define_machine(define: _Definer) -> None:
     define.enum(
         "strategy",
         "default",
@@ -255,12 +256,15 @@ def set_precision(config: Config) -> None:
     keras.config.set_dtype_policy("mixed_bfloat16" if bfloat16 else "float32")
 
 
-def learning_rate(config: Config, model: keras.Model, dataset: data.ImageData) -> tuple[float, str]:
+def learning_rate(
+    config: Config, model: keras.Model, dataset: data.ImageData | None
+) -> tuple[float, str]:
     """The learning rate of the flags, and in words where it comes from."""
     if config["learning_rate"] != "auto":
         return float(config["learning_rate"]), "as given"
     if config["optimizer"] in ("adam", "rmsprop"):
         return 0.01 / config["depth"], "0.01 / depth, the law measured for adaptive steps"
+    assert dataset is not None, "a rate from the network's NTK needs its images"
     images, _ = next(iter(dataset.train_batches()))
     # From 16 to 256 images lambda_max / n varies by a third. Each replica holds all of these.
     rate, lambda_max = training.ntk_learning_rate(model, images[:32], config["rho"])
