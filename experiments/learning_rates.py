@@ -7,6 +7,7 @@ accuracy over training against rho = eta / eta_theory; theory says that it break
 largest rho at which the training loss fell to its end.
 """
 
+import functools
 import pathlib
 
 import numpy as np
@@ -19,6 +20,51 @@ from experiments.curves import Rows
 from mfcnn import data
 
 FLAGS = flags.FLAGS
+
+# The settings of the presets.
+_QUICK = {
+    "dataset": "mnist",
+    "resize": 14,
+    "activation": "tanh",
+    "bias_std": 0.43,
+    "weight_stds": ["1.0", "1.5", "2.0"],
+    "depths": ["3", "6", "10"],
+    "width": 256,
+    "examples": 128,
+    "steps": 60,
+    "eval_every": 5,
+    "checkpoint_every": 60,
+    "rates": 11,
+}
+_PAPER = {
+    "dataset": "cifar10",
+    "resize": None,
+    "weight_stds": [f"{s:.2f}" for s in np.linspace(1.0, 2.8, 10)],
+    "depths": ["5", "10", "20", "40"],
+    "width": 2048,
+    "examples": 1000,
+    "steps": 300,
+    "checkpoint_every": 50,
+    "rates": 10,
+}
+
+
+def measure(
+    networks: dense_networks.DenseNetworks, point: sweep.Point, folder: pathlib.Path
+) -> Rows:
+    """The row of one network at one rate."""
+    depth, variance = point["depth"], point["weight_std"] ** 2
+    curve = networks.curve(depth, variance, point["rho"], folder)
+    first, last, steps = curve[0], curve[-1], networks.settings["steps"]
+    fell = last["step"] == steps and last["train_loss"] <= first["train_loss"]
+    return [
+        {
+            "eta_theory": float(networks.eta_theory(depth, variance)),
+            "train_accuracy": max(row["train_accuracy"] for row in curve),
+            "test_accuracy": max(row["test_accuracy"] for row in curve),
+            "loss_fell": int(fell),
+        }
+    ]
 
 
 def draw(rows: Rows) -> Figure:
@@ -86,48 +132,15 @@ def define_flags() -> None:
     )
 
 
-# The settings of the presets.
-_QUICK = {
-    "dataset": "mnist",
-    "resize": 14,
-    "activation": "tanh",
-    "bias_std": 0.43,
-    "weight_stds": ["1.0", "1.5", "2.0"],
-    "depths": ["3", "6", "10"],
-    "width": 256,
-    "examples": 128,
-    "steps": 60,
-    "eval_every": 5,
-    "checkpoint_every": 60,
-    "rates": 11,
-}
-_PAPER = {
-    "dataset": "cifar10",
-    "resize": None,
-    "weight_stds": [f"{s:.2f}" for s in np.linspace(1.0, 2.8, 10)],
-    "depths": ["5", "10", "20", "40"],
-    "width": 2048,
-    "examples": 1000,
-    "steps": 300,
-    "checkpoint_every": 50,
-    "rates": 10,
-}
-
-
 def main(_: list[str]) -> None:
     """Trains all networks, writes the table, draws the figure, prints where it breaks."""
-    settings = common.settings(quick=_QUICK, paper=_PAPER)
+    settings = common.settings(_QUICK, _PAPER)
     directory = sweep.open_sweep(settings)
-    examples = settings["examples"]
+    sizes = ("subset", "test_subset", "batch_size", "kernel_size")
     networks = dense_networks.DenseNetworks(
         settings
-        | {
-            "subset": examples,
-            "test_subset": examples,
-            "batch_size": examples,
-            "kernel_size": examples,
-            "bias_variance": settings["bias_std"] ** 2,
-        }
+        | dict.fromkeys(sizes, settings["examples"])
+        | {"bias_variance": settings["bias_std"] ** 2}
     )
     points = [
         {"depth": int(depth), "weight_std": float(std), "rho": float(rho)}
@@ -135,26 +148,11 @@ def main(_: list[str]) -> None:
         for std in settings["weight_stds"]
         for rho in np.geomspace(0.1, 10, settings["rates"])
     ]
-
-    def measure(point: sweep.Point, folder: pathlib.Path) -> Rows:
-        depth, variance = point["depth"], point["weight_std"] ** 2
-        curve = networks.curve(depth, variance, point["rho"], folder)
-        first, last = curve[0], curve[-1]
-        fell = last["step"] == settings["steps"] and last["train_loss"] <= first["train_loss"]
-        return [
-            {
-                "eta_theory": float(networks.eta_theory(depth, variance)),
-                "train_accuracy": max(row["train_accuracy"] for row in curve),
-                "test_accuracy": max(row["test_accuracy"] for row in curve),
-                "loss_fell": int(fell),
-            }
-        ]
-
-    rows = sweep.run(points, measure, directory, cost=lambda point: point["depth"] + 1)
-    if rows is None:
-        return
-    report(rows)
-    common.save_figure(draw(rows), directory / "learning_rates.png")
+    one = functools.partial(measure, networks)
+    rows = sweep.run(points, one, directory, cost=lambda point: point["depth"] + 1)
+    if rows is not None:
+        report(rows)
+        common.save_figure(draw(rows), directory / "learning_rates.png")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ parameterization. Shown are |Theta_t - Theta_0|_F / |Theta_0|_F after given numb
 the end, and the least loss.
 """
 
+import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -25,8 +26,23 @@ from mfcnn import activations, data, empirical
 
 FLAGS = flags.FLAGS
 
-
 _PATIENCE, _LEAST_DECREASE = 100, 1e-7
+
+# The settings of the presets.
+_QUICK = {
+    "widths": ["32", "128"],
+    "depths": ["2", "5", "10"],
+    "grid": 5,
+    "examples": 32,
+    "max_steps": 10_000,
+}
+_PAPER = {
+    "widths": ["128", "256", "512"],
+    "depths": [str(d) for d in range(2, 31, 4)],
+    "grid": 10,
+    "examples": 128,
+    "max_steps": 100_000,
+}
 
 
 def network(
@@ -123,6 +139,33 @@ def track(
         stop *= 10
 
 
+def load(settings: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs [n, d] of unit second moment, and one-hot targets [n, 10].
+
+    So q of the first layer is weight_variance + bias_variance.
+    """
+    name, seed = settings["dataset"], settings["seed"]
+    images, labels = data.load_arrays(name, "train", settings["examples"], seed)
+    x = images.reshape(len(images), -1)
+    x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True))
+    return x, np.eye(10, dtype="float32")[labels]
+
+
+def measure(
+    settings: Mapping[str, Any],
+    examples: tuple[np.ndarray, np.ndarray],
+    point: sweep.Point,
+    folder: pathlib.Path,
+) -> Rows:
+    """The rows of one network."""
+    del folder  # a network is trained in one go
+    keras.backend.clear_session()
+    start = {name: settings[name] for name in ("activation", "bias_variance", "seed")}
+    model = network(examples[0].shape[1], 10, **point, **start)
+    tracked = track(model, *examples, settings["learning_rate"], settings["max_steps"])
+    return [{"checkpoint": 10**i} | row for i, row in enumerate(tracked, 1)]
+
+
 def draw(rows: Rows, critical: float) -> Figure:
     """A row of maps for each width: the change after 10, 100, ... steps and in the end, the loss.
 
@@ -182,59 +225,23 @@ def define_flags() -> None:
     common.define_override("max_steps", "Steps at most.", lower_bound=10)
 
 
-# The settings of the presets.
-_QUICK = {
-    "widths": ["32", "128"],
-    "depths": ["2", "5", "10"],
-    "grid": 5,
-    "examples": 32,
-    "max_steps": 10_000,
-}
-_PAPER = {
-    "widths": ["128", "256", "512"],
-    "depths": [str(d) for d in range(2, 31, 4)],
-    "grid": 10,
-    "examples": 128,
-    "max_steps": 100_000,
-}
-
-
 def main(_: list[str]) -> None:
     """Trains the grid for each width, writes the table and draws the maps."""
-    settings = common.settings(quick=_QUICK, paper=_PAPER)
     names = ("dataset", "activation", "bias_variance", "learning_rate")
-    settings |= {n: FLAGS[n].value for n in names}
+    settings = common.settings(_QUICK, _PAPER, names)
     directory = sweep.open_sweep(settings)
-    images, labels = data.load_arrays(FLAGS.dataset, "train", settings["examples"], FLAGS.seed)
-    x = images.reshape(len(images), -1)
-    # Unit second moment: q of the first layer is weight_variance + bias_variance.
-    x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True))
-    targets = np.eye(10, dtype="float32")[labels]
-    critical = maps.critical_weight_variance(FLAGS.activation, FLAGS.bias_variance)
-    variances = np.linspace(0.4, 1.8, settings["grid"]) * critical
+    critical = maps.critical_weight_variance(settings["activation"], settings["bias_variance"])
     points = [
         {"width": int(width), "depth": int(depth), "weight_variance": float(variance)}
         for width in settings["widths"]
         for depth in settings["depths"]
-        for variance in variances
+        for variance in np.linspace(0.4, 1.8, settings["grid"]) * critical
     ]
-
-    def measure(point: sweep.Point, folder: pathlib.Path) -> Rows:
-        del folder  # a network is trained in one go
-        keras.backend.clear_session()
-        model = network(
-            x.shape[1],
-            10,
-            **point,
-            activation=FLAGS.activation,
-            bias_variance=FLAGS.bias_variance,
-            seed=FLAGS.seed,
-        )
-        tracked = track(model, x, targets, FLAGS.learning_rate, settings["max_steps"])
-        return [{"checkpoint": 10**i} | row for i, row in enumerate(tracked, 1)]
-
     rows = sweep.run(
-        points, measure, directory, cost=lambda p: p["depth"] * p["width"] * (p["width"] + 100)
+        points,
+        functools.partial(measure, settings, load(settings)),
+        directory,
+        cost=lambda p: p["depth"] * p["width"] * (p["width"] + 100),
     )
     if rows is not None:
         common.save_figure(draw(rows, critical), directory / "ntk_change.png")

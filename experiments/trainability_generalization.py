@@ -8,6 +8,7 @@ Draws training and test accuracy with both scales; prints how they rank with the
 figure's lower half, CNNs by their analytic kernels, is `experiments.ntk_prediction`.
 """
 
+import functools
 import pathlib
 
 import numpy as np
@@ -20,6 +21,60 @@ from experiments.curves import Rows
 from mfcnn import data, kernels
 
 FLAGS = flags.FLAGS
+
+# The settings of the presets.
+_QUICK = {
+    "dataset": "mnist",
+    "resize": 14,
+    "activation": "erf",
+    "bias_variance": 0.18,
+    "weight_variances": ["0.5", "1", "1.5", "2", "2.5", "3", "4", "6"],
+    "depths": ["1", "2", "4", "8", "16"],
+    "rho": 0.3,
+    "width": 256,
+    "subset": 256,
+    "test_subset": 512,
+    "kernel_size": 256,
+    "batch_size": 256,
+    "steps": 800,
+    "eval_every": 100,
+    "checkpoint_every": 800,
+}
+_PAPER = {
+    "dataset": "cifar10",
+    "resize": None,
+    "weight_variances": [f"{v:.2f}" for v in np.linspace(0.5, 6, 20)],
+    "depths": [f"{d:.0f}" for d in np.linspace(1, 100, 20)],
+    "width": 2048,
+    "subset": 16384,
+    "test_subset": None,
+    "kernel_size": 1024,
+    "batch_size": 1024,
+    "steps": 20_000,
+    "eval_every": 500,
+    "checkpoint_every": 500,
+}
+
+
+def measure(
+    networks: dense_networks.DenseNetworks, point: sweep.Point, folder: pathlib.Path
+) -> Rows:
+    """The row of one network: depth scales, and where its training ended."""
+    depth, variance = point["depth"], point["weight_variance"]
+    activation, bias_variance, rho = (
+        networks.settings[name] for name in ("activation", "bias_variance", "rho")
+    )
+    limits = kernels.limits(activation, variance, bias_variance)
+    last = networks.curve(depth, variance, rho, folder)[-1]
+    return [
+        {
+            "phase": limits.phase,
+            "xi_1": float(limits.xi_1),
+            "xi_star": float(limits.xi_star),
+            "eta_theory": float(networks.eta_theory(depth, variance)),
+        }
+        | last
+    ]
 
 
 def report(rows: Rows) -> None:
@@ -97,43 +152,9 @@ def define_flags() -> None:
     common.define_override("checkpoint_every", "Steps between two checkpoints.", lower_bound=1)
 
 
-# The settings of the presets.
-_QUICK = {
-    "dataset": "mnist",
-    "resize": 14,
-    "activation": "erf",
-    "bias_variance": 0.18,
-    "weight_variances": ["0.5", "1", "1.5", "2", "2.5", "3", "4", "6"],
-    "depths": ["1", "2", "4", "8", "16"],
-    "rho": 0.3,
-    "width": 256,
-    "subset": 256,
-    "test_subset": 512,
-    "kernel_size": 256,
-    "batch_size": 256,
-    "steps": 800,
-    "eval_every": 100,
-    "checkpoint_every": 800,
-}
-_PAPER = {
-    "dataset": "cifar10",
-    "resize": None,
-    "weight_variances": [f"{v:.2f}" for v in np.linspace(0.5, 6, 20)],
-    "depths": [f"{d:.0f}" for d in np.linspace(1, 100, 20)],
-    "width": 2048,
-    "subset": 16384,
-    "test_subset": None,
-    "kernel_size": 1024,
-    "batch_size": 1024,
-    "steps": 20_000,
-    "eval_every": 500,
-    "checkpoint_every": 500,
-}
-
-
 def main(_: list[str]) -> None:
     """Trains all networks, writes the table, draws the maps, prints the agreement."""
-    settings = common.settings(quick=_QUICK, paper=_PAPER)
+    settings = common.settings(_QUICK, _PAPER)
     directory = sweep.open_sweep(settings)
     networks = dense_networks.DenseNetworks(settings)
     points = [
@@ -141,26 +162,11 @@ def main(_: list[str]) -> None:
         for depth in settings["depths"]
         for variance in settings["weight_variances"]
     ]
-
-    def measure(point: sweep.Point, folder: pathlib.Path) -> Rows:
-        depth, variance = point["depth"], point["weight_variance"]
-        limits = kernels.limits(settings["activation"], variance, settings["bias_variance"])
-        last = networks.curve(depth, variance, settings["rho"], folder)[-1]
-        return [
-            {
-                "phase": limits.phase,
-                "xi_1": float(limits.xi_1),
-                "xi_star": float(limits.xi_star),
-                "eta_theory": float(networks.eta_theory(depth, variance)),
-            }
-            | last
-        ]
-
-    rows = sweep.run(points, measure, directory, cost=lambda point: point["depth"] + 3)
-    if rows is None:
-        return
-    report(rows)
-    common.save_figure(draw(rows), directory / "trainability_generalization.png")
+    one = functools.partial(measure, networks)
+    rows = sweep.run(points, one, directory, cost=lambda point: point["depth"] + 3)
+    if rows is not None:
+        report(rows)
+        common.save_figure(draw(rows), directory / "trainability_generalization.png")
 
 
 if __name__ == "__main__":
