@@ -109,13 +109,9 @@ class Trainer:
         self._is_chief = is_chief(self.strategy)
         self._largest_of_workers = largest_of_workers(self.strategy)
         self.eval_every = arguments.integer("eval_every", eval_every, 1)
-        self.checkpoint_every = self.eval_every
-        if checkpoint_every is not None:
-            self.checkpoint_every = arguments.integer("checkpoint_every", checkpoint_every, 1)
+        self.checkpoint_every = _count("checkpoint_every", checkpoint_every, self.eval_every)
         self.steps_per_execution = arguments.integer("steps_per_execution", steps_per_execution, 1)
-        self.eval_batch_size = dataset.batch_size
-        if eval_batch_size is not None:
-            self.eval_batch_size = arguments.integer("eval_batch_size", eval_batch_size, 1)
+        self.eval_batch_size = _count("eval_batch_size", eval_batch_size, dataset.batch_size)
         jit_compile = arguments.boolean("jit_compile", jit_compile)
         fused = arguments.boolean("fused", fused)
         self.verbose = arguments.boolean("verbose", verbose) and self._is_chief
@@ -123,15 +119,8 @@ class Trainer:
         self._loss = arguments.choice("loss", loss, LOSSES)
         self._check_replicas(jit_compile, fused)
         with lost_peers(self.strategy):
-            self._programs = Programs(
-                self.strategy,
-                make_model,
-                make_optimizer,
-                self.dataset.batch_size,
-                self._loss,
-                fused,
-                jit_compile,
-            )
+            of_step = dataset.batch_size, self._loss, fused, jit_compile
+            self._programs = Programs(self.strategy, make_model, make_optimizer, *of_step)
         self.model, self.optimizer = self._programs.model, self._programs.optimizer
         self.step = tf.Variable(0, dtype=tf.int64, name="step")
         # Sums of loss, hits and examples since the last row.
@@ -314,6 +303,10 @@ class Trainer:
         test_batches = functools.partial(self.dataset.test_batches, self.eval_batch_size)
         batches = distribute(self.strategy, test_batches)
         return _means(sum(self._programs.test(batch).numpy() for batch in batches))
+
+
+def _count(name: str, value: int | None, default: int) -> int:
+    return default if value is None else arguments.integer(name, value, 1)
 
 
 def _means(sums: np.ndarray) -> tuple[float, float]:
