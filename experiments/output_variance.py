@@ -137,8 +137,10 @@ def predicted_variances(network: Network, examples: Examples) -> tuple[float, fl
     )
     n, s = len(theta), len(examples.x)
     off = ~np.eye(n, dtype=bool)
-    means = (float(k.mean()) for k in (np.diag(theta), theta[off], np.diag(nngp), nngp[off]))
-    theorem = meanfield.trained_output_variance(*means, s)
+    kappa_1, kappa_2, q, q_sr = (
+        float(k.mean()) for k in (np.diag(theta), theta[off], np.diag(nngp), nngp[off])
+    )
+    theorem = meanfield.trained_output_variance(kappa_1, kappa_2, q, q_sr, s)
     smoother = np.linalg.solve(theta[:s, :s], theta[:s, s:]).T
     rows = np.concatenate([-smoother, np.eye(n - s)], axis=1)
     return theorem, float(np.mean(np.sum(rows @ nngp * rows, axis=1)))
