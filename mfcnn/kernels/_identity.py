@@ -61,7 +61,7 @@ def describe_array(value: Any) -> dict[str, Any]:
     array = np.ascontiguousarray(value)
     shape, dtype = list(array.shape), array.dtype.name
     digest = hashlib.sha256(f"{dtype} {shape}".encode())
-    digest.update(memoryview(array.reshape(-1).view(np.uint8)))  # no copy of a large array
+    digest.update(array.reshape(-1).view(np.uint8).data)  # no copy of a large array
     return {"shape": shape, "dtype": dtype, "sha256": digest.hexdigest()}
 
 
