@@ -208,15 +208,7 @@ class ConvolutionDeltaOrthogonal(_OrthogonalInitializer):
     such matrix, and every pixel is seen by one output.
 
     Args:
-        gain: the norm of the output over that of the input; finite, not negative.
-        seed: int, None or `keras.random.SeedGenerator`.
-        layout: "convolution", "transposed" or "depthwise"; None is that of the layer being built,
-            and "convolution" where there is none.
-        strides: of the convolution; None likewise, and one.
-        groups: of the convolution; None likewise, and one.
-        contraction: accepts also shapes for which no linear map keeps every norm (c_in > c_out,
-            strides into too few channels): as many directions as there can be keep theirs, the
-            others go to zero.
+        gain, seed, layout, strides, groups, contraction: as of `ConvolutionOrthogonal`.
 
     Raises:
         ValueError: for a bad argument; at a call for a shape of rank other than 3, 4, 5 or with

@@ -1,22 +1,25 @@
 """Convolutions whose output has the size of the input, for circular and zero padding.
 
-`convolve` is differentiable to any order. Its gradient by the input is written as a convolution
-with the flipped kernel, which costs what the forward pass costs, in either form:
+`convolve` is differentiable to any order, and its gradient by the input costs what the forward
+pass costs: in the first two of its forms it is a convolution with the flipped kernel.
 
     "library"  tf.nn.conv2d on the padded input
     "matmul"   one matrix product of the k x k neighbourhoods (im2col) and the kernel
+    "dense"    one matrix product of the image and the matrix that the kernel makes of itself
+               between all positions: for images of a few pixels, whose size is known
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from mfcnn import arguments, borrowed
 
 __all__ = ["FORMS", "PADDINGS", "convolve", "on_nonempty", "pad", "padding_name", "same_padding"]
 
-FORMS = ("library", "matmul")
+FORMS = ("library", "matmul", "dense")
 PADDINGS = ("circular", "same")
 
 Pads = tuple[tuple[int, int], ...]
@@ -55,15 +58,19 @@ def pad(x: tf.Tensor, padding: str, pads: Pads) -> tf.Tensor:
             rows = tf.math.floormod(tf.range(-before, tf.shape(x)[axis] + after), tf.shape(x)[axis])
             x = tf.gather(x, rows, axis=axis)
             continue
-        if max(before, after) > size:
-            raise ValueError(
-                "padding='circular' needs a window that wraps around the image at most once. "
-                f"Received: an axis of size {size} to be padded by {(before, after)}."
-            )
+        _check_wrapping(size, (before, after))
         x = tf.concat(
             [_take(x, axis, size - before, before), x, _take(x, axis, 0, after)], axis=axis
         )
     return x
+
+
+def _check_wrapping(size: int, pads: tuple[int, int]) -> None:
+    if max(pads) > size:
+        raise ValueError(
+            "padding='circular' needs a window that wraps around the image at most once. "
+            f"Received: an axis of size {size} to be padded by {pads}."
+        )
 
 
 def on_nonempty(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Tensor:
@@ -100,13 +107,16 @@ def convolve(
         x: [b, h, w, c_in].
         kernel: [k, k, c_in, c_out], of x's dtype.
         padding: "circular" or "same" (zeros).
-        form: "library" or "matmul", see the module's heading.
+        form: one of `FORMS`, see the module's heading.
         pads: rows added ((top, bottom), (left, right)); by default those of 'SAME'.
 
     Returns:
         [b, h, w, c_out].
     """
     around = pads or tuple(same_padding(x.shape[axis + 1], kernel.shape[axis]) for axis in (0, 1))
+
+    if form == "dense":
+        return _multiply(x, kernel, padding, around)
 
     @tf.custom_gradient
     def correlate(x, kernel):  # type: ignore[no-untyped-def]
@@ -122,6 +132,44 @@ def convolve(
         return y, gradient
 
     return correlate(x, kernel)
+
+
+def _multiply(x: tf.Tensor, kernel: tf.Tensor, padding: str, pads: Pads) -> tf.Tensor:
+    """The convolution as one matrix from all positions and channels to all of them."""
+    height, width, channels = x.shape[1:]
+    if None in (height, width):
+        raise ValueError(
+            "form='dense' needs a known height and width. "
+            f"Received: an input of shape {tuple(x.shape)}"
+        )
+    positions, filters = height * width, kernel.shape[-1]
+    chosen = tf.constant(_entries(height, width, kernel.shape[:2], padding, pads), kernel.dtype)
+    window = chosen.shape[-1]
+    blocks = tf.matmul(
+        tf.reshape(chosen, [-1, window]), tf.reshape(kernel, [window, channels * filters])
+    )
+    blocks = tf.reshape(blocks, [positions, positions, channels, filters])
+    matrix = tf.reshape(tf.transpose(blocks, [0, 2, 1, 3]), [positions * channels, -1])
+    y = tf.matmul(tf.reshape(x, [-1, positions * channels]), matrix)
+    return tf.reshape(y, [-1, height, width, filters])
+
+
+def _entries(
+    height: int, width: int, window: Sequence[int], padding: str, pads: Pads
+) -> np.ndarray:
+    """[from, to, entry]: how often an entry of the kernel leads from a position to another."""
+    if padding == "circular":
+        for size, around in zip((height, width), pads):
+            _check_wrapping(size, around)
+    (top, _), (left, _) = pads
+    found = np.zeros([height, width, height, width, *window])
+    for i, j, u, v in np.ndindex(height, width, *window):
+        row, column = i + u - top, j + v - left
+        if padding == "circular":
+            row, column = row % height, column % width
+        if 0 <= row < height and 0 <= column < width:
+            found[row, column, i, j, u, v] += 1
+    return found.reshape(height * width, height * width, -1)
 
 
 def _convolve_gradient(

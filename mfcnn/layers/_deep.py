@@ -20,6 +20,10 @@ __all__ = ["DeepConvolution", "DeepDense", "xla_is_faster"]
 # benchmarks/convolution_forms.py: below, what an op costs beside its arithmetic decides.
 _XLA_MAX_ELEMENTS = 2**14
 
+# Where one matrix between all positions is the fastest form under XLA, by the same benchmark.
+_DENSE_MAX_POSITIONS = 9
+_DENSE_MIN_BATCH = 16
+
 
 class _DeepStack(StackedLayer, ActivatedLayer):
     """`depth` times (affine map, activation); a subclass gives the affine map."""
@@ -142,7 +146,9 @@ class DeepConvolution(_DeepStack):
         bias_initializer: the same for the biases.
         use_bias: whether there are biases.
         form: "library" (TensorFlow's convolution), "matmul" (one matrix product of the window's
-            entries) or "auto", which takes "matmul" under XLA on a CPU, else "library".
+            entries), "dense" (one matrix between all positions, for images of a few pixels) or
+            "auto": under XLA on a CPU "dense" up to 9 pixels and below 16 channels, or "matmul";
+            else "library".
         **options: those of all looped layers:
             checkpoint_levels: 0 keeps every pre-activation for the backward pass, 1 of the order
             sqrt(depth), 2 of the order cbrt(depth); None, the default, takes the first of these
@@ -211,7 +217,7 @@ class DeepConvolution(_DeepStack):
         )
 
     def _linear(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        form = _fastest_form() if self.form == "auto" else self.form
+        form = _fastest_form(x.shape) if self.form == "auto" else self.form
         return convolve(x, kernel, self.padding, form)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -317,13 +323,17 @@ def _accelerated() -> bool:
     return bool(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
 
 
-def _fastest_form() -> str:
-    """The form of the convolution for the program that is being traced.
+def _fastest_form(shape: tf.TensorShape) -> str:
+    """The form of the convolution of images of a shape for the program that is being traced.
 
     XLA's own convolution on a CPU is ten to twenty times slower inside a loop than outside, a
-    matrix product is not; uncompiled the library's is the faster at every size.
+    matrix product is not; uncompiled the library's is the faster at every size. Between few
+    positions one matrix has no more entries than there are in the windows, and needs no copies.
     """
-    return "matmul" if borrowed.compiled_by_xla() and not _accelerated() else "library"
+    if not borrowed.compiled_by_xla() or _accelerated():
+        return "library"
+    small = None not in shape and shape[1] * shape[2] <= _DENSE_MAX_POSITIONS
+    return "dense" if small and shape[0] >= _DENSE_MIN_BATCH > shape[3] else "matmul"
 
 
 def xla_is_faster(filters: int, positions: int) -> bool:

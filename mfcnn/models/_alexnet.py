@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from mfcnn import arguments
-from mfcnn.models._lenet import UniformInitialization, image_input, widths
+from mfcnn.models._lenet import UniformInitialization, dense_readout, image_input, widths
 from mfcnn.models._vanilla import check_image_shape
 
 __all__ = ["alexnet"]
@@ -68,8 +68,5 @@ def alexnet(
         )(x)
         if index in (1, 2, 5):
             x = keras.layers.MaxPooling2D(3, 2, name=f"pool_{index}", dtype=dtype, **images)(x)
-    x = keras.layers.Flatten(name="flatten", dtype=dtype, **images)(x)
-    for index, units in enumerate((d1, d2), 1):
-        x = keras.layers.Dense(units, name=f"dense_{index}", **options, **draw(x.shape[-1]))(x)
-    outputs = keras.layers.Dense(classes, name="outputs", dtype=dtype, **draw(d2))(x)
+    outputs = dense_readout(x, (d1, d2), classes, draw, dtype)
     return keras.Model(inputs, outputs, name="alexnet")

@@ -86,11 +86,19 @@ def lenet(
             **draw(25 * x.shape[-1]),
         )(x)
         x = keras.layers.MaxPooling2D(2, name=f"pool_{index}", dtype=dtype, **images)(x)
-    x = keras.layers.Flatten(name="flatten", dtype=dtype, **images)(x)
-    for index, units in enumerate((d1, d2), 1):
-        x = keras.layers.Dense(units, name=f"dense_{index}", **options, **draw(x.shape[-1]))(x)
-    outputs = keras.layers.Dense(classes, name="outputs", dtype=dtype, **draw(d2))(x)
+    outputs = dense_readout(x, (d1, d2), classes, draw, dtype)
     return keras.Model(inputs, outputs, name="lenet")
+
+
+def dense_readout(
+    x: Any, units: Sequence[int], classes: int, draw: UniformInitialization, dtype: Any
+) -> Any:
+    """Flattens images; dense relu layers of these units, then the linear outputs."""
+    x = keras.layers.Flatten(name="flatten", data_format="channels_last", dtype=dtype)(x)
+    for index, width in enumerate(units, 1):
+        options = {"activation": "relu", "dtype": dtype, **draw(x.shape[-1])}
+        x = keras.layers.Dense(width, name=f"dense_{index}", **options)(x)
+    return keras.layers.Dense(classes, name="outputs", dtype=dtype, **draw(x.shape[-1]))(x)
 
 
 def image_input(shape: tuple[int, ...], dtype: Any) -> Any:

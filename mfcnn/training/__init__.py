@@ -6,7 +6,12 @@ from mfcnn.run_directory import RunDirectory
 from mfcnn.training.checkpoints import Checkpoints
 from mfcnn.training.failure import EXIT_START_AGAIN, PeerLostError, leave, lost_peers
 from mfcnn.training.fused import FusedUpdate
-from mfcnn.training.learning_rate import ntk_learning_rate
+from mfcnn.training.learning_rate import (
+    LAW_SAFETY,
+    LAW_SPREAD,
+    extrapolated_learning_rate,
+    ntk_learning_rate,
+)
 from mfcnn.training.records import (
     ConfigurationError,
     MetricsFile,
@@ -21,6 +26,8 @@ from mfcnn.training.trainer import Trainer
 
 __all__ = [
     "EXIT_START_AGAIN",
+    "LAW_SAFETY",
+    "LAW_SPREAD",
     "LOSSES",
     "STRATEGIES",
     "Checkpoints",
@@ -34,6 +41,7 @@ __all__ = [
     "StoppedError",
     "Trainer",
     "TrainingStep",
+    "extrapolated_learning_rate",
     "is_chief",
     "leave",
     "lost_peers",

@@ -1,6 +1,7 @@
 """A learning rate from theory: a fraction of the largest stable one."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +11,13 @@ import tensorflow as tf
 from mfcnn import arguments, numerics
 from mfcnn.empirical import _inputs
 
-__all__ = ["ntk_learning_rate"]
+__all__ = ["LAW_SAFETY", "LAW_SPREAD", "extrapolated_learning_rate", "ntk_learning_rate"]
+
+# Of lambda_max / depth: factor on the largest of the smaller networks, and the largest ratio
+# between them that still counts as one law. Of 500, 1,000, 2,000 and 5,000 layers (4 filters, four
+# seeds of stem and layers) it varied by 1.15 on average and 1.23 at most for one stem.
+LAW_SAFETY = 1.25
+LAW_SPREAD = 2.0
 
 
 def ntk_learning_rate(
@@ -19,6 +26,7 @@ def ntk_learning_rate(
     rho: float = 0.3,
     iterations: int = 12,
     seed: int = 0,
+    jit_compile: bool = False,
 ) -> tuple[float, float]:
     """The learning rate rho * 2 / lambda_max of the network's own NTK on a batch.
 
@@ -36,6 +44,8 @@ def ntk_learning_rate(
         iterations: the largest number of Lanczos steps; they end where the relative error bound of
             lambda_max is below 1e-3. The value comes from below.
         seed: of the starting vector.
+        jit_compile: whether XLA compiles the products, on one replica: for narrow deep stacks
+            many times faster.
 
     Returns:
         (learning rate, lambda_max) as floats.
@@ -55,11 +65,12 @@ def ntk_learning_rate(
     rho = arguments.number("rho", rho, above=0)
     iterations = arguments.integer("iterations", iterations, 1)
     rng = np.random.default_rng(arguments.integer("seed", seed, 0))
+    jit_compile = arguments.boolean("jit_compile", jit_compile)
     _inputs.check_model(model)
     images = _inputs.convert(model, images, "images")
     if not _inputs.length(images):
         raise ValueError("images must hold at least one. Received: an empty batch")
-    product = _kernel_product(model, images)
+    product = _kernel_product(model, images, jit_compile)
     size = int(np.prod(model.compute_output_shape(images.shape)))
     lambda_max, _ = numerics.largest_eigenvalue(
         product, rng.standard_normal(size), iterations, 1e-3
@@ -72,7 +83,62 @@ def ntk_learning_rate(
     return 2 * rho / lambda_max, lambda_max
 
 
-def _kernel_product(model: keras.Model, images: tf.Tensor) -> Any:
+def extrapolated_learning_rate(
+    make_model: Callable[[int], keras.Model],
+    depth: int,
+    images: Any,
+    rho: float = 0.3,
+    depths: Sequence[int] = (500, 1000, 2000),
+    jit_compile: bool = False,
+) -> tuple[float, float]:
+    """The learning rate of `ntk_learning_rate` for a network too deep to measure it on.
+
+    With q_star = kappa / depth every layer adds the same to the NTK of a network on the critical
+    line: lambda_max / depth has a limit for each kappa. It is measured on networks of smaller
+    depths, and the largest of them times `LAW_SAFETY` is taken.
+
+    Args:
+        make_model: function from a depth to the built model, at the same kappa for every depth.
+        depth: of the network to train.
+        images: [n, ...].
+        rho: fraction of the largest stable rate.
+        depths: where lambda_max is measured.
+        jit_compile: as in `ntk_learning_rate`.
+
+    Returns:
+        (learning rate, lambda_max) as floats.
+
+    Raises:
+        ValueError: as `ntk_learning_rate`; if lambda_max / depth differs by more than
+            `LAW_SPREAD` between the smaller networks, so that there is no law to follow.
+
+    Example:
+        >>> rate, largest = mfcnn.training.extrapolated_learning_rate(
+        ...     lambda depth: mfcnn.models.vanilla_cnn((8, 8, 1), depth, 4, classes=10, seed=0),
+        ...     depth=1_000_000,
+        ...     images=np.eye(8, dtype="float32")[None, :, :, None],
+        ...     depths=(10,),
+        ... )
+        >>> 1e-10 < rate < 1e-5
+        True
+    """
+    depth, depths = arguments.depth(depth), arguments.integers("depths", depths, 1)
+    arguments.function("make_model", make_model)
+    ratios = {
+        small: ntk_learning_rate(make_model(small), images, rho, jit_compile=jit_compile)[1] / small
+        for small in depths
+    }
+    if max(ratios.values()) > LAW_SPREAD * min(ratios.values()):
+        found = ", ".join(f"{value:.4g} at {small} layers" for small, value in ratios.items())
+        raise ValueError(
+            "The learning rate of this depth cannot be had from smaller ones: lambda_max / depth "
+            f"is {found}. Give the learning rate as a number."
+        )
+    lambda_max = LAW_SAFETY * depth * max(ratios.values())
+    return 2 * rho / lambda_max, lambda_max
+
+
+def _kernel_product(model: keras.Model, images: tf.Tensor, jit_compile: bool) -> Any:
     """The function v -> J J^T v / n of flat NumPy vectors."""
     variables = [v.value for v in model.trainable_variables]
     strategy = tf.distribute.get_strategy()
@@ -88,6 +154,8 @@ def _kernel_product(model: keras.Model, images: tf.Tensor) -> Any:
             outputs = model(images, training=False)
         return accumulator.jvp(outputs) / tf.cast(tf.shape(outputs)[0], outputs.dtype)
 
+    if jit_compile and strategy.num_replicas_in_sync == 1:
+        product = tf.function(product, autograph=False, jit_compile=True)
     # On a TPU a replica is the only place where a program runs as a whole.
     run = tf.function(lambda vector: strategy.run(product, args=(vector,)), autograph=False)
 

@@ -37,6 +37,13 @@ def singular_values(function, shape):
     return np.linalg.svd(np.reshape(function(basis), (len(basis), -1)), compute_uv=False)
 
 
+def assert_keeps_norms(function, shape, gain=1):
+    """Asserts that all singular values are the gain, and returns them."""
+    found = singular_values(function, shape)
+    np.testing.assert_allclose(found, gain, atol=TOLERANCE)
+    return found
+
+
 def on_the_whole_line(layer, dimensions, margin):
     """The layer on an image within zeros, of which every window that meets it is counted."""
     layer.padding = "valid"
@@ -69,8 +76,7 @@ def test_strides_and_groups_keep_every_norm(kind, layer, dimensions, k, stride, 
     # The margin is a multiple of the stride: the patches lie as they do without it.
     margin = stride * math.ceil((k - 1) / stride)
     function = on_the_whole_line(built, dimensions, margin)
-    found = singular_values(function, (sides,) * dimensions + (2,))
-    np.testing.assert_allclose(found, 1.5, atol=TOLERANCE)
+    assert_keeps_norms(function, (sides,) * dimensions + (2,), gain=1.5)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -83,9 +89,7 @@ def test_delta_kernels_keep_norms_under_same_padding_too(layer, k, stride):
         built = linear(layer, k, depth_multiplier=stride, **options)
     else:
         built = linear(layer, 3 if layer is L.Conv1DTranspose else 3 * stride, k, **options)
-    found = singular_values(built, (6, 3))
-    assert len(found) == 18
-    np.testing.assert_allclose(found, 1, atol=TOLERANCE)
+    assert len(assert_keeps_norms(built, (6, 3))) == 18
 
 
 @pytest.mark.parametrize("kind", ORTHOGONAL)
@@ -104,8 +108,7 @@ def test_delta_kernels_keep_norms_under_same_padding_too(layer, k, stride):
 def test_transposed_convolutions_keep_every_norm(kind, layer, dimensions, k, stride, c_in, c_out):
     # "valid" gives all outputs that an input reaches: nothing is cut off.
     built = linear(layer, c_out, k, strides=stride, padding="valid", initializer=kind(seed=5))
-    found = singular_values(built, (2,) * dimensions + (c_in,))
-    np.testing.assert_allclose(found, 1, atol=TOLERANCE)
+    assert_keeps_norms(built, (2,) * dimensions + (c_in,))
 
 
 @pytest.mark.parametrize("kind", ORTHOGONAL)
@@ -117,8 +120,7 @@ def test_depthwise_convolutions_keep_every_norm_of_each_channel(
 ):
     built = linear(layer, 3, depth_multiplier=multiplier, initializer=kind(seed=5))
     function = on_the_whole_line(built, dimensions, 2)
-    found = singular_values(function, (3,) * dimensions + (3,))
-    np.testing.assert_allclose(found, 1, atol=TOLERANCE)
+    assert_keeps_norms(function, (3,) * dimensions + (3,))
     kernel = np.asarray(built.kernel)
     assert len(np.unique(kernel.reshape(-1, 3, multiplier).sum((0, 2)).round(9))) > 1 or (
         kind is ConvolutionDeltaOrthogonal
@@ -128,8 +130,7 @@ def test_depthwise_convolutions_keep_every_norm_of_each_channel(
 @pytest.mark.parametrize("kind", ORTHOGONAL)
 def test_separable_convolutions_keep_every_norm_in_both_parts(kind):
     built = linear(L.SeparableConv2D, 8, 3, depth_multiplier=2, initializer=kind(seed=5))
-    found = singular_values(on_the_whole_line(built, 2, 2), (3, 3, 3))
-    np.testing.assert_allclose(found, 1, atol=TOLERANCE)
+    assert_keeps_norms(on_the_whole_line(built, 2, 2), (3, 3, 3))
 
 
 @pytest.mark.parametrize("kind", ORTHOGONAL)
@@ -138,7 +139,7 @@ def test_periodic_convolutions_keep_every_norm(kind, stride):
     built = linear(
         PeriodicConvolution, 8 if stride == 2 else 3, 3, strides=stride, initializer=kind(seed=5)
     )
-    np.testing.assert_allclose(singular_values(built, (4, 4, 2)), 1, atol=TOLERANCE)
+    assert_keeps_norms(built, (4, 4, 2))
 
 
 @pytest.mark.parametrize("kind", ORTHOGONAL)
@@ -148,8 +149,7 @@ def test_channels_are_widened_by_one(kind, dimensions, c_in):
     layer = (L.Conv1D, L.Conv2D, L.Conv3D)[dimensions - 1]
     built = linear(layer, c_in + 1, 3, initializer=kind(seed=5))
     function = on_the_whole_line(built, dimensions, 2)
-    found = singular_values(function, (2,) * dimensions + (c_in,))
-    np.testing.assert_allclose(found, 1, atol=TOLERANCE)
+    assert_keeps_norms(function, (2,) * dimensions + (c_in,))
 
 
 @pytest.mark.parametrize("kind", ORTHOGONAL)

@@ -36,6 +36,14 @@ CALLS = {
     "ntk_learning_rate": lambda **k: training.ntk_learning_rate(
         make_model(), np.zeros([2, 8, 8, 1], "float32"), **k
     ),
+    "extrapolated_learning_rate": lambda **k: training.extrapolated_learning_rate(
+        **{
+            "make_model": lambda depth: make_model(),
+            "depth": 10,
+            "images": np.zeros([2, 8, 8, 1], "float32"),
+            **k,
+        }
+    ),
     "load": lambda **k: data.load(**{"name": "digits", "batch_size": 8, **k}),
     "load_arrays": lambda **k: data.load_arrays(**{"name": "digits", **k}),
     "train_batches": DATA.train_batches,
@@ -62,6 +70,14 @@ BAD = {
         "rho": [0, -0.1, float("nan"), "0.3", None, float("inf")],
         "iterations": [*COUNTS, None],
         "seed": [*SEEDS, None],
+        "jit_compile": FLAGS,
+    },
+    "extrapolated_learning_rate": {
+        "depth": [*COUNTS, None],
+        "depths": [(0,), (1.5,), ("a",)],
+        "rho": [0, -0.1, float("nan"), "0.3", None, float("inf")],
+        "make_model": [None, 3],
+        "jit_compile": FLAGS,
     },
     "load": {
         "name": NAMES,

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from mfcnn import layers, models
-from mfcnn.training import ntk_learning_rate
+from mfcnn.training import extrapolated_learning_rate, ntk_learning_rate
 
 
 def dense_ntk(model, images):
@@ -43,6 +43,38 @@ def test_the_stable_rate_falls_like_one_over_depth():
     scaled = lambda_max(120) / lambda_max(30)
     assert 3 < scaled < 6
     assert lambda_max(120, bias_scale=1.0) / lambda_max(30, bias_scale=1.0) > 2 * scaled
+
+
+def network(depth):
+    return models.vanilla_cnn(
+        (8, 8, 1), depth, 4, 3, seed=2, padding="same", strides=(1, 1, 3), readout="flatten"
+    )
+
+
+def test_xla_finds_the_same_lambda_max():
+    plain, compiled = (
+        ntk_learning_rate(network(20), images(), jit_compile=jit)[1] for jit in (False, True)
+    )
+    # Both end where Lanczos's bound is 1e-3; float32 sums differ by less.
+    assert compiled == pytest.approx(plain, rel=2e-3)
+
+
+def test_a_deeper_networks_rate_follows_from_smaller_ones_on_the_safe_side():
+    rate, lambda_max = extrapolated_learning_rate(
+        network, 400, images(), rho=0.5, depths=(100, 200), jit_compile=True
+    )
+    measured = ntk_learning_rate(network(400), images(), jit_compile=True)[1]
+    assert measured < lambda_max < 3 * measured
+    assert rate == pytest.approx(1 / lambda_max)
+
+
+def test_networks_without_a_common_law_give_no_rate():
+    # Biases as they are have gradients 1 / q_star times the kernels': lambda_max ~ depth^2.
+    def other(depth):
+        return models.vanilla_cnn((8, 8, 1), depth, 16, 3, seed=2, padding="same", bias_scale=1.0)
+
+    with pytest.raises(ValueError, match=r"lambda_max / depth is .* at 10 layers.*as a number"):
+        extrapolated_learning_rate(other, 1000, images(), depths=(10, 160), jit_compile=True)
 
 
 def test_a_network_with_no_gradient_left_has_no_learning_rate():
