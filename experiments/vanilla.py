@@ -42,12 +42,6 @@ OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 # The variance profile of each start's kernels.
 PROFILES = {"delta_orthogonal": "delta", "orthogonal": "orthogonal", "gaussian": "uniform"}
 
-# Deeper networks take their rate from smaller ones of the same q_star * depth, if that is small
-# enough for these to have a small q_star too.
-_MEASURED_DEPTH = 20_000
-_SMALLER_DEPTHS = (500, 1000, 2000)
-_LARGEST_KAPPA = 25
-
 FLAGS = flags.FLAGS
 _MOST_RATE = ranges.LEARNING_RATE["upper_bound"]
 
@@ -135,8 +129,7 @@ def _define_optimizer(define: _Definer, flag_values: flags.FlagValues) -> None:
         "learning_rate",
         "auto",
         "A number, or auto: for sgd and momentum rho * 2 / lambda_max of the own NTK on 32 "
-        "images, above 20,000 layers by its law from smaller networks; for adam and rmsprop "
-        "0.01 / depth.",
+        "images, for adam and rmsprop 0.01 / depth.",
         flag_values=flag_values,
     )
     define.enum(
@@ -272,26 +265,10 @@ def learning_rate(
     if config["optimizer"] in ("adam", "rmsprop"):
         return 0.01 / config["depth"], "0.01 / depth, the law measured for adaptive steps"
     assert dataset is not None, "a rate from the network's NTK needs its images"
+    images, _ = next(iter(dataset.train_batches()))
     # From 16 to 256 images lambda_max / n varies by a third. Each replica holds all of these.
-    images = next(iter(dataset.train_batches()))[0][:32]
-    rho, shape, classes = config["rho"], dataset.image_shape, dataset.classes
-    compiled = jit_compile(config, shape)
-    kappa = config["depth"] * (config["q_star"] or 1 / config["depth"])
-    critical = config["weight_variance"] is None and kappa <= _LARGEST_KAPPA
-    if config["depth"] <= _MEASURED_DEPTH or not critical:
-        rate, lambda_max = training.ntk_learning_rate(model, images, rho, jit_compile=compiled)
-        where = ""
-    else:
-
-        def smaller(depth: int) -> keras.Model:
-            own = {**config, "depth": depth, "q_star": kappa / depth}
-            return make_model(own, shape, classes)
-
-        rate, lambda_max = training.extrapolated_learning_rate(
-            smaller, config["depth"], images, rho, _SMALLER_DEPTHS, compiled
-        )
-        where = f", {training.LAW_SAFETY} * depth * the largest / layer of {_SMALLER_DEPTHS} layers"
-    return rate, f"{rho} * 2 / lambda_max, lambda_max(NTK) / n = {lambda_max:.4g}{where}"
+    rate, lambda_max = training.ntk_learning_rate(model, images[:32], config["rho"])
+    return rate, f"{config['rho']} * 2 / lambda_max, lambda_max(NTK) / n = {lambda_max:.4g}"
 
 
 def make_optimizer(
