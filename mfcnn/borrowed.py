@@ -45,9 +45,11 @@ __all__ = [
     "could_possibly_record",
     "get_mask",
     "initializer_of",
+    "inner_layers",
     "keras_numpy_operations",
     "layer_being_built",
     "gradient_registry",
+    "graph_nodes",
     "pack_tangents",
     "record_operation_forwardprop_only",
     "set_mask",
@@ -80,6 +82,23 @@ def layer_being_built() -> keras.layers.Layer | None:
     return callers[-1] if callers else None
 
 
+def graph_nodes(model: keras.Model) -> list[Any]:
+    """The calls of a functional or Sequential model's graph in the order in which Keras runs them.
+
+    Raises:
+        RuntimeError: if this Keras keeps its graph elsewhere.
+    """
+    graph = getattr(model, "_functional", None) or model
+    by_depth = getattr(graph, "_nodes_by_depth", None)
+    if by_depth is None:
+        raise RuntimeError(
+            f"Keras {keras.__version__} keeps no graph for {model.name!r} where it was. "
+            "Keras 3.15 is known to work."
+        )
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    return [node for node in nodes if node.operation and not node.is_input]
+
+
 def initializer_of(variable: keras.Variable) -> Callable[..., Any]:
     """The initializer of a variable made in a `keras.StatelessScope`, which has drawn nothing.
 
@@ -93,6 +112,11 @@ def initializer_of(variable: keras.Variable) -> Callable[..., Any]:
             "Keras 3.15 is known to work."
         )
     return initializer
+
+
+def inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that a layer holds itself, not those inside of them."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

@@ -208,6 +208,27 @@ def test_the_registry_of_gradients_decides_what_a_tape_finds():
         registry._registry["Tanh"] = entry
 
 
+def test_a_graph_lists_its_calls_in_the_order_in_which_keras_runs_them():
+    dense, x = keras.layers.Dense(2), keras.Input((2,))
+    model = keras.Model(x, keras.layers.ReLU()(dense(x)) + dense(x))
+    sequential = keras.Sequential([keras.Input((2,)), dense, keras.layers.ReLU()])
+    for graph, kinds in (
+        (model, ["Dense", "ReLU", "Dense", "Add"]),
+        (sequential, ["Dense", "ReLU"]),
+    ):
+        found = [type(node.operation).__name__ for node in borrowed.graph_nodes(graph)]
+        assert sorted(found) == sorted(kinds) and found[-1] == kinds[-1]
+    with pytest.raises(RuntimeError, match="keeps no graph"):
+        borrowed.graph_nodes(dense)
+
+
+def test_inner_layers_are_those_that_a_layer_holds_itself():
+    inner = keras.Sequential([keras.layers.Dense(1)])
+    wrapper = keras.layers.TimeDistributed(inner)
+    assert borrowed.inner_layers(wrapper) == [inner]
+    assert not borrowed.inner_layers(keras.layers.Dense(1))
+
+
 def test_the_layers_inside_a_layer_are_found_outer_ones_first():
     inner = keras.layers.Dense(2)
     model = keras.Sequential([keras.Input((3,)), keras.layers.TimeDistributed(inner)][:1] + [inner])

@@ -173,8 +173,16 @@ class Evaluation:
         seed = tf.random.experimental.stateless_fold_in(self._seed, self._drawn)
         return tf.random.stateless_normal(shape, seed, dtype=tf.float64)
 
-    def run(self, order: Sequence[Node], outputs: Sequence[Node]) -> list[Covariance]:
-        """The covariances of the outputs; each other one is dropped behind its last use."""
+    def run(
+        self,
+        order: Sequence[Node],
+        outputs: Sequence[Node],
+        visit: Callable[[Node], None] | None = None,
+    ) -> list[Covariance]:
+        """The covariances of the outputs; each other one is dropped behind its last use.
+
+        `visit` is called with each node, but for data, as long as its covariance is known.
+        """
         uses: dict[Node, int] = {node: 1 for node in outputs}
         for node in order:
             for parent in node.parents:
@@ -182,6 +190,8 @@ class Evaluation:
         for node in order:
             if not isinstance(node, Data):
                 self.own(node)
+                if visit is not None:
+                    visit(node)
             for parent in node.parents:
                 uses[parent] -= 1
                 if not uses[parent]:
