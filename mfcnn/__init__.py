@@ -4,6 +4,7 @@ import mfcnn._backend  # noqa: F401 (before all else)
 from mfcnn import (
     activations,
     data,
+    diagnosis,
     empirical,
     estimators,
     initializers,
@@ -13,12 +14,15 @@ from mfcnn import (
     models,
     training,
 )
+from mfcnn.diagnosis import diagnose, repair
 from mfcnn.version import __version__
 
 __all__ = [
     "__version__",
     "activations",
     "data",
+    "diagnose",
+    "diagnosis",
     "empirical",
     "estimators",
     "initializers",
@@ -26,6 +30,7 @@ __all__ = [
     "layers",
     "meanfield",
     "models",
+    "repair",
     "training",
 ]
 

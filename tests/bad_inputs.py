@@ -69,7 +69,7 @@ KINDS = {
     "positions layers m layer samples initializations batch_size eval_every "
     "steps_per_execution iterations count inputs rank layer_parameters "
     "activation_size activation_bytes seed draws max_bytes order unroll "
-    "block_size max_iterations",
+    "block_size max_iterations every",
     "integer or None": "input_size checkpoint_levels checkpoint_every eval_batch_size subset "
     "test_subset resize tpu_batch groups",
     "size": "size kernel_size strides",
@@ -83,7 +83,7 @@ KINDS = {
     "kernel form get kind layout",
     "boolean": "critical_readout gram jit_compile verify orthogonal use_bias last_only fused "
     "verbose artifacts download write pool progress contraction "
-    "log_scale nesterov",
+    "log_scale nesterov training tangent_kernel",
     "model": "model block",
     "activation": "activation",
     "matrix": "y kernel_test_train ntk_test_train nngp_test_train correction_test_train y_train "
@@ -97,7 +97,7 @@ KINDS = {
     "shape": "input_shape shape",
     "dtype": "dtype",
     "record": "moments limit point dataset solution",
-    "path": "output_dir path directory",
+    "path": "output_dir path directory log_dir",
     "text": "name title text",
     "function": "phi phi_prime make_model make_optimizer",
     # Objects of many forms, whose makers check them.
@@ -115,6 +115,7 @@ SPECIAL_KINDS = {
     ("mfcnn.meanfield.jacobian_spectrum", "width"): "integer or None",
     ("mfcnn.meanfield.trainability", "width"): "integer or None",
     ("mfcnn.empirical.relu_critical_ratio", "exponent"): "number",
+    ("mfcnn.repair", "layers"): "record",
 }
 # Wrong values of a kind that are right for one argument.
 LEGITIMATE: dict[tuple[str, str], tuple] = {
@@ -125,6 +126,8 @@ LEGITIMATE: dict[tuple[str, str], tuple] = {
     ("mfcnn.meanfield.fixed_points", "bias_variance"): ([],),
     # Several matrices [..., m, m], here one of one entry.
     ("mfcnn.kernels.spectrum", "kernel_matrix"): ([[[1.0]]],),
+    # Without a model any shape will do.
+    ("mfcnn.diagnosis.Monitor", "x"): ([[[[[[1.0]]]]]],),
     # One example of any shape; that there is one y too few is said of y.
     ("mfcnn.kernels.solve", "x"): ([[[[[[1.0]]]]]],),
 }
@@ -265,6 +268,8 @@ def samples() -> dict[str, Any]:
 
 # What one function needs in another form; functions are called for a new object each time.
 SPECIAL: dict[str, dict[str, Any]] = {
+    "mfcnn.repair": {"method": "auto", "layers": None},
+    "mfcnn.diagnose": {"draws": 0, "tangent_kernel": False},
     "mfcnn.activations.keras_identifier": {"activation": mfcnn.activations.get("tanh")},
     "mfcnn.meanfield.covariance_trajectory": {"covariance": np.ones([4, 4, 4, 4])},
     "mfcnn.meanfield.jacobian_density": {"orthogonal": True},

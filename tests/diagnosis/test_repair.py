@@ -1,0 +1,129 @@
+"""Repair: closed forms of the critical weights, networks that pass signals, and what stays."""
+
+import keras
+import numpy as np
+import pytest
+
+import mfcnn
+from mfcnn import activations
+from mfcnn.diagnosis import _repair
+from tests.diagnosis import odd_models
+from tests.tolerances import float32
+
+L = keras.layers
+X = odd_models.normal(8, 8)
+
+
+def diagnosed(model, x=X):
+    return mfcnn.diagnose(model, x, draws=0, tangent_kernel=False)
+
+
+@pytest.mark.parametrize("name", ["tanh", "erf", "gelu", "swish", "sigmoid", "softplus", "elu"])
+@pytest.mark.parametrize("q", [0.01, 0.3])
+def test_critical_weights_have_chi_1_of_one_and_keep_the_variance(name, q):
+    function = activations.get(name)
+    weight, bias, mean = _repair.critical_weights(function, q, q)
+    assert weight * function.derivative_second_moment(q) == pytest.approx(1, rel=1e-9)
+    kept = weight * (function.second_moment(q) - mean * (2 * function.mean(q) - mean)) + bias
+    assert kept == pytest.approx(q, rel=1e-9) and bias >= 0
+
+
+def test_relu_is_critical_at_two():
+    assert _repair.critical_weights(activations.get("relu"), 1.0, 1.0) == (2.0, 0.0, 0.0)
+
+
+# gelu's critical point is unstable in q: at 32 units the gradient wanders further (before: 10^-24).
+@pytest.mark.parametrize(
+    ("activation", "limit"), [("tanh", 1.5), ("relu", 2), ("sigmoid", 1.5), ("gelu", 6)]
+)
+def test_a_deep_plain_network_passes_signals_and_gradients_after_repair(activation, limit):
+    model = odd_models.plain(activation, 40)
+    repaired = mfcnn.repair(model, X)
+    report = diagnosed(repaired)
+    report.assert_trainable()
+    weighted = [layer.gradient.log10 for layer in report.layers]
+    assert abs(weighted[0] - weighted[-1]) < limit
+    assert [one.kernel for one in repaired.table] == ["orthogonal"] * 41
+
+
+def test_convolutions_get_delta_orthogonal_kernels_where_shapes_allow():
+    def build(x):
+        h = L.Conv2D(8, 3, padding="same", activation="relu")(x)
+        h = L.Conv2D(16, 3, padding="same", activation="relu")(h)
+        h = L.Conv2D(8, 3, 2, activation="relu")(h)
+        return L.Dense(3)(L.Flatten()(h))
+
+    model, x = odd_models.functional((8, 8, 1), build), odd_models.normal(4, 8, 8, 1)
+    repaired = mfcnn.repair(model, x)
+    kinds = ["delta-orthogonal", "delta-orthogonal", "gaussian", "orthogonal"]
+    assert [one.kernel for one in repaired.table] == kinds
+    kernel = np.asarray(repaired.layers[2].kernel)
+    assert np.count_nonzero(np.abs(kernel).sum((2, 3))) == 1
+    np.testing.assert_allclose(
+        kernel[1, 1] @ kernel[1, 1].T, 4 * np.eye(8), atol=10 * float32.rounded
+    )  # sigma_w^2 = 2 at twice as many channels
+
+
+def test_residual_branches_share_the_variance():
+    def build(x):
+        h = L.Dense(32)(x)
+        for _ in range(20):
+            h = h + L.Dense(32)(L.Dense(32, "relu")(h))
+        return L.Dense(2)(h)
+
+    repaired = mfcnn.repair(odd_models.functional((8,), build), X)
+    report = diagnosed(repaired)
+    first, last = report.layers[0], report.layers[-2]
+    assert 1 < last.variance.value / first.variance.value < 2 * np.e
+    assert 1 < first.gradient.value / last.gradient.value < 2 * np.e
+
+
+@pytest.mark.parametrize("name", odd_models.models())
+def test_any_model_is_repaired_saved_and_trained(name, tmp_path):
+    model, x = odd_models.models()[name]
+    before = model.get_weights()
+    repaired = mfcnn.repair(model, x)
+    assert all(map(np.array_equal, before, model.get_weights()))
+    assert [w.shape for w in before] == [w.shape for w in repaired.get_weights()]
+    repaired.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert all(map(np.array_equal, loaded.get_weights(), repaired.get_weights()))
+    assert str(repaired.table).count("\n") == len(repaired.table)
+
+
+def test_a_repaired_model_trains():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 8)), rng.integers(0, 2, 64)
+    repaired = mfcnn.repair(odd_models.plain("relu", 30, outputs=2, last="softmax"), x)
+    repaired.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    history = repaired.fit(x, y, batch_size=32, epochs=15, verbose=0)
+    assert history.history["loss"][-1] < 0.7 * history.history["loss"][0]
+
+
+def test_chosen_layers_change_and_others_stay():
+    model = odd_models.plain(depth=3)
+    names = [layer.name for layer in model.layers]
+    repaired = mfcnn.repair(model, X, layers=names[1:3])
+    changed = [
+        not np.array_equal(a.kernel, b.kernel) for a, b in zip(model.layers, repaired.layers)
+    ]
+    assert changed == [False, True, True, False]
+    with pytest.raises(ValueError, match="'nothing'"):
+        mfcnn.repair(model, X, layers=["nothing"])
+
+
+@pytest.mark.parametrize("name", ["subclassed", "plain"])
+def test_by_data_every_layer_has_its_variance_on_the_batch(name):
+    model, x = odd_models.models()[name]
+    repaired = mfcnn.repair(model, x, method="data")
+    report = diagnosed(repaired, x)
+    depth = len(repaired.table)
+    for layer, inside in zip(report.layers, [*[True] * (depth - 1), False]):
+        target = 1 / depth if name == "plain" and inside else 1.0
+        assert layer.variance.value == pytest.approx(target, rel=float32.deep)
+
+
+def test_theory_alone_leaves_unknown_layers():
+    model, x = odd_models.models()["subclassed"]
+    kinds = [one.kernel for one in mfcnn.repair(model, x, method="theory").table]
+    assert kinds == ["orthogonal", "kept"]

@@ -1,0 +1,140 @@
+"""The report names what is wrong with models that do not train, and leaves those alone that do."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import mfcnn
+from mfcnn.diagnosis import _findings
+from tests.diagnosis import odd_models
+
+L = keras.layers
+X = odd_models.normal(6, 8)
+
+
+def diagnosed(model, x=X, **options):
+    return mfcnn.diagnose(model, x, **{"draws": 2, "tangent_kernel": False} | options)
+
+
+@pytest.fixture(scope="module")
+def broken():
+    return diagnosed(odd_models.plain("relu", 30))
+
+
+@pytest.mark.parametrize(
+    ("activation", "initializer", "depth"),
+    [
+        ("relu", "glorot_uniform", 30),
+        ("sigmoid", "glorot_uniform", 20),
+        ("gelu", "glorot_uniform", 20),
+    ],
+)
+def test_a_vanishing_gradient_is_an_error_with_its_layer(activation, initializer, depth):
+    model = odd_models.plain(activation, depth, kernel_initializer=initializer)
+    report = diagnosed(model)
+    assert not report.trainable and "will not train" in report.verdict
+    finding = report.findings[0]
+    names = [layer.name for layer in report.layers]
+    logs = [layer.gradient.log10 for layer in report.layers]
+    ratios = np.array(logs) - logs[-1]
+    place = names.index(finding.layer)
+    assert ratios[place] < np.log10(_findings.SLOW) <= ratios[place + 1]
+    assert finding.number == pytest.approx(10 ** ratios[0]) and finding.number < _findings.LOST
+    with pytest.raises(AssertionError, match=finding.layer):
+        report.assert_trainable()
+
+
+def test_an_exploding_gradient_is_an_error():
+    wide = keras.initializers.RandomNormal(stddev=0.6)
+    report = diagnosed(odd_models.plain("tanh", 20, kernel_initializer=wide))
+    assert "explodes" in report.findings[0].reason and not report.trainable
+    assert report.phases[0][1].phase == "chaotic"
+
+
+@pytest.mark.parametrize(
+    ("activation", "initializer", "depth"),
+    [("relu", "he_normal", 20), ("tanh", "glorot_uniform", 20), ("selu", "lecun_normal", 6)],
+)
+def test_a_model_that_trains_has_no_error(activation, initializer, depth):
+    report = diagnosed(odd_models.plain(activation, depth, 64, kernel_initializer=initializer))
+    report.assert_trainable()
+    assert "should train" in report.verdict
+
+
+@pytest.mark.parametrize("name", odd_models.models())
+def test_any_model_gets_a_report(name):
+    model, x = odd_models.models()[name]
+    report = diagnosed(model, x)
+    assert len(str(report).splitlines()) >= 2 + len(report.layers)
+    assert report.draws == 2 and all(layer.variance.draws == 2 for layer in report.layers)
+
+
+def test_a_file_is_a_model_and_weights_as_they_are_have_no_spread(tmp_path):
+    model = odd_models.plain()
+    model.save(tmp_path / "model.keras")
+    one, other = diagnosed(str(tmp_path / "model.keras"), draws=0), diagnosed(model, draws=0)
+    assert [a.variance.value for a in one.layers] == [b.variance.value for b in other.layers]
+    assert np.isnan(one.layers[0].variance.spread)
+
+
+def test_the_learning_rate_is_where_gradient_descent_becomes_unstable():
+    model, x = keras.Sequential([keras.Input((8,)), L.Dense(1)]), np.eye(8)[:2]
+    report = diagnosed(model, x, tangent_kernel=True)  # Theta = x x' + 1 = [[2, 1], [1, 2]]
+    assert report.max_learning_rate == pytest.approx(2 / 3, rel=1e-3)
+    assert report.condition_number == pytest.approx(3, rel=1e-3)
+
+
+def test_the_table_fits_a_terminal(broken):
+    lines = str(diagnosed(odd_models.plain("relu", depth=60))).splitlines()
+    assert len(lines) < 60 and max(map(len, lines)) <= 100
+    assert any(re.search(r"\d+ more", line) for line in lines)
+
+
+def test_the_page_needs_no_other_file(broken, tmp_path):
+    broken.save(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<tr>") == len(broken.layers) + 1 and page.count("<img") == 1
+    assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script" not in page
+    assert all(finding.layer in page for finding in broken.findings)
+
+
+def test_the_picture_shows_measurement_and_theory(broken):
+    figure = broken.plot()
+    assert len(figure.axes) == 3
+    for axes, name in zip(figure.axes, ("variance", "correlation", "gradient")):
+        line = axes.get_lines()[0].get_ydata()
+        np.testing.assert_array_equal(line, [getattr(o, name).theory for o in broken.layers])
+
+
+def test_the_table_has_a_row_for_each_layer(broken):
+    pytest.importorskip("pandas")
+    frame = broken.to_dataframe()
+    assert list(frame["layer"]) == [layer.name for layer in broken.layers]
+    assert {"variance", "variance_spread", "variance_theory", "gradient"} <= set(frame.columns)
+
+
+def test_values_that_overflow_are_named():
+    model = odd_models.plain("relu", 3, 8)
+    model.layers[1].kernel.assign(np.full((8, 8), np.inf, "float32"))
+    report = diagnosed(model, draws=0)
+    assert report.findings[0].layer == model.layers[1].name and not report.trainable
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": keras.Sequential([L.Dense(2)])}, "model must be built"),
+        ({"x": np.zeros((0, 8))}, "x must hold at least one"),
+        ({"x": np.full((2, 8), np.nan)}, "x must be finite"),
+        ({"x": np.zeros((2, 7))}, "x must be of the model's input shape"),
+        ({"draws": -1}, "draws must be an integer of at least 0"),
+        ({"model": "nowhere.keras"}, "model must be a keras.Model or the path"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(change, words):
+    arguments = {"model": odd_models.plain(), "x": X} | change
+    with pytest.raises(ValueError, match=words) as error:
+        mfcnn.diagnose(**arguments)
+    assert "Received" in str(error.value)
