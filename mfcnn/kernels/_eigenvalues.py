@@ -37,6 +37,20 @@ def check_matrix(name: str, matrix: Any, square: bool = False) -> np.ndarray:
     return matrix
 
 
+def check_matrices(
+    kernel_train_train: Any, kernel_test_train: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two matrices that belong together: a test input's row has a column for each training one."""
+    matrix = check_matrix("kernel_train_train", kernel_train_train, square=True)
+    test = check_matrix("kernel_test_train", kernel_test_train)
+    if test.shape[1] != len(matrix):
+        raise ValueError(
+            f"kernel_test_train must have {len(matrix)} columns, one for each training input. "
+            f"Received: kernel_test_train.shape={test.shape}"
+        )
+    return matrix, test
+
+
 def rounding(kernel_matrix: Any, eigenvalues: np.ndarray) -> float:
     """What rounding may add to an eigenvalue, with eps of the matrix's own dtype.
 

@@ -15,7 +15,7 @@ import scipy.integrate
 import scipy.special
 
 from mfcnn import arguments
-from mfcnn.kernels._eigenvalues import check_matrix
+from mfcnn.kernels._eigenvalues import check_matrices
 from mfcnn.kernels._prediction import check_start, check_targets, check_times
 
 __all__ = ["Trajectory", "gradient_flow"]
@@ -91,13 +91,7 @@ def gradient_flow(
         >>> found.test.shape, bool(found.test[1, 0, 0] > found.test[1, 0, 1])
         ((2, 1, 2), True)
     """
-    matrix = check_matrix("kernel_train_train", kernel_train_train, square=True)
-    test = check_matrix("kernel_test_train", kernel_test_train)
-    if test.shape[1] != len(matrix):
-        raise ValueError(
-            f"kernel_test_train must have {len(matrix)} columns, one for each training input. "
-            f"Received: kernel_test_train.shape={test.shape}"
-        )
+    matrix, test = check_matrices(kernel_train_train, kernel_test_train)
     y = check_targets(y_train, len(matrix))
     moments = check_times(times, "times")
     if not np.all(np.isfinite(moments)):

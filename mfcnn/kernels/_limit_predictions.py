@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mfcnn import arguments
-from mfcnn.kernels._eigenvalues import check_matrix
+from mfcnn.kernels._eigenvalues import check_matrices, check_matrix
 from mfcnn.kernels._prediction import check_targets, predict
 
 __all__ = ["EigenvectorOverlap", "data_dependent_part", "eigenvector_overlap", "ordered_limit"]
@@ -54,13 +54,7 @@ def eigenvector_overlap(kernel_train_train: Any, kernel_test_train: Any) -> Eige
 
     Source: NTK paper, section 1, second contribution.
     """
-    matrix = check_matrix("kernel_train_train", kernel_train_train, square=True)
-    test = check_matrix("kernel_test_train", kernel_test_train)
-    if test.shape[1] != len(matrix):
-        raise ValueError(
-            f"kernel_test_train must have {len(matrix)} columns, one for each training input. "
-            f"Received: kernel_test_train.shape={test.shape}"
-        )
+    matrix, test = check_matrices(kernel_train_train, kernel_test_train)
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     _, singular_values, right = np.linalg.svd(test, full_matrices=False)
     overlap = (vectors[:, ::-1].T @ right.T) ** 2
