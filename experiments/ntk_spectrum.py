@@ -58,13 +58,18 @@ def measure_curve(
     amplitudes = kernels.offdiagonal_decay(
         limit, result.nngp[middle], result.ntk[middle], depths[middle] + 1, positions
     )
+    layers = np.asarray(depths) + 1
+    laws = {
+        name: kernels.spectrum_law(
+            limit, layers, m, *amplitudes, positions=positions, kernel=name, pool=pool
+        )
+        for name in ("nngp", "ntk")
+    }
     rows = []
     for index, depth in enumerate(depths):
         for name, matrices in (("nngp", result.nngp), ("ntk", result.ntk)):
             measured = kernels.spectrum(matrices[index])
-            law = kernels.spectrum_law(
-                limit, depth + 1, m, *amplitudes, positions=positions, kernel=name, pool=pool
-            )
+            law = kernels.SpectrumLaw(*(field[index] for field in laws[name]))
             rows.append(
                 {
                     "phase": limit.phase,

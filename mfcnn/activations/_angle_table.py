@@ -212,10 +212,9 @@ class _AngleDual(TableDual):
         both = tf.stack([self._slope, self._secant])
         return ratio, unit, functions, tf.tensordot(both, functions, 1)
 
-    def pair(self, side1: Side, side2: Side, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The output gap and E[phi' phi']."""
-        side1, side2 = self._sides(side1, side2, gap.dtype)
-        (ratio1, unit1, functions, _), (ratio2, unit2, _, products) = side1, side2
+    def rise(self, side1: Any, side2: Any, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The gap's part of the output gap and E[phi' phi']."""
+        (ratio1, _, functions, _), (ratio2, _, _, products) = side1, side2
         sine, cosine = safe_sqrt(gap / 2), safe_sqrt(1 - gap / 2)
         x = _place(sine, cosine, tf.cast(self._width, gap.dtype), tf.asinh)
         x = x + tf.zeros_like(ratio1 * ratio2)
@@ -244,4 +243,4 @@ class _AngleDual(TableDual):
         )
         slope = coefficient(0, 0) + x * a1 - a2
         secant = coefficient(1, 0) + x * b1 - b2
-        return self._offset(unit1, unit2) + ratio1 * ratio2 * gap * secant, slope
+        return ratio1 * ratio2 * gap * secant, slope

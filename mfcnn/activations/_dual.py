@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from mfcnn.activations._close import Close
 from mfcnn.numerics import inverse, safe_sqrt
 
 __all__ = ["Dual", "FromMaps", "Side", "angle", "angle_of_gap", "correlation_gap"]
@@ -89,9 +90,9 @@ class Dual:
         raise NotImplementedError
 
     @property
-    def close(self) -> "Dual":
-        """The dual for inputs that nearly coincide, where the output gap needs all its digits."""
-        return self
+    def close(self) -> Close:
+        """The maps of inputs that nearly coincide, where the output gap needs all its digits."""
+        return Close(self)
 
     def maps(
         self,
@@ -182,7 +183,7 @@ class FromMaps(Dual):
         return q, safe_sqrt(q), inverse(safe_sqrt(self.moments(q)[0]))
 
     def pair(self, side1: Side, side2: Side, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The output gap, with as many digits as the user's function leaves it."""
+        """The output gap, with as many digits as the user's function leaves it: 1e-16 of one."""
         (q1, root1, inverse1), (q2, root2, inverse2) = side1, side2
         value, derivative = self._maps(q1, q2, root1 * root2 * (1 - gap))
         return 1 - value * (inverse1 * inverse2), derivative

@@ -218,10 +218,9 @@ class _HermiteDual(TableDual):
         ratio, unit, basis = self._shared_side(q)
         return ratio, unit, *(tf.tensordot(a, basis, 1) for a in self._terms)
 
-    def pair(self, side1: Side, side2: Side, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The output gap and E[phi' phi'], by Horner's rule over the terms."""
-        side1, side2 = self._sides(side1, side2, gap.dtype)
-        (ratio1, unit1, *terms1), (ratio2, unit2, *terms2) = side1, side2
+    def rise(self, side1: Any, side2: Any, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The gap's part of the output gap and E[phi' phi'], by Horner's rule over the terms."""
+        (ratio1, _, *terms1), (ratio2, _, *terms2) = side1, side2
         c = 1 - gap
         secant, slope, kept = 0.0, 0.0, 0
         for parity, nodes in enumerate(self._nodes):
@@ -234,7 +233,7 @@ class _HermiteDual(TableDual):
                     secant, slope = secant + (1 + c) * (tail + c * c * tails), slope + c * value
                 else:
                     secant, slope = secant + tail + (c + c * c) * tails, slope + value
-        return self._offset(unit1, unit2) + ratio1 * ratio2 * gap * secant, slope
+        return ratio1 * ratio2 * gap * secant, slope
 
 
 def _sums(

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.activations._dual import Dual
-from mfcnn.numerics import chebyshev_nodes, safe_sqrt
+from mfcnn.activations._close import Close
+from mfcnn.activations._dual import Dual, Side
+from mfcnn.numerics import chebyshev_nodes, inverse, safe_sqrt
 
 __all__ = ["RANKS", "RESOLVED", "TableDual", "domain", "relative", "rotated", "rounded"]
 
 RANKS = (6, 12, 24, 48, 96)
 RESOLVED = 1e-13  # last coefficients of the polynomials in y over the largest
+_SMALL = 1e-5  # relative differences of roots: both ways to a difference are right to 1e-11
 
 
 def domain(q_low: float, q_high: float, rank: int) -> tuple[tuple[float, float], np.ndarray]:
@@ -55,7 +57,7 @@ def rotated(unit: np.ndarray) -> np.ndarray:
 
 
 class TableDual(Dual):
-    """A dual that evaluates a table; a subclass gives `side` and `pair`."""
+    """A dual that evaluates a table; a subclass gives `side` and `rise`."""
 
     def __init__(self, shared: Any, dtype: tf.DType, variance: tf.Tensor | None) -> None:
         """Takes what all tables have.
@@ -105,6 +107,21 @@ class TableDual(Dual):
         side = tuple(tf.cast(a, dtype) for a in self._fixed[1])
         return side, side
 
+    def pair(self, side1: Side, side2: Side, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The output gap and E[phi' phi']."""
+        side1, side2 = self._sides(side1, side2, gap.dtype)
+        rise, slope = self.rise(side1, side2, gap)
+        return self._offset(side1[1], side2[1]) + rise, slope
+
+    def rise(self, side1: Any, side2: Any, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """r1 r2 gap secant and E[phi' phi'], of two sides [r, w, ...]."""
+        raise NotImplementedError
+
+    @property
+    def close(self) -> Close:
+        """With all digits of |w1 - w2|^2: to 1e-10 of it, as a table is."""
+        return Close(self) if self._fixed else _CloseTable(self)
+
     def _offset(self, unit1: tf.Tensor, unit2: tf.Tensor) -> Any:
         """|w1 - w2|^2 / 2."""
         offset = 0.0
@@ -112,3 +129,58 @@ class TableDual(Dual):
             difference = unit1[k] - unit2[k]
             offset = offset + difference * difference
         return offset / 2
+
+    def gradients(self, q: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Of sqrt(A), or sqrt(A / q) where phi(0) = 0, and of w: the slopes by y, and the values.
+
+        Returns:
+            (slopes [1 + k, ...], values [1 + k, ...]).
+        """
+        both = tf.concat([self._moments[:1], self._unit], 0)
+        _, basis = self._basis(q)
+        slopes = tf.tensordot(both, tf.constant(_derivative(both.shape[1]), both.dtype), 1)
+        return tf.tensordot(slopes, basis, 1) * self._domain[1], tf.tensordot(both, basis, 1)
+
+    @property
+    def vanishes(self) -> tf.Tensor:
+        """Whether phi(0) = 0."""
+        return self._domain[2] > 0
+
+
+def _derivative(count: int) -> np.ndarray:
+    """The matrix from the Chebyshev coefficients of a polynomial to those of its derivative."""
+    matrix = np.zeros([count, count])
+    matrix[:, : count - 1] = np.polynomial.chebyshev.chebder(np.eye(count))[: count - 1].T
+    return matrix
+
+
+class _CloseTable(Close):
+    """w1 - w2 and sqrt(A1) - sqrt(A2) by the mean slope times y1 - y2 where that is small.
+
+    The mean of the slopes at both ends is off by (y1 - y2)^2 of it, the difference of two values by
+    a rounding over y1 - y2.
+    """
+
+    dual: TableDual
+
+    def side(self, q: tf.Tensor) -> Side:
+        """sqrt(q), the slopes by y and the values of sqrt(A) and w, and the dual's own."""
+        return safe_sqrt(q), *self.dual.gradients(q), *self.dual.side(q)
+
+    def pair(
+        self, side1: Side, side2: Side, gap: tf.Tensor, difference: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The maps of pairs."""
+        (root1, slopes1, values1, *own1), (root2, slopes2, values2, *own2) = side1, side2
+        rise, slope = self.dual.rise(own1, own2, gap)
+        roots = difference * inverse(root1 + root2)
+        step = roots / ((1 + root1) * (1 + root2))  # y1 - y2
+        small = tf.abs(roots) < _SMALL * (root1 + root2)
+        apart = tf.where(small, step * (slopes1 + slopes2) / 2, values1 - values2)
+        # sqrt(A) is values[0], times sqrt(q) where phi(0) = 0.
+        one, two, change = values1[0], values2[0], apart[0]
+        scaled = (root1 + root2) / 2 * change + roots * (one + two) / 2
+        vanishes = self.dual.vanishes
+        change = tf.where(vanishes, scaled, change)
+        total = tf.where(vanishes, root1 * one + root2 * two, one + two)
+        return tf.reduce_sum(apart[1:] ** 2, 0) / 2 + rise, slope, change * total

@@ -1,9 +1,7 @@
 """Analytic kernels (NNGP and NTK) of infinitely wide networks, their spectrum and predictions."""
 
 from mfcnn.kernels._asymptotics import (
-    Limits,
     SpectrumLaw,
-    limits,
     mode_corrections,
     offdiagonal_decay,
     offdiagonal_law,
@@ -19,6 +17,7 @@ from mfcnn.kernels._limit_predictions import (
     eigenvector_overlap,
     ordered_limit,
 )
+from mfcnn.kernels._limits import Limits, limits
 from mfcnn.kernels._models.model_kernel import from_keras
 from mfcnn.kernels._models.registry import register_layer_rule
 from mfcnn.kernels._models.rules_positions import position_map

@@ -32,106 +32,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mfcnn import activations, arguments, meanfield, profiles
+from mfcnn import arguments, meanfield, profiles
+from mfcnn.kernels._limits import Limits
 
 __all__ = [
-    "Limits",
     "SpectrumLaw",
-    "limits",
     "mode_corrections",
     "offdiagonal_decay",
     "offdiagonal_law",
     "spectrum_law",
 ]
 
-_NEAR = 2.0**-8  # sqrt(1 - c) where a kink shows; its square is exact in binary
-
-
-class Limits(NamedTuple):
-    """Where a deep kernel goes.
-
-    Attributes:
-        phase: "ordered", "critical" or "chaotic".
-        q_star: NNGP diagonal.
-        c_star: limit of the correlation of two inputs.
-        q_ab: NNGP off-diagonal, c_star q_star.
-        chi_1: growth of the NTK diagonal.
-        chi_c: decay of off-diagonal corrections.
-        chi_2: weight_variance * E[phi'' phi''] at c_star: the slope of weight_variance T'.
-        p: NTK diagonal in the limit; infinite but in the ordered phase.
-        p_ab: NTK off-diagonal, q_ab / (1 - chi_c); infinite on the critical line.
-        xi_1: 1 / |log chi_1|.
-        xi_star: 1 / (log chi_1 - log chi_c), infinite but in the chaotic phase.
-        chi_3: weight_variance * E[phi''' phi'''] at c_star; NaN for an activation with kinks.
-        kink: (chi_1 - weight_variance T'(c)) / sqrt(1 - c) at c -> 1; zero without kinks.
-        bend: what is left of it, in the next order of sqrt(1 - c); zero without kinks.
-    """
-
-    phase: str
-    q_star: float
-    c_star: float
-    q_ab: float
-    chi_1: float
-    chi_c: float
-    chi_2: float
-    p: float
-    p_ab: float
-    xi_1: float
-    xi_star: float
-    chi_3: float = 0.0
-    kink: float = 0.0
-    bend: float = 0.0
-
-
-def limits(activation: Any, weight_variance: float, bias_variance: float) -> Limits:
-    """The limits and rates of NNGP and NTK at infinite depth.
-
-    Args:
-        activation: a name or a `mfcnn.activations.Activation`.
-        weight_variance: sigma_w^2.
-        bias_variance: sigma_b^2.
-
-    Returns:
-        `Limits`.
-
-    Raises:
-        ValueError: for an unknown activation or variances that are none.
-
-    Example:
-        >>> mfcnn.kernels.limits("tanh", 0.5, 0.1).phase
-        'ordered'
-
-    Source: NTK paper, sections 3.1 to 3.3. Equation 9 prints an extra q*; the recursion is
-    p(l+1) = q* + chi_1 p(l).
-    """
-    activation = activations.get(activation)
-    fixed = meanfield.fixed_point(activation, weight_variance, bias_variance)
-    q, c = fixed.q_star, fixed.c_star
-    second, third, kink, bend = (weight_variance * s for s in _slopes(activation, q, c))
-    ordered, critical = fixed.phase == "ordered", fixed.phase == "critical"
-    with np.errstate(divide="ignore"):
-        xi_1 = float(1 / np.abs(np.log(fixed.chi_1))) if not critical else np.inf
-    return Limits(
-        fixed.phase,
-        q,
-        c,
-        c * q,
-        fixed.chi_1,
-        fixed.chi_c,
-        second,
-        q / (1 - fixed.chi_1) if ordered else np.inf,
-        np.inf if critical else c * q / (1 - fixed.chi_c),
-        xi_1,
-        fixed.xi_star,
-        third,
-        kink,
-        bend,
-    )
-
 
 def _limit(value: Any) -> Limits:
     if not isinstance(value, Limits):
         raise ValueError(f"limit must be what `limits` returns. Received: limit={value!r}")
+    rates = np.array([value.q_star, value.chi_1, value.chi_c, value.q_ab], np.float64)
+    if not (np.all(np.isfinite(rates)) and value.q_star > 0 and np.all(rates[:3] >= 0)):
+        raise ValueError(
+            "limit must have a finite q_star above 0 and rates chi_1 and chi_c that are not "
+            "negative: inputs can be normalised to no other variance. Take a bias_variance above "
+            f"0, or other variances. Received: limit={value!r}"
+        )
     return value
 
 
@@ -147,34 +69,6 @@ def _layers(value: Any, least: float = 1, name: str = "layers") -> np.ndarray:
 
 def _amplitude(name: str, value: Any) -> np.ndarray | None:
     return None if value is None else arguments.array(name, value)
-
-
-def _slopes(
-    activation: activations.Activation, q: float, c: float
-) -> tuple[float, float, float, float]:
-    """First and second derivative of T' = E[phi'(u) phi'(v)] by q12; its kink and bend at c = 1."""
-    if q == 0:
-        return 0.0, 0.0, 0.0, 0.0
-    expansion = activation.hermite_basis(q)
-    if expansion is not None:
-        z, matrix = expansion
-        weights = (np.asarray(activation.phi(np.sqrt(q) * z), np.float64) @ matrix) ** 2
-        n = np.arange(weights.size)
-        second = np.sum(weights * n * (n - 1) * c ** np.maximum(n - 2, 0)) / q**2
-        third = np.sum(weights * n * (n - 1) * (n - 2) * c ** np.maximum(n - 3, 0)) / q**3
-        return float(second), float(third), 0.0, 0.0
-    steps = np.arange(4) * _NEAR
-    values = activation.derivative_covariance(q, 1 - steps**2)
-    kink, bend, _ = np.linalg.solve(
-        steps[1:, None] ** np.arange(1, 4) * [-1, 1, 1], values[1:] - values[0]
-    )
-    if c == 1:
-        bent = kink > 1e-6 * values[0]
-        return (np.inf, np.nan, float(kink), float(bend)) if bent else (0.0, 0.0, 0.0, 0.0)
-    h = 1e-2 * (1 - c)
-    values = activation.derivative_covariance(q, c + h * np.array([-1.0, 1.0, -2.0, 2.0]))
-    second = (8 * (values[1] - values[0]) - (values[3] - values[2])) / (12 * h * q)
-    return float(second), np.nan, float(kink), float(bend)
 
 
 def _critical_law(
@@ -210,10 +104,12 @@ def offdiagonal_law(
         delta: amplitude of the NTK's correction; not used on the critical line.
 
     Returns:
-        (q_ab, p_ab), float64 of the broadcast shape.
+        (q_ab, p_ab), float64 of the broadcast shape; NaN at layers that are too few for the law:
+        where it leaves the range that the diagonal allows.
 
     Raises:
-        ValueError: for layers below one, and for amplitudes that are not finite or do not fit.
+        ValueError: for layers below one, for amplitudes that are not finite or do not fit, and
+            where no layer is left.
 
     Example:
         >>> variances = mfcnn.meanfield.critical_point("tanh", q_star=0.5)
@@ -233,31 +129,55 @@ def offdiagonal_law(
                 f"{name} must broadcast against layers of shape {layers.shape}. Received: "
                 f"{name}.shape={np.shape(value)}"
             ) from error
+    entries = _entries(limit, layers, epsilon, delta)
+    diagonals = _diagonal(limit, layers, leading=epsilon is None)
+    return tuple(_within(*both, epsilon, delta) for both in zip(entries, diagonals))
+
+
+def _entries(
+    limit: Limits, layers: np.ndarray | int, epsilon: Any, delta: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The law's q_ab and p_ab, whatever they are."""
     if limit.phase == "critical":
-        return _critical_law(limit, layers, epsilon)[:2]
+        with np.errstate(divide="ignore"):
+            return _critical_law(limit, layers, epsilon)[:2]
     epsilon, delta = (np.asarray(0.0) if x is None else x for x in (epsilon, delta))
     decay = limit.chi_c**layers
     off = limit.q_ab + decay * epsilon
-    return off, limit.p_ab + _ntk_correction(limit, layers, decay, epsilon) + decay * delta
+    return off, limit.p_ab + _ntk_correction(limit, layers, epsilon) + decay * delta
 
 
-def _ntk_correction(
-    limit: Limits,
-    layers: np.ndarray | int,
-    decay: np.ndarray | float,
-    epsilon: np.ndarray,
-) -> np.ndarray:
+def _within(entries: np.ndarray, diagonal: np.ndarray, epsilon: Any, delta: Any) -> np.ndarray:
+    """Off-diagonal entries, NaN where they exceed the diagonal: no kernel has such entries."""
+    held = np.abs(entries) <= diagonal * (1 + 1e-9)
+    if not np.any(held):
+        raise ValueError(
+            "epsilon and delta must be the amplitudes of one kernel, both, as `offdiagonal_decay` "
+            "gives them, and layers enough for the law: its off-diagonal entries exceed the "
+            f"diagonal at each of the layers. Received: epsilon={epsilon!r}, delta={delta!r}"
+        )
+    return np.where(held, entries, np.nan)
+
+
+def _ntk_correction(limit: Limits, layers: np.ndarray | int, epsilon: np.ndarray) -> np.ndarray:
     """What epsilon does to p_ab, off the critical line."""
+    decay = limit.chi_c**layers
     if np.isinf(limit.chi_2):
         root = np.sqrt(limit.chi_c)
         gap = np.sqrt(np.maximum(-epsilon * decay / limit.q_star, 0.0))
         return decay * layers * epsilon - limit.kink * limit.p_ab * gap / (root * (1 - root))
-    return decay * layers * (1 + limit.chi_2 * limit.p_ab / limit.chi_c) * epsilon
+    # chi_c^(l - 1): chi_c may be zero.
+    rate = limit.chi_c ** (layers - 1) * (limit.chi_c + limit.chi_2 * limit.p_ab)
+    return layers * rate * epsilon
 
 
-def _diagonal(limit: Limits, layers: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
-    """The NNGP's and the NTK's diagonal entry."""
+def _diagonal(
+    limit: Limits, layers: np.ndarray | int, leading: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The NNGP's and the NTK's diagonal entry; to leading order the limit itself if ordered."""
     layers = np.asarray(layers, np.float64)
+    if leading and limit.phase == "ordered":
+        return np.full_like(layers, limit.q_star), np.full_like(layers, limit.p)
     if limit.phase == "critical":
         ntk = limit.q_star * layers
     else:
@@ -308,10 +228,11 @@ def spectrum_law(
         pool: whether global average pooling is the readout.
 
     Returns:
-        `SpectrumLaw`.
+        `SpectrumLaw`, NaN at layers that are too few for the law: where it is the spectrum of no
+        kernel, with an eigenvalue below zero.
 
     Raises:
-        ValueError: for values outside of these ranges.
+        ValueError: for values outside of these ranges, and where no layer is left.
 
     Example:
         >>> ordered = mfcnn.kernels.limits("tanh", 0.5, 0.1)
@@ -334,23 +255,38 @@ def spectrum_law(
                 f"{name}.shape={np.shape(value)}"
             )
     share = 1 / positions if pool else 1.0
-    diagonal = _diagonal(limit, layers)[field]
-    if epsilon is None and limit.phase == "ordered":
-        diagonal = np.full_like(layers, (limit.q_star, limit.p)[field])
+    diagonal = _diagonal(limit, layers, leading=epsilon is None)[field]
     with np.errstate(divide="ignore", invalid="ignore"):
         if np.ndim(epsilon) == np.ndim(delta) == 0:
-            off = offdiagonal_law(limit, layers, epsilon, delta)[field]
+            off = _entries(limit, layers, epsilon, delta)[field]
+            off = _within(off, diagonal, epsilon, delta)
+            # A matrix of equal off-diagonal entries: off >= -p / (m - 1).
+            off = np.where((m - 1) * off >= -diagonal * (1 + 1e-9), off, np.nan)
             rest = (diagonal - off) * share
-            largest = rest + m * off
-            return SpectrumLaw(largest, rest, largest / rest)
-        laws = offdiagonal_law(limit, layers[..., None, None], epsilon, delta)
-        matrix = np.array(np.broadcast_to(laws[field], [*layers.shape, m, m]))
-        own = np.einsum("...ii->...i", matrix)
-        own[...] = diagonal[..., None] * share + own * (1 - share)
-        values = np.linalg.eigvalsh(matrix)
-        largest = values[..., -1]
-        rest = np.mean(values[..., :-1], axis=-1)
-        return SpectrumLaw(largest, rest, largest / values[..., 0])
+            # 1 + m off / rest, and not the ratio: the diagonal is infinite where chi_1^l is.
+            return SpectrumLaw(rest + m * off, rest, 1 + m * off / rest)
+        off = _entries(limit, layers[..., None, None], epsilon, delta)[field]
+        return _matrix_law(np.broadcast_to(off, [*layers.shape, m, m]), diagonal, share)
+
+
+def _matrix_law(off: np.ndarray, diagonal: np.ndarray, share: float) -> SpectrumLaw:
+    """The spectrum of matrices [..., m, m], in units of the diagonal, which may be infinite."""
+    matrix = off / diagonal[..., None, None]
+    own = np.einsum("...ii->...i", matrix)
+    own[...] = share + own * (1 - share)
+    values = np.linalg.eigvalsh(matrix)
+    # Eigenvalues are known to a few roundings of the largest.
+    least = -8 * len(off) * np.finfo(np.float64).eps * values[..., -1]
+    values = np.where((values[..., 0] >= least)[..., None], values, np.nan)
+    if np.all(np.isnan(values)):
+        raise ValueError(
+            "epsilon and delta must be the amplitudes of one kernel, both, as `offdiagonal_decay` "
+            "gives them, and layers enough for the law: the matrix has negative eigenvalues at "
+            f"each of the layers. Received: off-diagonal entries {off!r}"
+        )
+    ratio = values[..., -1] / values[..., 0]
+    rest = np.mean(values[..., :-1], axis=-1)
+    return SpectrumLaw(values[..., -1] * diagonal, rest * diagonal, ratio)
 
 
 def offdiagonal_decay(
@@ -394,19 +330,29 @@ def offdiagonal_decay(
     if nngp.ndim == 2:
         share = 1 / positions
         for kernel, diagonal, known in zip(
-            (nngp, ntk), _diagonal(limit, layer), offdiagonal_law(limit, layer)
+            (nngp, ntk), _diagonal(limit, layer), _entries(limit, layer, None, None)
         ):
             own = np.einsum("ii->i", kernel)
             # Without pooling the diagonal says nothing about pairs: any value will do.
             own[...] = (own - diagonal * share) / (1 - share) if positions > 1 else known
     if limit.phase == "critical":
         gap = limit.q_star - nngp
+        if not np.all(gap > 0):
+            raise ValueError(
+                f"nngp must be below q_star = {limit.q_star:g} off the diagonal. Received: "
+                f"nngp={nngp!r}"
+            )
         u = np.sqrt(limit.q_star / gap) if np.isinf(limit.chi_2) else 1 / gap
         epsilon = u - _critical_law(limit, layer, 0.0)[2]
         return epsilon, np.zeros_like(epsilon)
     decay = limit.chi_c**layer
+    if decay < np.finfo(np.float64).tiny:
+        raise ValueError(
+            f"layer must be so small that chi_c^layer, chi_c = {limit.chi_c:g}, is not zero: no "
+            f"correction is left. Received: layer={layer}"
+        )
     epsilon = (nngp - limit.q_ab) / decay
-    correction = _ntk_correction(limit, layer, decay, epsilon)
+    correction = _ntk_correction(limit, layer, epsilon)
     return epsilon, (ntk - limit.p_ab - correction) / decay
 
 
@@ -448,6 +394,11 @@ def mode_corrections(
     """
     if _limit(limit).phase == "critical":
         raise ValueError("limit must be of the ordered or the chaotic phase. Received: critical")
+    if np.isinf(limit.chi_2):
+        raise ValueError(
+            "limit must have a finite chi_2: with a kink the NTK's correction is no power of the "
+            f"NNGP's. Take a smooth activation, or the chaotic phase. Received: limit={limit!r}"
+        )
     epsilon, delta = arguments.array("epsilon", epsilon), arguments.array("delta", delta)
     named = variance_profile is None or isinstance(variance_profile, str)
     rank = min(epsilon.ndim, 2) if named else None
@@ -463,7 +414,8 @@ def mode_corrections(
     layers = _layers(layers, 0).reshape([-1] + [1] * epsilon.ndim)
     modes, ntk_modes = (np.fft.fftn(field, axes=axes) for field in (epsilon, delta))
     decay = (rho * limit.chi_c) ** layers
-    slope = 1 + limit.chi_2 * limit.p_ab / limit.chi_c
-    results = decay * modes, decay * (ntk_modes + layers * slope * modes)
+    # chi_c^(l - 1) for l > 0: chi_c may be zero.
+    rate = limit.chi_c ** np.maximum(layers - 1, 0) * (limit.chi_c + limit.chi_2 * limit.p_ab)
+    results = decay * modes, decay * ntk_modes + layers * rho**layers * rate * modes
     epsilon, delta = (np.fft.ifftn(field, axes=axes).real for field in results)
     return epsilon, delta

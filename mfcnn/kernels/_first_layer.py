@@ -8,17 +8,20 @@ they are collinear and large. There it is taken as a sum of positive terms,
     det(x, y) = |x|^2 |y|^2 - (x y)^2 = |x|^2 |r|^2 - (x r)^2,   r = y - a x for any a.
 
 The residual r is made in three steps whose factors a have 26 bits, as have the two halves of x:
-every product is exact, and r keeps its own relative accuracy however small it is.
+every product is exact, and r keeps its own relative accuracy however small it is. The difference of
+two variances, which is weight_variance <x - y, x + y>, is taken from x - y as well.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from mfcnn.borrowed import GraphOrParentsInXlaContext, could_possibly_record
-from mfcnn.kernels._recursion import First, bias_distance, gap_of_distance, normal
+from mfcnn.kernels._distances import bias_distance, gap_of_distance, normal
+from mfcnn.kernels._recursion import First
 from mfcnn.numerics import inverse, safe_sqrt
 
 __all__ = [
@@ -96,44 +99,48 @@ def suspects(gap: tf.Tensor, same: tf.Tensor) -> tf.Tensor:
 
 
 def close_gaps(x1: tf.Tensor, x2: tf.Tensor, first: First, layout: Any, parameters: tuple) -> First:
-    """Gaps of close inputs once more, accurately, and which inputs are equal.
+    """Gaps of close inputs once more, accurately, their q1 - q2, and which inputs are equal.
 
     Row by row, and of those rows alone that have close pairs: there are few of them, but none may
     be forgotten.
     """
-
+    differences = layout.first(first.q1) - layout.second(first.q2)
     if not tf.executing_eagerly() and could_possibly_record() and _in_xla():
         # XLA has no gradient of a condition: equal inputs are found, near ones keep their rounding.
-        return first._replace(same=tf.logical_or(first.same, same_inputs(x1, x2)))
+        same = tf.logical_or(first.same, same_inputs(x1, x2))
+        return first._replace(same=same, difference=differences)
 
-    def anew() -> tuple[tf.Tensor, tf.Tensor]:
+    def anew() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         same = tf.logical_or(first.same, same_inputs(x1, x2))
         close = suspects(first.gap, same)
         rows = tf.reduce_any(close, 1)
         patches = tf.transpose(x2)
         weights = tf.fill([tf.shape(x1)[1]], tf.constant(1 / x1.shape[1], tf.float64))
 
-        def row(i: tf.Tensor, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def row(i: tf.Tensor, both: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             def accurate() -> tf.Tensor:
-                own = First(first.q1[i, None], first.q2, gap[i, None], same[i, None])
+                own = First(first.q1[i, None], first.q2, both[0, i, None], same[i, None])
                 exact = _accurate(x1[i, :, None], patches, weights, own, layout, parameters)
-                return tf.where(close[i], exact[0], gap[i])
+                apart = (x1[i, :, None] - patches) * (x1[i, :, None] + patches)
+                apart = parameters[0] * tf.tensordot(weights, apart, 1)
+                return tf.where(close[i], tf.stack([exact[0], apart]), both[:, i])
 
-            value = tf.cond(rows[i], accurate, lambda: gap[i])
-            return i + 1, tf.tensor_scatter_nd_update(gap, [[i]], value[None])
+            value = tf.cond(rows[i], accurate, lambda: both[:, i])
+            places = tf.stack([[0, i], [1, i]])
+            return i + 1, tf.tensor_scatter_nd_update(both, places, value)
 
         count = first.gap.shape[0]
-        _, gap = tf.while_loop(
+        _, both = tf.while_loop(
             lambda i, _: i < tf.shape(first.gap)[0],
             row,
-            (tf.constant(0), first.gap),
+            (tf.constant(0), tf.stack([first.gap, differences])),
             maximum_iterations=count,
         )
-        return gap, same
+        return both[0], both[1], same
 
     some = tf.reduce_any(suspects(first.gap, first.same))
-    gap, same = tf.cond(some, anew, lambda: (first.gap, first.same))
-    return first._replace(gap=gap, same=same)
+    gap, differences, same = tf.cond(some, anew, lambda: (first.gap, differences, first.same))
+    return first._replace(gap=gap, same=same, difference=differences)
 
 
 def convolutional(
@@ -153,7 +160,7 @@ def convolutional(
     normals = [normal(q, layout, parameters[1]) for q in variances]
     scaled = [x * side.inverse_norm for x, side in zip(images, normals)]
     q1, q2, one, two = variances[0], variances[-1], normals[0], normals[-1]
-    total = layout.mix_pair(_squared_distance(scaled[0], scaled[-1], layout))
+    total = layout.mix_pair(_over_channels(_squared_difference, scaled[0], scaled[-1], layout))
     squares = [tf.reduce_sum(x * x, axis=0) for x in scaled]
     beyond = layout.beyond_edge(squares[0], squares[-1])
     total = (total + beyond) * (parameters[0] / x1.shape[0])
@@ -165,6 +172,8 @@ def convolutional(
     close = gap < tf.maximum(_CANCELS * terms, _CLOSE_DISTANCE)
     close = tf.logical_and(close, tf.logical_and(total > 0, tf.logical_not(own)))
     first = First(q1, q2, gap, same)
+    if accurate:
+        first = first._replace(difference=_differences(x1, x2, layout, parameters))
 
     def anew() -> tf.Tensor:
         (patches1, weights), (patches2, _) = layout.patches(x1), layout.patches(x2)
@@ -179,20 +188,35 @@ def convolutional(
     return first, some
 
 
-def _squared_distance(x1: tf.Tensor, x2: tf.Tensor, layout: Any) -> tf.Tensor:
-    """Sums over channels of squared differences, at all pairs of positions of the layout."""
+def _differences(x1: tf.Tensor, x2: tf.Tensor, layout: Any, parameters: tuple) -> tf.Tensor:
+    """q1 - q2 of pairs of positions, from x1 - x2."""
+    squares = [tf.reduce_sum(x * x, axis=0) for x in (x1, x2)]
+    total = layout.mix_pair(_over_channels(_difference_of_squares, x1, x2, layout))
+    total += layout.beyond_edge(squares[0], -squares[1])
+    return total * (parameters[0] / x1.shape[0])
 
-    def distance(c: Any) -> tf.Tensor:
-        difference = layout.first(x1[c]) - layout.second(x2[c])
-        return difference * difference
+
+def _squared_difference(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    return (x - y) ** 2
+
+
+def _difference_of_squares(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    return (x - y) * (x + y)
+
+
+def _over_channels(term: Callable, x1: tf.Tensor, x2: tf.Tensor, layout: Any) -> tf.Tensor:
+    """Sums over channels of a function of two values, at all pairs of positions of the layout."""
+
+    def value(c: Any) -> tf.Tensor:
+        return term(layout.first(x1[c]), layout.second(x2[c]))
 
     channels = x1.shape[0]
     if channels <= 8:
-        return tf.add_n([distance(c) for c in range(channels)])
+        return tf.add_n([value(c) for c in range(channels)])
     zeros = tf.zeros_like(layout.first(x1[0]) + layout.second(x2[0]))
     return tf.while_loop(
         lambda c, _: c < channels,
-        lambda c, total: (c + 1, total + distance(c)),
+        lambda c, total: (c + 1, total + value(c)),
         (0, zeros),
         maximum_iterations=channels,
     )[1]

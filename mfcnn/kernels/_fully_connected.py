@@ -123,7 +123,9 @@ class FullyConnectedKernel(_layered.LayeredKernel):
             # The last node is the pair of an input with itself.
             same = np.arange(nodes.size) == nodes.size - 1
             gap = tf.constant(nodes[None, :])
-            first = _recursion.First(q1, tf.repeat(q1, nodes.size), gap, tf.constant(same[None, :]))
+            equal = tf.zeros_like(gap)  # q1 - q2
+            signals = q1, tf.repeat(q1, nodes.size)
+            first = _recursion.First(*signals, gap, tf.constant(same[None, :]), equal)
             # Compiled by XLA at any depth: some dozens of nodes would be all overhead.
             nngp, ntk, _ = self._run(("nodes",), body, (first,), layers, np.inf)
             return tf.concat([tf.reshape(kernel, [-1, nodes.size]) for kernel in (nngp, ntk)], 0)

@@ -128,7 +128,11 @@ class LayeredKernel(_base.Kernel):
             _recursion.Stage(dual.close if close else dual, run.stop, run.depths)
             for dual, run in zip(duals, layers)
         ]
-        values = _recursion.propagate(first, stages, layout, parameters, self.dtype, scaled=scaled)
+        dtype = tf.float64 if close else self.dtype
+        values = _recursion.propagate(
+            first, stages, layout, parameters, dtype, scaled=scaled, close=close
+        )
+        values = tuple(tf.cast(value, self.dtype) for value in values)
         return values if isinstance(self.depth, tuple) else tuple(value[0] for value in values)
 
     def _run(

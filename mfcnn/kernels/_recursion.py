@@ -2,31 +2,24 @@
 
 Subtracting covariances loses the digits that decide everything in the chaotic phase, where 1 - c
 grows by chi_1 in each layer. So the recursion carries the variances of each single signal and, for
-each pair, the gap 1 - c instead of K. An affine map acts on squared distances linearly: for signals
-normalised by scales t1, t2 that are constant over positions,
-
-    d = E|z1 / t1 - z2 / t2|^2 = mix((f1 - f2)^2 + 2 f1 f2 gap_T) + bias_variance (1/t1 - 1/t2)^2
-    gap = (d - (r1 - r2)^2) / (2 r1 r2)
-
-with f^2 the share of the weights in E|z / t|^2, and r = |z| / t. Every term is a square or a
-product of positive numbers, so 1 - c keeps its relative accuracy as c -> 1, and inputs whose
-norms differ by any factor share no cancellation. A pair of an input with itself has gap zero: it is
-set, and its kernels follow the scalar recursion.
+each pair, the gap 1 - c instead of K, and how the affine map acts on it is in `_distances`. A pair
+of an input with itself has gap zero: it is set, and its kernels follow the scalar recursion. Where
+some inputs nearly coincide (`close`), pairs carry q1 - q2 too, in float64.
 
 Signals are in float64 whatever the pairs are in: an error of chi_1 that is the same in each layer
 adds up.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from mfcnn.numerics import inverse, safe_sqrt
+from mfcnn.kernels import _distances
+from mfcnn.numerics import safe_sqrt
 
-__all__ = ["First", "Normal", "Stage", "bias_distance", "gap_of_distance", "normal", "propagate"]
+__all__ = ["First", "Stage", "propagate"]
 
 
 class First(NamedTuple):
@@ -37,12 +30,14 @@ class First(NamedTuple):
         q2: the same of the second inputs.
         gap: 1 - c of the pairs; see `_geometry` for the layout.
         same: whether the two inputs of a pair are equal, [b1, b2] or [pairs].
+        difference: q1 - q2 of the pairs, or () unless close.
     """
 
     q1: tf.Tensor
     q2: tf.Tensor
     gap: tf.Tensor
     same: tf.Tensor
+    difference: Any = ()
 
 
 class Stage(NamedTuple):
@@ -60,31 +55,13 @@ class Stage(NamedTuple):
     depths: Any
 
 
-class Normal(NamedTuple):
-    """What the affine map needs of one side's variances q.
-
-    Attributes:
-        root: sqrt(q).
-        inverse_norm: 1 / t, t the scale of a whole signal.
-        bias: sqrt(bias_variance) / t.
-        radius: r = sqrt(q) / t.
-        half: sqrt(1/2) / r, so that the product of two sides is 1 / (2 r1 r2).
-    """
-
-    root: tf.Tensor
-    inverse_norm: tf.Tensor
-    bias: tf.Tensor
-    radius: tf.Tensor
-    half: tf.Tensor
-
-
 class _Prepared(NamedTuple):
     """A signal ready for the next affine map: computed once, used by all its pairs."""
 
     q: tf.Tensor
     side: tuple[tf.Tensor, ...]
     weights: tf.Tensor  # f
-    normal: Normal
+    normal: _distances.Normal
 
 
 class _Signal(NamedTuple):
@@ -105,31 +82,9 @@ class _State(NamedTuple):
     layer: Any
     signals: tuple[_Signal, ...]  # of both sides, or the one of inputs that are paired among them
     output_gap: tf.Tensor
+    difference: Any  # A1 - A2, or () unless close
     theta: tf.Tensor  # T' times the NTK
     log_scale: Any
-
-
-def normal(q: tf.Tensor, layout: Any, bias_variance: tf.Tensor) -> Normal:
-    """Scales of one side; see `Normal`."""
-    root = safe_sqrt(q)
-    inverse_norm = inverse(layout.norm(root))
-    # A signal's own norm leaves exactly one: rounding is as large as the square of a small gap.
-    radius = tf.cast(root > 0, root.dtype) if layout.own_norm else root * inverse_norm
-    bias = safe_sqrt(bias_variance) * inverse_norm
-    return Normal(root, inverse_norm, bias, radius, math.sqrt(0.5) * inverse(radius))
-
-
-def gap_of_distance(distance: tf.Tensor, one: Normal, two: Normal, layout: Any) -> tf.Tensor:
-    """The gap 1 - c from the normalised squared distance d."""
-    radius = layout.first(one.radius) - layout.second(two.radius)
-    scale = layout.first(one.half) * layout.second(two.half)
-    return tf.clip_by_value((distance - radius * radius) * scale, 0, 2)
-
-
-def bias_distance(one: Normal, two: Normal, layout: Any) -> tf.Tensor:
-    """What the biases add to the normalised squared distance."""
-    difference = layout.first(one.bias) - layout.second(two.bias)
-    return difference * difference
 
 
 def propagate(
@@ -140,6 +95,7 @@ def propagate(
     dtype: tf.DType,
     *,
     scaled: bool = False,
+    close: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """From the first pre-activations through the activations to the readout, at several depths.
 
@@ -150,6 +106,7 @@ def propagate(
         parameters: (weight_variance, bias_variance), scalar tensors, in float64.
         dtype: of the pairs and the results.
         scaled: whether the NTK is divided by exp(log_scale) on the way.
+        close: whether pairs carry q1 - q2; then the duals are close ones and dtype is float64.
 
     Returns:
         (nngp, ntk, log_scale): kernels [depths, ...] over pairs of inputs after the readout, and
@@ -160,7 +117,7 @@ def propagate(
     gap = tf.cast(first.gap, dtype)
     gap = tf.where(coincide, tf.zeros_like(gap), gap)
     narrow = tuple(tf.cast(parameter, dtype) for parameter in parameters)
-    block = _Block(layout, first.same, coincide, parameters, narrow, dtype, scaled)
+    block = _Block(layout, first.same, coincide, parameters, narrow, dtype, scaled, close)
     state = block.start(first, gap, stages[0].dual)
     results = []
     for stage, following in zip(stages, [*stages[1:], None]):
@@ -184,6 +141,7 @@ class _Block:
         narrow: the same in the dtype of the pairs.
         dtype: of the pairs.
         scaled: whether the NTK is divided by exp(log_scale) on the way.
+        close: whether pairs carry q1 - q2.
     """
 
     layout: Any
@@ -193,6 +151,7 @@ class _Block:
     narrow: tuple[tf.Tensor, tf.Tensor]
     dtype: tf.DType
     scaled: bool
+    close: bool
 
     def start(self, first: First, gap: tf.Tensor, dual: Any) -> _State:
         """The state behind the first activation."""
@@ -203,7 +162,8 @@ class _Block:
         scale = tf.zeros([], self.dtype) if self.scaled else ()
         layer = 1 if self.layout.shrinks else tf.constant(1)
         sides = [self._side(dual, q) for q in variances]
-        return self._activated(dual, layer, variances, sides, gap, theta, scale)
+        pair = gap, self._apart(first.difference, first.q1)
+        return self._activated(dual, layer, variances, sides, pair, theta, scale)
 
     def through(self, stage: Stage, state: _State) -> tuple[_State, list[tuple]]:
         """The state at the last depth of a stage, and the kernels at all of its depths."""
@@ -261,15 +221,21 @@ class _Block:
             return self.layout.coincide(self.same, spatial)
         return self.coincide
 
+    def _apart(self, difference: Any, q: tf.Tensor) -> Any:
+        """q1 - q2, zero where the pair is known to be equal."""
+        if not self.close:
+            return ()
+        return tf.where(self._coincide(q.shape[:-1]), tf.zeros_like(difference), difference)
+
     def _side(self, dual: Any, q: tf.Tensor) -> tuple[tf.Tensor, ...]:
         side = dual.side(q)
-        return side if dual.keeps_float64 else tuple(map(self._cast, side))
+        return side if self.close or dual.keeps_float64 else tuple(map(self._cast, side))
 
     def _prepare(self, second: tf.Tensor, dual: Any) -> _Prepared:
         q = self.parameters[0] * self.layout.mix_signal(second) + self.parameters[1]
-        scales = normal(q, self.layout, self.parameters[1])
+        scales = _distances.normal(q, self.layout, self.parameters[1])
         weights = safe_sqrt(self.parameters[0]) * safe_sqrt(second) * scales.inverse_norm
-        scales = Normal(*map(self._cast, scales))
+        scales = _distances.Normal(*map(self._cast, scales))
         return _Prepared(q, self._side(dual, q), self._cast(weights), scales)
 
     def _activated(
@@ -278,11 +244,11 @@ class _Block:
         layer: Any,
         q: Sequence[tf.Tensor],
         sides: Sequence[tuple[tf.Tensor, ...]],
-        gap: tf.Tensor,
+        pair: tuple[tf.Tensor, Any],
         theta: tf.Tensor,
         scale: Any,
     ) -> _State:
-        """The state behind the activation, `theta` the NTK before it."""
+        """The state behind the activation; `pair` the gap and q1 - q2, `theta` the NTK before."""
         signals, slopes = [], []
         for variance in q:
             second, slope = dual.moments(variance)
@@ -291,15 +257,14 @@ class _Block:
             prepared = () if self.layout.shrinks else self._prepare(second, dual)
             signals.append(_Signal(second, chi_1, prepared))
             slopes.append(slope)
-        output_gap, slope = dual.pair(
-            [self.layout.first(a) for a in sides[0]],
-            [self.layout.second(a) for a in sides[-1]],
-            gap,
-        )
+        one_side = [self.layout.first(a) for a in sides[0]]
+        other_side = [self.layout.second(a) for a in sides[-1]]
+        output_gap, slope, *rest = dual.pair(one_side, other_side, *pair[: 1 + self.close])
         if self.dtype == tf.float32:
             own = self.layout.first(self._cast(slopes[0]))
             slope = tf.where(self._coincide(q[0].shape[:-1]), own, slope)
-        return _State(layer, tuple(signals), output_gap, slope * theta, scale)
+        difference = rest[0] if self.close else ()
+        return _State(layer, tuple(signals), output_gap, difference, slope * theta, scale)
 
     def _step(self, dual: Any, state: _State) -> _State:
         """The affine map, then the activation."""
@@ -309,12 +274,12 @@ class _Block:
             for signal in state.signals
         ]
         one, two = prepared[0], prepared[-1]
-        first, second = layout.first(one.weights), layout.second(two.weights)
-        difference = first - second
-        distance = difference * difference + 2 * first * second * state.output_gap
-        distance = layout.mix_pair(distance) + bias_distance(one.normal, two.normal, layout)
-        distance = distance + layout.beyond_edge(one.weights**2, two.weights**2)
-        gap = gap_of_distance(distance, one.normal, two.normal, layout)
+        scales = one.normal, two.normal, (one.weights, two.weights), layout
+        if self.close:
+            apart = _distances.close_between(*scales, self.parameters, state.difference)
+        else:
+            apart = _distances.between(*scales)
+        gap = apart.gap(state.output_gap, layout)
         gap = tf.where(self._coincide(one.q.shape[:-1]), tf.zeros_like(gap), gap)
         covariance = layout.first(one.normal.root) * layout.second(two.normal.root) * (1 - gap)
         theta = self.narrow[0] * layout.mix_pair(state.theta)
@@ -327,7 +292,8 @@ class _Block:
         else:
             theta = theta + covariance
         variances, sides = [p.q for p in prepared], [p.side for p in prepared]
-        return self._activated(dual, state.layer + 1, variances, sides, gap, theta, scale)
+        pair = gap, self._apart(apart.variances, one.q)
+        return self._activated(dual, state.layer + 1, variances, sides, pair, theta, scale)
 
     def _read(self, state: _State) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The kernels behind a readout, with an axis for depths in front."""

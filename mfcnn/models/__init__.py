@@ -2,8 +2,8 @@
 
 from mfcnn.models._alexnet import alexnet
 from mfcnn.models._lenet import lenet
+from mfcnn.models._linearized import LinearizedModel, linearize
 from mfcnn.models._vanilla import INITIALIZATIONS, READOUTS, initial_variances, vanilla_cnn
-from mfcnn.models.linearized import LinearizedModel, linearize
 
 __all__ = [
     "INITIALIZATIONS",

@@ -194,3 +194,68 @@ def test_bad_arguments_are_named():
         kernels.spectrum_law(limit, 10, 3, kernel="gram")
     with pytest.raises(ValueError, match="epsilon must be"):
         kernels.spectrum_law(limit, 10, 3, np.zeros((2, 2)), np.zeros((2, 2)))
+
+
+LAWS = {
+    "offdiagonal_law": lambda limit, **amplitudes: kernels.offdiagonal_law(limit, 9, **amplitudes),
+    "spectrum_law": lambda limit, **amplitudes: kernels.spectrum_law(limit, 9, 5, **amplitudes),
+    "offdiagonal_decay": lambda limit: kernels.offdiagonal_decay(limit, 0.0, 0.0, 9),
+    "mode_corrections": lambda limit: kernels.mode_corrections(limit, 9, [1.0], [1.0], None),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("variances", [(1.0, 0.0), (0.5, 0.0)])
+def test_laws_refuse_a_variance_of_zero(law, variances):
+    with pytest.raises(ValueError, match="limit must have a finite q_star above 0"):
+        LAWS[law](kernels.limits("tanh", *variances))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("field", ["q_star", "chi_1", "chi_c"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_laws_refuse_limits_that_are_none(law, field, value):
+    with pytest.raises(ValueError, match="limit must have"):
+        LAWS[law](kernels.limits("tanh", *ORDERED)._replace(**{field: value}))
+
+
+@pytest.mark.parametrize("law", ["offdiagonal_law", "spectrum_law"])
+@pytest.mark.parametrize(
+    "variances, amplitudes",
+    [
+        (ORDERED, {"epsilon": 0.0}),  # without the delta that keeps p_ab below p
+        (ORDERED, {"epsilon": 100.0, "delta": 0.0}),
+        (CHAOTIC, {"epsilon": -1e6}),
+        (CRITICAL, {"epsilon": -1e6}),
+    ],
+)
+def test_amplitudes_of_no_kernel_are_refused(law, variances, amplitudes):
+    limit = kernels.limits("erf", *variances)
+    with pytest.raises(ValueError, match="epsilon and delta must be the amplitudes of one kernel"):
+        LAWS[law](limit, **amplitudes)
+
+
+def test_laws_have_no_value_at_layers_that_are_too_few():
+    limit = kernels.limits("erf", *ORDERED)
+    # At the first layer |q_ab| is above q*, and at the last one close to it.
+    law = kernels.spectrum_law(limit, [1, 60], 5, epsilon=-10 * limit.q_star, kernel="nngp")
+    assert np.isnan(law.condition_number[0]) and law.condition_number[1] > 1
+
+
+def test_the_condition_number_outlives_the_diagonal():
+    limit, result = measured(CHAOTIC, [30])
+    amplitudes = kernels.offdiagonal_decay(limit, result.nngp[0], result.ntk[0], 30)
+    for given in (amplitudes, [a[0, 1] for a in amplitudes]):
+        law = kernels.spectrum_law(limit, [30, 10_000], 5, *given)
+        assert law.condition_number[0] > 1
+        assert np.isinf(law.lambda_max[1]) and law.condition_number[1] == 1
+
+
+def test_corrections_where_none_is_left_or_none_is_known():
+    limit = kernels.limits("erf", *ORDERED)
+    with pytest.raises(ValueError, match="layer must be so small"):
+        kernels.offdiagonal_decay(limit, limit.q_ab, limit.p_ab, 100_000)
+    with pytest.raises(ValueError, match="nngp must be below q_star"):
+        kernels.offdiagonal_decay(kernels.limits("erf", *CRITICAL), 100.0, 1.0, 9)
+    with pytest.raises(ValueError, match="limit must have a finite chi_2"):
+        kernels.mode_corrections(kernels.limits("relu", 1.5, 0.1), 9, [1.0], [1.0], None)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn.activations._activation import Activation
+from mfcnn.activations._close import Close, turn
 from mfcnn.activations._dual import Dual, Side, angle, constant
 from mfcnn.activations._moments import ClosedForm
 from mfcnn.activations._registry import form
@@ -87,12 +88,12 @@ class _Erf(Dual):
         return output_gap, (4 / math.pi) * (root1 * root2) / cosine
 
     @property
-    def close(self) -> Dual:
-        return _CloseErf()
+    def close(self) -> Close:
+        return _CloseErf(self)
 
 
-class _CloseErf(_Erf):
-    """The same to full relative accuracy of the output gap, in half as much time again."""
+class _CloseErf(Close):
+    """All digits of the output gap and of A1 - A2, in half as much time again."""
 
     def side(self, q: tf.Tensor) -> Side:
         free = 1 / (1 + 2 * q)
@@ -100,9 +101,11 @@ class _CloseErf(_Erf):
         own, rest = angle(sine, cosine) / 2, angle(cosine, sine) / 2  # half of t and of pi/2 - t
         halves = tf.sin(own), tf.cos(own), tf.sin(rest), tf.cos(rest)
         root = safe_sqrt(2 * own)
-        return free, tf.sqrt(free), safe_sqrt(sine), root, inverse(root), *halves
+        return free, tf.sqrt(free), safe_sqrt(sine), cosine, root, inverse(root), *halves
 
-    def pair(self, side1: Side, side2: Side, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def pair(
+        self, side1: Side, side2: Side, gap: tf.Tensor, difference: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The output gap as a sum of small terms: 1 - T / sqrt(A1 A2) would have no digits left.
 
         With t the angle of a pair, sin t = rho, and s the mean of t1 = t(u, u) and t2 = t(v, v),
@@ -112,31 +115,27 @@ class _CloseErf(_Erf):
 
         For c < 0 it is the mirror image: T is odd in c.
         """
-        free1, root1, k1, angle1, inverse1, sine1, cosine1, rest1, above1 = side1
-        free2, root2, k2, angle2, inverse2, sine2, cosine2, rest2, above2 = side2
+        free1, root1, k1, own1, angle1, inverse1, sine1, cosine1, rest1, above1 = side1
+        free2, root2, k2, own2, angle2, inverse2, sine2, cosine2, rest2, above2 = side2
         k = k1 * k2
-        turn = k * k * gap * (2 - gap)
+        bend = k * k * gap * (2 - gap)
         # 1 - rho^2 as a sum of positive terms; its root serves the angle and the derivative.
-        cosine = tf.sqrt(free1 + free2 - free1 * free2 + turn)
+        cosine = tf.sqrt(free1 + free2 - free1 * free2 + bend)
         rho = k * tf.abs(1 - gap)
         # sin and cos of s, each as a sum of products of positive numbers.
         sine, rest = sine1 * cosine2 + cosine1 * sine2, rest1 * above2 + above1 * rest2
-        # sin((t1 - t2) / 2) from the smaller angles, whose difference keeps its digits.
-        apart = tf.where(
-            sine < rest, sine1 * cosine2 - cosine1 * sine2, rest2 * above1 - above2 * rest1
-        )
+        turned = turn(k1 * k1, own1, k2 * k2, own2, 2 * difference * (free1 * free2))
+        apart = turned[0] * tf.math.rsqrt(2 * (1 + turned[1]))  # sin((t1 - t2) / 2)
         total = sine * cosine + rest * rho
         # One division for both ratios.
         shared = inverse(total * cosine)
-        between = angle((apart * apart + turn) * (cosine * shared), rest * cosine + sine * rho)
-        difference = angle1 - angle2
-        nearer = (between - difference * difference / 2) * (inverse1 * inverse2)
+        between = angle((apart * apart + bend) * (cosine * shared), rest * cosine + sine * rho)
+        angles = angle(*turned)
+        roots = angles * inverse(angle1 + angle2)
+        nearer = (between - roots * roots / 2) * (inverse1 * inverse2)
         output_gap = tf.where(gap <= 1, nearer, 2 - nearer)
-        return output_gap, (4 / math.pi) * (root1 * root2) * (total * shared)
-
-    @property
-    def close(self) -> Dual:
-        return self
+        slope = (4 / math.pi) * (root1 * root2) * (total * shared)
+        return output_gap, slope, (2 / math.pi) * angles
 
 
 @form("erf", functions=(tf.math.erf, keras.ops.erf))

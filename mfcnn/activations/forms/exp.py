@@ -6,9 +6,11 @@ import tensorflow as tf
 from scipy import special
 
 from mfcnn.activations._activation import Activation
+from mfcnn.activations._close import Close
 from mfcnn.activations._dual import Dual, Side
 from mfcnn.activations._moments import ClosedForm
 from mfcnn.activations._registry import form
+from mfcnn.numerics import inverse
 
 
 def _moments() -> ClosedForm:
@@ -41,8 +43,27 @@ class _Exponential(Dual):
     def pair(self, side1: Side, side2: Side, gap: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         (root1, a1), (root2, a2) = side1, side2
         half_distance = (root1 - root2) ** 2 / 2 + root1 * root2 * gap
-        output_gap = -tf.math.expm1(-half_distance)
-        return output_gap, a1 * a2 * (1 - output_gap)
+        return -tf.math.expm1(-half_distance), a1 * a2 * tf.exp(-half_distance)
+
+    @property
+    def close(self) -> Close:
+        return _CloseExponential(self)
+
+
+class _CloseExponential(Close):
+    """All digits: the output gap is of the distance of u and v."""
+
+    def side(self, q: tf.Tensor) -> Side:
+        return self.dual.side(q)
+
+    def pair(
+        self, side1: Side, side2: Side, gap: tf.Tensor, difference: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        (root1, a1), (root2, a2) = side1, side2
+        apart = difference * inverse(root1 + root2)
+        half_distance = apart * apart / 2 + root1 * root2 * gap
+        slope = a1 * a2 * tf.exp(-half_distance)
+        return -tf.math.expm1(-half_distance), slope, 2 * a1 * a2 * tf.sinh(difference)
 
 
 @form(

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn.activations._activation import Activation
+from mfcnn.activations._close import Close
 from mfcnn.activations._dual import Dual, Side
 from mfcnn.activations._moments import ClosedForm
 from mfcnn.activations._registry import form
@@ -69,6 +70,37 @@ class _Gaussian(Dual):
         value = tf.sqrt(free / relative)
         derivative = 4 * self._a**2 * product * (1 - gap) * value**3
         return 1 - value * (inverse1 * inverse2), derivative
+
+    @property
+    def close(self) -> Close:
+        return _CloseGaussian(self, self._a)
+
+
+class _CloseGaussian(Close):
+    """All digits, with D - sqrt(D1 D2) = (sqrt(D1) - sqrt(D2))^2 / 2 + (2 a)^2 q1 q2 gap (2 - gap).
+
+    D1 = 1 + 4 a q1 and D2 are D at v = u and u = v.
+    """
+
+    def __init__(self, dual: Dual, a: float) -> None:
+        super().__init__(dual)
+        self._a = a
+
+    def side(self, q: tf.Tensor) -> Side:
+        return q, tf.sqrt(q), tf.sqrt(1 + 4 * self._a * q)
+
+    def pair(
+        self, side1: Side, side2: Side, gap: tf.Tensor, difference: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        (q1, root1, size1), (q2, root2, size2) = side1, side2
+        product = root1 * root2
+        apart = 4 * self._a * difference / (size1 + size2)
+        own, bend = size1 * size2, (2 * self._a * product) ** 2 * gap * (2 - gap)
+        whole = 1 + 2 * self._a * (q1 + q2) + bend  # D
+        excess = (apart * apart / 2 + bend) / whole  # 1 - sqrt(D1 D2) / D
+        output_gap = excess / (1 + tf.sqrt(own / whole))
+        derivative = 4 * self._a**2 * product * (1 - gap) / (whole * tf.sqrt(whole))
+        return output_gap, derivative, -apart / own
 
 
 @form("gaussian")

@@ -21,8 +21,10 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn.activations._activation import Activation
+from mfcnn.activations._close import Close
 from mfcnn.activations._dual import Dual, Side
 from mfcnn.activations._piecewise import piecewise
+from mfcnn.activations._piecewise_dual import PiecewisePolynomial
 from mfcnn.activations._registry import form
 from mfcnn.numerics import safe_sqrt
 
@@ -84,6 +86,11 @@ class _HardTanh(Dual):
         output_gap = offset + root1 * root2 * inverse * (nearer * inside - value_drop)
         output_gap = tf.where(gap <= 1, output_gap, 2 - output_gap)
         return tf.cast(output_gap, dtype), tf.cast(inside - slope_drop, dtype)
+
+    @property
+    def close(self) -> Close:
+        """That of any piecewise polynomial, in twice the time."""
+        return PiecewisePolynomial([-1.0, 1.0], [[-1.0], [0.0, 1.0], [1.0]]).close
 
     @staticmethod
     def _drops(

@@ -8,6 +8,7 @@ import tensorflow as tf
 from scipy import special
 
 from mfcnn.activations._activation import Activation
+from mfcnn.activations._close import Close, gap_of_squares
 from mfcnn.activations._dual import Dual, Side
 from mfcnn.activations._moments import ClosedForm
 from mfcnn.activations._registry import form
@@ -85,6 +86,49 @@ class _Sinusoid(Dual):
         sine, cosine = self._products(product * (1 - gap), minus)
         value, derivative = (sine, cosine) if self._sine else (cosine, sine)
         return 1 - value * (inverse1 * inverse2), derivative
+
+    @property
+    def close(self) -> Close:
+        return _CloseSinusoid(self, self._sine)
+
+
+class _CloseSinusoid(Close):
+    """The distance without cancellation.
+
+    With D = q1 - q2 and q the lesser variance, since d + m = 2 (q1 + q2),
+
+        E[(sin u - sin v)^2] = (1 - exp(-d / 2)) (1 + exp(-m / 2)) - exp(-2 q) (1 - exp(-|D|))^2 / 2
+        E[(cos u - cos v)^2] = (1 - exp(-d / 2)) (1 - exp(-m / 2)) + exp(-2 q) (1 - exp(-|D|))^2 / 2
+    """
+
+    def __init__(self, dual: Dual, sine: bool) -> None:
+        super().__init__(dual)
+        self._sign = 1 if sine else -1
+
+    def side(self, q: tf.Tensor) -> Side:
+        return q, tf.sqrt(q), safe_sqrt(self.dual.moments(q)[0])
+
+    def pair(
+        self, side1: Side, side2: Side, gap: tf.Tensor, difference: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        (q1, root1, size1), (q2, root2, size2) = side1, side2
+        product = root1 * root2
+        roots = difference * inverse(root1 + root2)
+        # Half the variances of u - v and u + v: roots^2 + 2 product gap and its mirror image.
+        minus = roots * roots / 2 + product * gap
+        plus = (root1 + root2) ** 2 / 2 - product * gap
+        apart, other = -tf.math.expm1(-minus), tf.exp(-plus)
+        size = tf.abs(difference)
+        decay = tf.exp(-2 * tf.minimum(q1, q2))
+        rest = decay * tf.math.expm1(-size) ** 2 / 2
+        distance = apart * (1 + self._sign * other) - self._sign * rest
+        change = -self._sign * tf.sign(difference) * decay * tf.math.expm1(-2 * size) / 2
+        output_gap = gap_of_squares(distance, size1, size2, change)
+        # E[cos cos] and E[sin sin]: of sin's derivative and of that of cos.
+        covariance = product * (1 - gap)
+        fall = tf.exp(-2 * tf.abs(covariance))
+        slope = 1 + fall if self._sign > 0 else tf.sign(covariance) * (1 - fall)
+        return output_gap, slope * tf.exp(-tf.minimum(minus, plus)) / 2, change
 
 
 @form("sin", functions=(tf.sin, tf.math.sin, keras.ops.sin))
