@@ -69,12 +69,15 @@ def check(name, dual, rounding):
         allowed = allowed + np.sqrt(gap_expected)  # t - sin(t): T' has one rounding of it
     assert np.all(np.abs(values[0] - gap_expected) <= rounding * allowed)
     np.testing.assert_allclose(values[1], slope, rtol=20 * rounding, atol=1e-300)
-    np.testing.assert_allclose(values[2], change, rtol=20 * rounding, atol=1e-300)
+    # exp(-2 q) has the rounding of 2 q.
+    np.testing.assert_allclose(values[2], change, rtol=(20 + q1.max()) * rounding, atol=1e-300)
 
 
 @pytest.mark.parametrize("name", [name for name in FORMS if name not in CURVED])
 def test_closed_forms_keep_all_digits(name):
-    check(name, activations.get(name).closed_form.close, 16 * EPSILON)
+    # The integral over the angle is a sum of 128 terms.
+    roundings = 64 if name in exact.PIECES else 16
+    check(name, activations.get(name).closed_form.close, roundings * EPSILON)
 
 
 @pytest.mark.slow

@@ -121,7 +121,8 @@ class _CloseSinusoid(Close):
         size = tf.abs(difference)
         decay = tf.exp(-2 * tf.minimum(q1, q2))
         rest = decay * tf.math.expm1(-size) ** 2 / 2
-        distance = apart * (1 + self._sign * other) - self._sign * rest
+        distance = apart * (1 + other if self._sign > 0 else -tf.math.expm1(-plus))
+        distance -= self._sign * rest
         change = -self._sign * tf.sign(difference) * decay * tf.math.expm1(-2 * size) / 2
         output_gap = gap_of_squares(distance, size1, size2, change)
         # E[cos cos] and E[sin sin]: of sin's derivative and of that of cos.
