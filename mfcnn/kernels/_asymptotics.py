@@ -131,7 +131,8 @@ def offdiagonal_law(
             ) from error
     entries = _entries(limit, layers, epsilon, delta)
     diagonals = _diagonal(limit, layers, leading=epsilon is None)
-    return tuple(_within(*both, epsilon, delta) for both in zip(entries, diagonals))
+    nngp, ntk = (_within(*both, epsilon, delta) for both in zip(entries, diagonals))
+    return nngp, ntk
 
 
 def _entries(

@@ -137,16 +137,17 @@ def close_between(
 ) -> Distances:
     """From A1 - A2 = `difference` of the pairs, in float64."""
     first, second = layout.first(weights[0]), layout.second(weights[1])
-    scales = [layout.first(a) for a in one], [layout.second(a) for a in two]
+    one = Normal._make(layout.first(a) for a in one)
+    two = Normal._make(layout.second(a) for a in two)
     step = parameters[0] * difference
     if layout.own_norm:
-        return _own_norms(*map(Normal._make, scales), first, second, parameters[1], step)
+        return _own_norms(one, two, first, second, parameters[1], step)
     zeros = [tf.zeros_like(f) for f in weights]
     edges = (
         layout.beyond_edge(weights[0] ** 2, zeros[1]),
         layout.beyond_edge(zeros[0], weights[1] ** 2),
     )
-    return _shared_scale(*map(Normal._make, scales), first, second, layout, step, edges)
+    return _shared_scale(one, two, first, second, layout, step, edges)
 
 
 def _own_norms(

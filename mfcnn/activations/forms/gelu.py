@@ -114,8 +114,8 @@ class _CloseGelu(Close):
     def pair(
         self, side1: Side, side2: Side, gap: tf.Tensor, difference: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        (second1, bent1, *one), (second2, bent2, *two) = side1, side2
-        (one, own1), (two, own2) = (one[:7], one[7:]), (two[:7], two[7:])
+        second1, bent1, one, own1 = *side1[:2], side1[2:9], side1[9:]
+        second2, bent2, two, own2 = *side2[:2], side2[2:9], side2[9:]
         plain, slope = self.dual.pair(own1, own2, gap)
         change, distance = self._equal(one, two, difference)
         # Either way to the gap at c = 1 has one rounding of what it starts from: of the square of
