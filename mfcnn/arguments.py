@@ -37,6 +37,7 @@ __all__ = [
     "integers",
     "interpreted",
     "matrix",
+    "model",
     "number",
     "path",
     "seed",
@@ -265,6 +266,28 @@ def initializer(name: str, value: Any) -> Any:
     if found is None:
         raise ArgumentTypeError(_message(name, _INITIALIZER, value))
     return found
+
+
+def model(value: Any, name: str = "model") -> Any:
+    """A keras.Model, or the one in the file of a path, loaded without its optimizer.
+
+    Raises:
+        ArgumentTypeError: for anything else.
+        ValueError: for a file that cannot be loaded.
+    """
+    import keras
+
+    accepted = "a keras.Model or the path of one"
+    if isinstance(value, (str, os.PathLike)):
+        try:
+            value = keras.saving.load_model(value, compile=False)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"{name} must be {accepted} that can be loaded. Received: {name}={value!r}: {error}"
+            ) from error
+    if not isinstance(value, keras.Model):
+        raise ArgumentTypeError(f"{name} must be {accepted}. Received: {name}={value!r:.200}")
+    return value
 
 
 def matrix(name: str, value: Any, square: bool = False) -> np.ndarray:

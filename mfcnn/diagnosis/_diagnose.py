@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,18 +103,7 @@ def built_model(model: Any) -> keras.Model:
         ArgumentTypeError: for anything but a model or a path.
         ValueError: for a file that cannot be loaded, and a model that is not built.
     """
-    if isinstance(model, (str, os.PathLike)):
-        try:
-            model = keras.saving.load_model(model, compile=False)
-        except (ValueError, OSError) as error:
-            raise ValueError(
-                "model must be a keras.Model or the path of one that can be loaded. "
-                f"Received: model={model!r}: {error}"
-            ) from error
-    if not isinstance(model, keras.Model):
-        raise arguments.ArgumentTypeError(
-            f"model must be a keras.Model or the path of one. Received: model={model!r:.200}"
-        )
+    model = arguments.model(model)
     if not model.built:
         raise ValueError(
             "model must be built, so that it has weights: call model.build(input_shape) or "

@@ -32,7 +32,7 @@ def test_relu_is_critical_at_two():
     assert _repair.critical_weights(activations.get("relu"), 1.0, 1.0) == (2.0, 0.0, 0.0)
 
 
-# gelu's critical point is unstable in q: at 32 units the gradient wanders further (before: 10^-24).
+# gelu's critical point is unstable in q (chi_q > 1): at 32 units the gradient wanders further.
 @pytest.mark.parametrize(
     ("activation", "limit"), [("tanh", 1.5), ("relu", 2), ("sigmoid", 1.5), ("gelu", 6)]
 )

@@ -1,7 +1,6 @@
 """`from_keras`, and the kernel that it returns."""
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,16 +76,7 @@ def from_keras(
         >>> kernel([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], get="ntk").shape
         TensorShape([2, 2])
     """
-    if isinstance(model, (str, os.PathLike)):
-        try:
-            model = keras.saving.load_model(model, compile=False)
-        except (ValueError, OSError) as error:
-            raise ValueError(
-                "model must be a keras.Model or the path of one that can be loaded. "
-                f"Received: model={model!r}: {error}"
-            ) from error
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a keras.Model or the path of one. Received: {model!r}")
+    model = arguments.model(model)
     if not model.built or not getattr(model, "inputs", None):
         raise ValueError("model must be built with a known input: give it an Input layer.")
     arguments.choice("parameterization", parameterization, ("ntk", "standard"))
