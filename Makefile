@@ -29,8 +29,10 @@ FIGURES := phase_diagram gradient_norms weight_spectrum kernel_modes fourier_mod
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py %_child.py, \
 	$(wildcard benchmarks/*.py)))
 
-# Folders of tests that fill the memory of a process of their own.
+# Folders of tests that fill the memory of processes of their own, and how they are run.
 LARGE_ROOMS := empirical experiments kernels diagnosis
+TEST_RUNS := tests/empirical tests/experiments tests/diagnosis "tests/kernels/test_[a-k]*.py" \
+	"tests/kernels/test_[l-n]*.py" "tests/kernels/test_[o-z]*.py"
 
 .PHONY: run test test-slow soak coverage figures bench lint format clean
 
@@ -40,7 +42,7 @@ run: $(STAMP)
 # One run after the other: TensorFlow keeps what it compiled until its process ends, and no process
 # is to need 2 GB. The last run has all that the others have not.
 test: $(STAMP)
-	@failed=0; for room in $(LARGE_ROOMS:%=tests/%) "mfcnn tests $(LARGE_ROOMS:%=--ignore=tests/%)"; do \
+	@failed=0; for room in $(TEST_RUNS) "mfcnn tests $(LARGE_ROOMS:%=--ignore=tests/%)"; do \
 		echo "pytest $$room"; \
 		$(BIN)/python -m pytest -n 2 --durations=5 $$room || failed=1; \
 	done; exit $$failed
