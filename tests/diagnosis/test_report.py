@@ -48,7 +48,7 @@ def test_a_vanishing_gradient_is_an_error_with_its_layer(activation, initializer
 
 def test_an_exploding_gradient_is_an_error():
     wide = keras.initializers.RandomNormal(stddev=0.6)
-    report = diagnosed(odd_models.plain("tanh", 20, kernel_initializer=wide))
+    report = diagnosed(odd_models.plain("tanh", 30, kernel_initializer=wide))  # 10^8.7
     assert "explodes" in report.findings[0].reason and not report.trainable
     assert report.phases[0][1].phase == "chaotic"
 
