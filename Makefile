@@ -30,8 +30,8 @@ BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py %_child.py
 	$(wildcard benchmarks/*.py)))
 
 # Folders of tests that fill the memory of processes of their own, and how they are run.
-LARGE_ROOMS := empirical experiments kernels diagnosis
-TEST_RUNS := tests/empirical tests/experiments tests/diagnosis "tests/kernels/test_[a-k]*.py" \
+LARGE_ROOMS := empirical experiments kernels diagnosis layers
+TEST_RUNS := tests/empirical tests/experiments tests/diagnosis tests/layers "tests/kernels/test_[a-k]*.py" \
 	"tests/kernels/test_[l-n]*.py" "tests/kernels/test_[o-z]*.py"
 
 .PHONY: run test test-slow soak coverage figures bench lint format clean
