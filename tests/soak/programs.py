@@ -88,7 +88,7 @@ class Program:
             except KeyboardInterrupt:
                 sys.exit(130)
             except (
-                files.DamagedFileError,
+                ValueError,
                 ownership.DirectoryInUseError,
                 OSError,
             ) as error:  # what a user of it reads
