@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -93,6 +94,7 @@ def _run(main: Callable[[list[str]], Any], argv: list[str], arguments: bool) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    sys.unraisablehook = _interrupt_again
     status, where = 0, ""
     try:
         with _open:
@@ -105,6 +107,8 @@ def _run(main: Callable[[list[str]], Any], argv: list[str], arguments: bool) -> 
         if not _signals:
             _fail(error)
     if _signals:  # a library may have made another error of it, or none, and gone on with nonsense
+        for number in set(_signals):
+            signal.signal(number, signal.SIG_IGN)  # the end is not stopped any more
         _end(f"stopped{where}; the same command goes on.", 128 + _signals[0])
     return status
 
@@ -144,3 +148,13 @@ def _end(words: str, status: int) -> NoReturn:
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     _signals.append(signum)
     raise KeyboardInterrupt
+
+
+def _interrupt_again(unraisable: Any) -> None:
+    """A signal that came inside a destructor, which can raise nothing, comes once more."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt) and _signals:
+        again = threading.Timer(0.01, os.kill, (os.getpid(), _signals[-1]))
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(unraisable)

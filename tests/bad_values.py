@@ -46,7 +46,7 @@ WRONG: dict[str, tuple] = {
 }
 
 KINDS = {
-    "integer": "depth width filters units classes window slots itemsize gradient_copies "
+    "integer": "depth depths width filters units classes window slots itemsize gradient_copies "
     "positions layers m layer samples initializations batch_size eval_every "
     "steps_per_execution iterations count inputs rank layer_parameters "
     "activation_size activation_bytes seed draws max_bytes order unroll "
@@ -229,6 +229,11 @@ def samples() -> dict[str, Any]:
 
 # What one function needs in another form; functions are called for a new object each time.
 SPECIAL: dict[str, dict[str, Any]] = {
+    "mfcnn.training.extrapolated_learning_rate": {
+        "make_model": lambda depth: mfcnn.models.vanilla_cnn((4, 4, 1), depth, 2, 2, seed=0),
+        "images": np.ones([2, 4, 4, 1]),
+        "depths": (2,),
+    },
     "mfcnn.repair": {"method": "auto", "layers": None},
     "mfcnn.diagnose": {"draws": 0, "tangent_kernel": False},
     "mfcnn.activations.keras_identifier": {"activation": mfcnn.activations.get("tanh")},

@@ -49,6 +49,11 @@ SAMPLES = {
 SPECIAL = {
     "mfcnn.meanfield.covariance_trajectory": {"covariance": np.ones([1, 4, 4, 1, 4, 4])},
     "mfcnn.models.vanilla_cnn": {"initialization": "gaussian"},
+    "mfcnn.training.extrapolated_learning_rate": {
+        "make_model": lambda depth: mfcnn.models.vanilla_cnn((4, 4, 1), depth, 2, 2, seed=0),
+        "images": np.ones([2, 4, 4, 1]),
+        "depths": (2,),
+    },
 }
 
 
@@ -75,7 +80,7 @@ def _call(name, function, **given):
     arguments = {
         p.name: SAMPLES[p.name]
         for p in parameters
-        if p.default is p.empty and p.kind is not p.VAR_KEYWORD
+        if p.default is p.empty and p.kind is not p.VAR_KEYWORD and p.name not in special
     }
     return function(**arguments | special | given)
 

@@ -1,6 +1,8 @@
 """How a binary ends: one line and a status for what its user can change, a traceback for bugs."""
 
 import signal
+import sys
+import time
 
 import pytest
 import tensorflow as tf
@@ -14,7 +16,9 @@ from mfcnn import training
 def parsed():
     flags.FLAGS(["test"])
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    hook = sys.unraisablehook
     yield
+    sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -93,6 +97,24 @@ def test_a_signal_that_a_library_has_swallowed_counts_all_the_same(after, capsys
 
     status, written = ending(main, capsys)
     assert status == 143 and "stopped; the same command goes on." in written
+
+
+def test_a_signal_inside_a_destructor_is_not_lost(capsys):
+    class Thing:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+            for _ in range(3):  # the handler runs between two instructions
+                pass
+
+    def main(_):
+        thing = Thing()
+        del thing
+        time.sleep(60)
+        raise AssertionError("the signal was lost")
+
+    status, written = ending(main, capsys)
+    assert status == 143
+    assert written == f"{binary.name()}: stopped; the same command goes on.\n"
 
 
 def test_a_training_that_a_signal_stopped_says_where(capsys):
