@@ -22,7 +22,7 @@ __all__ = ["clear_cache", "run"]
 _COMPILE_FROM = 25_000
 _ARRAYS = (np.ndarray, tf.Tensor)
 _ARRAY = object()  # where one stands among what is part of a program
-_SIZE = 64  # programs that are kept
+_SIZE = 20  # programs that are kept: up to 10 MB each
 
 
 class _Cache:
