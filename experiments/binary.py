@@ -107,8 +107,8 @@ def _run(main: Callable[[list[str]], Any], argv: list[str], arguments: bool) -> 
         if not _signals:
             _fail(error)
     if _signals:  # a library may have made another error of it, or none, and gone on with nonsense
-        for number in set(_signals):
-            signal.signal(number, signal.SIG_IGN)  # the end is not stopped any more
+        for signum in set(_signals):
+            signal.signal(signum, signal.SIG_IGN)  # the end is not stopped any more
         _end(f"stopped{where}; the same command goes on.", 128 + _signals[0])
     return status
 

@@ -137,18 +137,22 @@ def check_start(
     """Outputs before training [m, k] and [count, k]: both given, or both zero."""
     if f0_train is None and f0_test is None:
         return np.zeros_like(y), np.zeros([count, y.shape[1]])
-    for name, value in (("f0_train", f0_train), ("f0_test", f0_test)):
-        if value is None:
-            raise ValueError(f"{name} must be given where the other f0 is. Received: {name}=None")
-    start = check_targets(f0_train, len(y), "f0_train")
-    start_test = check_targets(f0_test, count, "f0_test")
-    for name, value in (("f0_train", start), ("f0_test", start_test)):
+    given = {"f0_train": (f0_train, len(y)), "f0_test": (f0_test, count)}
+    # What is wrong with a value that was given is said first.
+    starts = {
+        name: check_targets(value, rows, name)
+        for name, (value, rows) in given.items()
+        if value is not None
+    }
+    for name, value in starts.items():
         if value.shape[1] != y.shape[1]:
             raise ValueError(
                 f"{name} must have {y.shape[1]} outputs, as y_train has. Received: "
                 f"{name}.shape={value.shape}"
             )
-    return start, start_test
+    for name in given.keys() - starts.keys():
+        raise ValueError(f"{name} must be given where the other f0 is. Received: {name}=None")
+    return starts["f0_train"], starts["f0_test"]
 
 
 def _square(name: str, kernel: Any, size: int) -> np.ndarray:
