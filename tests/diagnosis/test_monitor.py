@@ -11,25 +11,26 @@ from tests.diagnosis import odd_models
 
 
 def test_rows_follow_the_steps_and_hold_the_moments_of_that_moment(tmp_path):
+    keras.utils.set_random_seed(0)
     model, x = odd_models.plain(depth=2, outputs=1), odd_models.normal(8, 8)
     before = mfcnn.diagnose(model, x, draws=0, tangent_kernel=False)
     model.compile(keras.optimizers.SGD(0.1), "mse")
     y = np.sign(x[:, :1])
     monitor = mfcnn.diagnosis.Monitor(
-        x, 3, tmp_path / "m.csv", tmp_path / "logs", tangent_kernel=True, y=y
+        x, 4, tmp_path / "m.csv", tmp_path / "logs", tangent_kernel=True, y=y
     )
     model.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=[monitor])
     with open(tmp_path / "m.csv") as file:
         rows = list(csv.DictReader(file))
     after = mfcnn.diagnose(model, x, draws=0, tangent_kernel=False)
     steps = sorted({int(row["step"]) for row in rows})
-    assert steps == [0, 3, 6] and len(rows) == 3 * 4
+    assert steps == [0, 4, 8] and len(rows) == 3 * 4
     for layer, row in zip(before.layers, rows):
         assert (row["layer"], float(row["variance"])) == (layer.name, layer.variance.value)
     assert after.layers[0].variance.value != before.layers[0].variance.value
     kernels = [row for row in rows if row["layer"] == "model"]
     largest = [float(row["lambda_max"]) for row in kernels]
-    assert largest[-1] == pytest.approx(mfcnn.empirical.lambda_max(model, x), rel=0.5)
+    assert largest[-1] == pytest.approx(mfcnn.empirical.lambda_max(model, x), rel=1e-2)
     assert all(-1 <= float(row["alignment"]) <= 1 for row in kernels)
     assert list((tmp_path / "logs").iterdir())
 
