@@ -1,12 +1,6 @@
 """Analytic kernels (NNGP and NTK) of infinitely wide networks, their spectrum and predictions."""
 
-from mfcnn.kernels._asymptotics import (
-    SpectrumLaw,
-    mode_corrections,
-    offdiagonal_decay,
-    offdiagonal_law,
-    spectrum_law,
-)
+from mfcnn.kernels._asymptotics import offdiagonal_decay, offdiagonal_law
 from mfcnn.kernels._base import Kernel
 from mfcnn.kernels._eigenvalues import Spectrum, max_learning_rate, spectrum
 from mfcnn.kernels._function import KernelFunction
@@ -18,6 +12,7 @@ from mfcnn.kernels._limit_predictions import (
     ordered_limit,
 )
 from mfcnn.kernels._limits import Limits, limits
+from mfcnn.kernels._mode_corrections import mode_corrections
 from mfcnn.kernels._models.model_kernel import from_keras
 from mfcnn.kernels._models.registry import register_layer_rule
 from mfcnn.kernels._models.rules_positions import position_map
@@ -32,6 +27,7 @@ from mfcnn.kernels._prediction import (
 )
 from mfcnn.kernels._programs import clear_cache
 from mfcnn.kernels._solve import Solution, solve
+from mfcnn.kernels._spectrum_law import SpectrumLaw, spectrum_law
 
 __all__ = [
     "EigenvectorOverlap",

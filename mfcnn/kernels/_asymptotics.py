@@ -1,4 +1,4 @@
-"""The spectrum of NNGP and NTK at large depth: limits, rates, and laws to lay over measured curves.
+"""The entries of NNGP and NTK at large depth: limits, rates, and laws to lay over measured curves.
 
 Setting of the NTK paper, section 3: inputs normalised to variance q*, so that the diagonal of the
 NNGP kernel is q* in every layer. `layer` counts affine maps: a network with `depth` hidden layers
@@ -28,23 +28,26 @@ so that in the ordered phase p_ab approaches its limit as chi_1^(l/2), and on th
 which is l q* / 4 to leading order.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from mfcnn import arguments, meanfield, profiles
+from mfcnn import arguments
 from mfcnn.kernels._limits import Limits
 
 __all__ = [
-    "SpectrumLaw",
-    "mode_corrections",
+    "amplitude",
+    "checked_layers",
+    "checked_limit",
+    "diagonal_entries",
+    "entries",
     "offdiagonal_decay",
     "offdiagonal_law",
-    "spectrum_law",
+    "within_diagonal",
 ]
 
 
-def _limit(value: Any) -> Limits:
+def checked_limit(value: Any) -> Limits:
     if not isinstance(value, Limits):
         raise ValueError(f"limit must be what `limits` returns. Received: limit={value!r}")
     rates = np.array([value.q_star, value.chi_1, value.chi_c, value.q_ab], np.float64)
@@ -57,7 +60,7 @@ def _limit(value: Any) -> Limits:
     return value
 
 
-def _layers(value: Any, least: float = 1, name: str = "layers") -> np.ndarray:
+def checked_layers(value: Any, least: float = 1, name: str = "layers") -> np.ndarray:
     """Numbers of affine maps, float64 of any shape."""
     layers = arguments.array(name, value)
     if not np.all((layers >= least) & (layers == np.round(layers))):
@@ -67,7 +70,7 @@ def _layers(value: Any, least: float = 1, name: str = "layers") -> np.ndarray:
     return layers
 
 
-def _amplitude(name: str, value: Any) -> np.ndarray | None:
+def amplitude(name: str, value: Any) -> np.ndarray | None:
     return None if value is None else arguments.array(name, value)
 
 
@@ -119,8 +122,8 @@ def offdiagonal_law(
 
     Source: see the module's heading; NTK paper, equations 14, 16, 20 to 24 to leading order.
     """
-    limit, layers = _limit(limit), _layers(layers)
-    epsilon, delta = _amplitude("epsilon", epsilon), _amplitude("delta", delta)
+    limit, layers = checked_limit(limit), checked_layers(layers)
+    epsilon, delta = amplitude("epsilon", epsilon), amplitude("delta", delta)
     for name, value in (("epsilon", epsilon), ("delta", delta)):
         try:
             np.broadcast_shapes(layers.shape, np.shape(value))
@@ -129,13 +132,15 @@ def offdiagonal_law(
                 f"{name} must broadcast against layers of shape {layers.shape}. Received: "
                 f"{name}.shape={np.shape(value)}"
             ) from error
-    entries = _entries(limit, layers, epsilon, delta)
-    diagonals = _diagonal(limit, layers, leading=epsilon is None)
-    nngp, ntk = (_within(*both, epsilon, delta) for both in zip(entries, diagonals))
+    pairs = zip(
+        entries(limit, layers, epsilon, delta),
+        diagonal_entries(limit, layers, leading=epsilon is None),
+    )
+    nngp, ntk = (within_diagonal(*pair, epsilon, delta) for pair in pairs)
     return nngp, ntk
 
 
-def _entries(
+def entries(
     limit: Limits, layers: np.ndarray | int, epsilon: Any, delta: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """The law's q_ab and p_ab, whatever they are."""
@@ -148,19 +153,21 @@ def _entries(
     return off, limit.p_ab + _ntk_correction(limit, layers, epsilon) + decay * delta
 
 
-def _within(entries: np.ndarray, diagonal: np.ndarray, epsilon: Any, delta: Any) -> np.ndarray:
+def within_diagonal(
+    values: np.ndarray, diagonal: np.ndarray, epsilon: Any, delta: Any
+) -> np.ndarray:
     """Off-diagonal entries, NaN where they exceed the diagonal: no kernel has such entries.
 
     At leading order (no amplitudes) a law that begins deeper than all the layers is no mistake.
     """
-    held = np.abs(entries) <= diagonal * (1 + 1e-9)
+    held = np.abs(values) <= diagonal * (1 + 1e-9)
     if not np.any(held) and not (epsilon is None and delta is None):
         raise ValueError(
             "epsilon and delta must be the amplitudes of one kernel, both, as `offdiagonal_decay` "
             "gives them, and layers enough for the law: its off-diagonal entries exceed the "
             f"diagonal at each of the layers. Received: epsilon={epsilon!r}, delta={delta!r}"
         )
-    return np.where(held, entries, np.nan)
+    return np.where(held, values, np.nan)
 
 
 def _ntk_correction(limit: Limits, layers: np.ndarray | int, epsilon: np.ndarray) -> np.ndarray:
@@ -175,7 +182,7 @@ def _ntk_correction(limit: Limits, layers: np.ndarray | int, epsilon: np.ndarray
     return layers * rate * epsilon
 
 
-def _diagonal(
+def diagonal_entries(
     limit: Limits, layers: np.ndarray | int, leading: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """The NNGP's and the NTK's diagonal entry; to leading order the limit itself if ordered."""
@@ -188,109 +195,6 @@ def _diagonal(
         with np.errstate(over="ignore"):
             ntk = limit.q_star * np.expm1(layers * np.log(limit.chi_1)) / (limit.chi_1 - 1)
     return np.full_like(layers, limit.q_star), ntk
-
-
-class SpectrumLaw(NamedTuple):
-    """Predicted spectrum of a kernel matrix on m inputs, arrays over layers."""
-
-    lambda_max: np.ndarray
-    lambda_rest: np.ndarray
-    condition_number: np.ndarray
-
-
-def spectrum_law(
-    limit: Limits,
-    layers: Any,
-    m: int,
-    epsilon: Any = None,
-    delta: Any = None,
-    positions: int = 1,
-    kernel: str = "ntk",
-    pool: bool = False,
-) -> SpectrumLaw:
-    """lambda_max, lambda_rest and kappa of NTK or NNGP at large depth.
-
-    With p the diagonal and p_ab the off-diagonal entries, a kernel matrix on m inputs has
-    lambda_max = p + (m - 1) p_ab and lambda_rest = p - p_ab; global average pooling over d
-    positions divides p - p_ab by d (equation 18 and below). The diagonal is q* (NNGP) and
-
-        p = q* (chi_1^l - 1) / (chi_1 - 1),   l q* on the critical line   (NTK).
-
-    Args:
-        limit: `Limits`.
-        layers: numbers of affine maps l, an array.
-        m: number of inputs.
-        epsilon: amplitudes of the NNGP's correction (see `offdiagonal_law`): one number for all
-            pairs, or [m, m], as `offdiagonal_decay` gives them; then the law is the spectrum of
-            the matrix, and kappa is lambda_max over the smallest eigenvalue. With one number all
-            lesser eigenvalues are equal: in the ordered phase, where the spread of the pairs
-            shrinks as slowly as the eigenvalues do, kappa is then right in its rate only. None is
-            the leading order, in the ordered phase the limit itself: kappa is infinite.
-        delta: amplitudes of the NTK's correction, likewise.
-        positions: d, the number of positions (1 for fully connected networks and CNN-F).
-        kernel: "ntk" or "nngp".
-        pool: whether global average pooling is the readout.
-
-    Returns:
-        `SpectrumLaw`, NaN at layers that are too few for the law: where it is the spectrum of no
-        kernel, with an eigenvalue below zero.
-
-    Raises:
-        ValueError: for values outside of these ranges, and where no layer is left.
-
-    Example:
-        >>> ordered = mfcnn.kernels.limits("tanh", 0.5, 0.1)
-        >>> law = mfcnn.kernels.spectrum_law(ordered, [10, 20], 5, epsilon=-0.01, kernel="nngp")
-        >>> bool(law.condition_number[1] > law.condition_number[0])
-        True
-
-    Source: NTK paper, equations 9, 11, 14 to 18, 20 and the table of appendix C.1; derived anew,
-    since equation 11 drops q* from delta^(l) and equation 17 holds to leading order only.
-    """
-    limit, layers = _limit(limit), _layers(layers)
-    m, positions = arguments.integer("m", m, 2), arguments.integer("positions", positions, 1)
-    field = ("nngp", "ntk").index(arguments.choice("kernel", kernel, ("ntk", "nngp")))
-    epsilon, delta = _amplitude("epsilon", epsilon), _amplitude("delta", delta)
-    pool = arguments.boolean("pool", pool)
-    for name, value in (("epsilon", epsilon), ("delta", delta)):
-        if np.shape(value) not in ((), (m, m)):
-            raise ValueError(
-                f"{name} must be a number or of shape {(m, m)}. Received: "
-                f"{name}.shape={np.shape(value)}"
-            )
-    share = 1 / positions if pool else 1.0
-    diagonal = _diagonal(limit, layers, leading=epsilon is None)[field]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if np.ndim(epsilon) == np.ndim(delta) == 0:
-            off = _entries(limit, layers, epsilon, delta)[field]
-            off = _within(off, diagonal, epsilon, delta)
-            # A matrix of equal off-diagonal entries: off >= -p / (m - 1).
-            off = np.where((m - 1) * off >= -diagonal * (1 + 1e-9), off, np.nan)
-            rest = (diagonal - off) * share
-            # 1 + m off / rest, and not the ratio: the diagonal is infinite where chi_1^l is.
-            return SpectrumLaw(rest + m * off, rest, 1 + m * off / rest)
-        off = _entries(limit, layers[..., None, None], epsilon, delta)[field]
-        return _matrix_law(np.broadcast_to(off, [*layers.shape, m, m]), diagonal, share)
-
-
-def _matrix_law(off: np.ndarray, diagonal: np.ndarray, share: float) -> SpectrumLaw:
-    """The spectrum of matrices [..., m, m], in units of the diagonal, which may be infinite."""
-    matrix = off / diagonal[..., None, None]
-    own = np.einsum("...ii->...i", matrix)
-    own[...] = share + own * (1 - share)
-    values = np.linalg.eigvalsh(matrix)
-    # Eigenvalues are known to a few roundings of the largest.
-    least = -8 * len(off) * np.finfo(np.float64).eps * values[..., -1]
-    values = np.where((values[..., 0] >= least)[..., None], values, np.nan)
-    if np.all(np.isnan(values)):
-        raise ValueError(
-            "epsilon and delta must be the amplitudes of one kernel, both, as `offdiagonal_decay` "
-            "gives them, and layers enough for the law: the matrix has negative eigenvalues at "
-            f"each of the layers. Received: off-diagonal entries {off!r}"
-        )
-    ratio = values[..., -1] / values[..., 0]
-    rest = np.mean(values[..., :-1], axis=-1)
-    return SpectrumLaw(values[..., -1] * diagonal, rest * diagonal, ratio)
 
 
 def offdiagonal_decay(
@@ -323,7 +227,7 @@ def offdiagonal_decay(
 
     Source: NTK paper, equations 14, 20 and 21.
     """
-    limit, layer = _limit(limit), arguments.integer("layer", layer, 1)
+    limit, layer = checked_limit(limit), arguments.integer("layer", layer, 1)
     positions = arguments.integer("positions", positions, 1)
     nngp, ntk = arguments.array("nngp", nngp).copy(), arguments.array("ntk", ntk).copy()
     if nngp.shape != ntk.shape or (nngp.ndim == 2 and nngp.shape[0] != nngp.shape[1]):
@@ -334,7 +238,7 @@ def offdiagonal_decay(
     if nngp.ndim == 2:
         share = 1 / positions
         for kernel, diagonal, known in zip(
-            (nngp, ntk), _diagonal(limit, layer), _entries(limit, layer, None, None)
+            (nngp, ntk), diagonal_entries(limit, layer), entries(limit, layer, None, None)
         ):
             own = np.einsum("ii->i", kernel)
             # Without pooling the diagonal says nothing about pairs: any value will do.
@@ -358,68 +262,3 @@ def offdiagonal_decay(
     epsilon = (nngp - limit.q_ab) / decay
     correction = _ntk_correction(limit, layer, epsilon)
     return epsilon, (ntk - limit.p_ab - correction) / decay
-
-
-def mode_corrections(
-    limit: Limits, layers: Any, epsilon: Any, delta: Any, variance_profile: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """How corrections that vary over positions propagate through a CNN, by Fourier modes.
-
-    Along one diagonal of the kernel over pairs of positions, the corrections of NNGP and NTK to
-    q_ab* and p_ab* are fields over positions. With rho_k the eigenvalues of the averaging operator,
-
-        epsilon_k(l) = (rho_k chi_c)^l epsilon_k
-        delta_k(l) = (rho_k chi_c)^l (delta_k + l (1 + chi_2 p_ab* / chi_c) epsilon_k)
-
-    Flatten and global pooling read the mode k = 0 alone, where rho_0 = 1.
-
-    Args:
-        limit: `Limits` of the ordered or chaotic phase.
-        layers: numbers of convolutions l, an array [n].
-        epsilon: field at l = 0, [..., *spatial].
-        delta: the NTK's, likewise.
-        variance_profile: what `mfcnn.profiles.parse` takes; a name is of 3 or 3 x 3 taps.
-
-    Returns:
-        (epsilon, delta) at the layers, [n, ..., *spatial].
-
-    Raises:
-        ValueError: for layers below zero, fields that are not finite or do not fit, and on the
-            critical line, where corrections decay by no power.
-
-    Example:
-        >>> ordered = mfcnn.kernels.limits("tanh", 0.5, 0.1)
-        >>> field = np.ones([4, 4])
-        >>> mfcnn.kernels.mode_corrections(ordered, [1, 2], field, field, None)[0].shape
-        (2, 4, 4)
-
-    Source: NTK paper, equations 32 to 34, derived anew: equation 34 prints rho_k without its power
-    l in the first formula.
-    """
-    if _limit(limit).phase == "critical":
-        raise ValueError("limit must be of the ordered or the chaotic phase. Received: critical")
-    if np.isinf(limit.chi_2):
-        raise ValueError(
-            "limit must have a finite chi_2: with a kink the NTK's correction is no power of the "
-            f"NNGP's. Take a smooth activation, or the chaotic phase. Received: limit={limit!r}"
-        )
-    epsilon, delta = arguments.array("epsilon", epsilon), arguments.array("delta", delta)
-    named = variance_profile is None or isinstance(variance_profile, str)
-    rank = min(epsilon.ndim, 2) if named else None
-    profile = profiles.parse(variance_profile, rank=rank or None)
-    for name, field in (("epsilon", epsilon), ("delta", delta)):
-        if field.ndim < profile.ndim or field.shape != epsilon.shape:
-            raise ValueError(
-                f"{name} must be a field [..., *spatial] of at least {profile.ndim} axes, of "
-                f"epsilon's shape. Received: {name}.shape={field.shape}"
-            )
-    axes = tuple(range(-profile.ndim, 0))
-    rho = meanfield.mode_eigenvalues(profile, epsilon.shape[-profile.ndim :])
-    layers = _layers(layers, 0).reshape([-1] + [1] * epsilon.ndim)
-    modes, ntk_modes = (np.fft.fftn(field, axes=axes) for field in (epsilon, delta))
-    decay = (rho * limit.chi_c) ** layers
-    # chi_c^(l - 1) for l > 0: chi_c may be zero.
-    rate = limit.chi_c ** np.maximum(layers - 1, 0) * (limit.chi_c + limit.chi_2 * limit.p_ab)
-    results = decay * modes, decay * ntk_modes + layers * rho**layers * rate * modes
-    epsilon, delta = (np.fft.ifftn(field, axes=axes).real for field in results)
-    return epsilon, delta
