@@ -22,6 +22,9 @@ from keras.src.models.functional import Functional
 from keras.src.ops import numpy as keras_numpy_operations
 from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_all_reduce, xla_dynamic_update_slice
 
+# The executor of a function: a small graph's operations one after the other, without a queue.
+from tensorflow.python.eager.context import function_executor_type
+
 # The functions that pass forward-mode tangents around an operation and hide it from tapes. The
 # public API can stop one tape, but not those of the callers.
 from tensorflow.python.eager.forwardprop_util import pack_tangents
@@ -43,6 +46,7 @@ __all__ = [
     "call_with_tensors",
     "compiled_by_xla",
     "could_possibly_record",
+    "function_executor_type",
     "get_mask",
     "initializer_of",
     "inner_layers",

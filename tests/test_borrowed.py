@@ -41,6 +41,16 @@ def test_a_concrete_function_takes_a_list_of_tensors(jit_compile):
     assert float(found["sum"][0]) == 3 and [float(v[0]) for v in found["all"]] == [10, 2]
 
 
+def test_a_function_runs_its_loop_without_a_queue():
+    function = tf.function(lambda n: tf.while_loop(lambda i: i < n, lambda i: [i + 1], [n * 0])[0])
+    with borrowed.function_executor_type("SINGLE_THREADED_EXECUTOR"):
+        concrete = function.get_concrete_function(tf.TensorSpec([], tf.int32))
+        assert int(borrowed.call_with_tensors(concrete, [tf.constant(7)])) == 7
+    (loop,) = [op for op in concrete.graph.get_operations() if "While" in op.type]
+    with pytest.raises(ValueError):  # TensorFlow takes loops apart for the other executor alone
+        loop.get_attr("_lower_using_switch_merge")
+
+
 @pytest.mark.parametrize("jit_compile", [None, True])
 def test_a_function_sees_whether_xla_compiles_it(jit_compile):
     seen = []

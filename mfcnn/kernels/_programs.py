@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mfcnn.borrowed import call_with_tensors, could_possibly_record
+from mfcnn.borrowed import call_with_tensors, could_possibly_record, function_executor_type
 
 __all__ = ["clear_cache", "run"]
 
@@ -98,5 +98,10 @@ def run(key: Hashable, body: Callable, arguments: Any, work: float | None) -> An
         return function.get_concrete_function(*(tf.TensorSpec(*each) for each in shapes))
 
     # Structures are compared by their leaves and by the key, which names the architecture.
-    program = _CACHE.find((key, static, shapes, recorded, compiled), make)
-    return program(*tensors) if recorded else call_with_tensors(program, tensors)
+    name = (key, static, shapes, recorded, compiled)
+    if recorded:
+        return _CACHE.find(name, make)(*tensors)
+    # Where XLA does not pay, the queue of a parallel executor costs a fifth of the call.
+    small = not compiled and work is not None
+    with function_executor_type("SINGLE_THREADED_EXECUTOR" if small else None):
+        return call_with_tensors(_CACHE.find(name, make), tensors)
