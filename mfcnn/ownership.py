@@ -19,7 +19,7 @@ import time
 
 __all__ = ["STALE", "DirectoryInUseError", "Owner"]
 
-_BEAT, STALE = 5.0, 60.0  # seconds between two signs of life, and without one until a lock is old
+STALE = 60.0  # seconds without a sign of life from which a lock is old
 _SETTLE = 1.0  # seconds after which two that signed at the same time see it
 
 
@@ -33,12 +33,15 @@ class Owner:
     Args:
         directory: that is there.
         part: (index, count) where several processes share it; (0, 1) for all of it.
+        beat: seconds between two signs of life.
 
     Raises:
         DirectoryInUseError: if another process owns it, or a part of it by another count.
     """
 
-    def __init__(self, directory: pathlib.Path, part: tuple[int, int]) -> None:
+    def __init__(
+        self, directory: pathlib.Path, part: tuple[int, int] = (0, 1), beat: float = 5.0
+    ) -> None:
         index, count = part
         name = ".owner.json" if count == 1 else f".owner-{index}-of-{count}.json"
         self._path = directory / name
@@ -46,7 +49,7 @@ class Owner:
         self._lost = ""
         self._descriptor = self._take()
         self._done = threading.Event()
-        threading.Thread(target=self._beat, daemon=True).start()
+        threading.Thread(target=self._signs, args=(beat,), daemon=True).start()
         try:
             for other in directory.glob(".owner*.json"):
                 shared = other.name.endswith(f"-of-{count}.json") and count > 1
@@ -91,8 +94,8 @@ class Owner:
         os.pwrite(descriptor, (json.dumps(record, indent=2) + "\n").encode(), 0)
         os.fsync(descriptor)
 
-    def _beat(self) -> None:
-        while not self._done.wait(_BEAT):
+    def _signs(self, beat: float) -> None:
+        while not self._done.wait(beat):
             self._look()
 
     def _look(self) -> None:

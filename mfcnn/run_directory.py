@@ -49,6 +49,7 @@ class RunDirectory(os.PathLike):
         defaults: dict of what is meant where an older config.json lacks an entry.
         part: (index, count) where several processes share a directory, each its own part of it.
         file: name of the file of the configuration.
+        beat: seconds between two signs of life, for hosts that see no locks of this one.
 
     Raises:
         ConfigurationError: on entering, if the directory holds another configuration; the message
@@ -72,6 +73,7 @@ class RunDirectory(os.PathLike):
         defaults: Mapping[str, Any] | None = None,
         part: tuple[int, int] = (0, 1),
         file: str = "config.json",
+        beat: float = 5.0,
     ) -> None:
         if path == "":
             raise ValueError("output_dir must be the path of a folder. Received: output_dir=''")
@@ -79,6 +81,7 @@ class RunDirectory(os.PathLike):
         count = arguments.integer("part[1]", part[1], 1)
         self._part = arguments.integer("part[0]", part[0], 0, count - 1), count
         self._config = None if config is None else _plain(config)
+        self._beat = arguments.number("beat", beat, above=0)
         self._may_differ, self._defaults = set(may_differ), _plain(defaults or {})
         self._file = file
         self._depth, self._written = 0, False
@@ -145,7 +148,7 @@ class RunDirectory(os.PathLike):
         if held is not None:
             self._owner = held._owner  # this process owns it already
             return
-        self._owner = owner = Owner(self.path, self._part)
+        self._owner = owner = Owner(self.path, self._part, self._beat)
         _HELD[self._resolved] = self
         files.GUARDS[self._resolved] = owner.check
         if self._part[1] == 1:  # else they may be those of another part

@@ -166,9 +166,8 @@ def test_on_shared_storage_the_last_sign_of_life_decides(tmp_path):
     write(tmp_path, CONFIG)
 
 
-def test_an_owner_gives_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr(ownership, "_BEAT", 0.01)
-    with RunDirectory(tmp_path):
+def test_an_owner_gives_signs_of_life(tmp_path):
+    with RunDirectory(tmp_path, beat=0.01):
         os.utime(lock_of(tmp_path), (0, 0))
         deadline = time.time() + 20
         while not lock_of(tmp_path).stat().st_mtime:
@@ -176,9 +175,8 @@ def test_an_owner_gives_signs_of_life(tmp_path, monkeypatch):
             time.sleep(0.01)
 
 
-def test_an_owner_that_was_taken_for_dead_writes_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(ownership, "_BEAT", 0.01)
-    with RunDirectory(tmp_path, CONFIG) as directory:
+def test_an_owner_that_was_taken_for_dead_writes_no_more(tmp_path):
+    with RunDirectory(tmp_path, CONFIG, beat=0.01) as directory:
         files.write_atomically(directory / "metrics.csv", "mine")
         foreign(tmp_path, 0)
         deadline = time.time() + 20
@@ -194,7 +192,6 @@ def no_locks(monkeypatch):
         raise OSError("no locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    monkeypatch.setattr(ownership, "_SETTLE", 0.01)
 
 
 def test_without_locks_in_the_file_system_the_process_is_looked_up(tmp_path, other, no_locks):

@@ -23,7 +23,6 @@ __all__ = ["NTKMoments", "fitted_exponent", "ntk_moments", "ntk_samples"]
 
 _PARAMETERIZATIONS = ("standard", "ntk")
 _KERNEL, _BIAS, _READOUT = range(3)
-_CHUNK_NUMBERS = 10**7
 
 
 class NTKMoments(NamedTuple):
@@ -111,6 +110,7 @@ def ntk_samples(
     input_size: int | None = None,
     parameterization: str = "standard",
     seed: int = 0,
+    chunk_size: int | None = None,
 ) -> np.ndarray:
     """Theta(x, x) of fully connected networks with one output, for an x with |x|^2 = input_size.
 
@@ -127,7 +127,8 @@ def ntk_samples(
         input_size: number of inputs; by default the width.
         parameterization: "standard" (gradients by weights and biases, the paper's equation 1) or
             "ntk".
-        seed: of all draws.
+        seed: of all draws; another chunk_size draws others.
+        chunk_size: networks that are held at once; None is as many as have 10^7 weights a layer.
 
     Returns:
         float64 [depth, initializations]: row l is for networks with l + 1 hidden layers.
@@ -150,7 +151,8 @@ def ntk_samples(
     bias_variance = arguments.variance("bias_variance", bias_variance)
     ntk = arguments.choice("parameterization", parameterization, _PARAMETERIZATIONS) == "ntk"
     seed = arguments.integer("seed", seed, 0)
-    chunk = min(count, max(1, _CHUNK_NUMBERS // max(width * width, width * inputs)))
+    fitting = max(1, 10**7 // max(width * width, width * inputs))
+    chunk = min(count, arguments.integer("chunk_size", chunk_size or fitting, 1))
     variances = tf.constant([weight_variance, bias_variance], tf.float64)
     parts = [
         _program(phi, width, depth, chunk, inputs, ntk, variances, tf.constant([seed, i])).numpy()

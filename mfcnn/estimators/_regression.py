@@ -19,14 +19,22 @@ _DIRECT = 4000  # inputs up to which a whole matrix and Cholesky's factors are c
 class _KernelEstimator(sklearn.base.BaseEstimator):
     """What regression and classification share: the solution of (K + lambda) a = y."""
 
-    def __init__(self, kernel: Kernel | None = None, ridge: float = 1e-6, get: str = "ntk"):
+    def __init__(
+        self,
+        kernel: Kernel | None = None,
+        ridge: float = 1e-6,
+        get: str = "ntk",
+        solver: str = "auto",
+    ):
         self.kernel = kernel
         self.ridge = ridge
         self.get = get
+        self.solver = solver
 
     def _fit(self, x: np.ndarray, targets: np.ndarray) -> None:
         get = arguments.choice("get", self.get, ("nngp", "ntk"))
         ridge = arguments.number("ridge", self.ridge, 0)
+        solver = arguments.choice("solver", self.solver, ("auto", "direct", "iterative"))
         self.kernel_ = fully_connected(3, "relu", 2.0, 0.1) if self.kernel is None else self.kernel
         if not isinstance(self.kernel_, Kernel):
             raise arguments.ArgumentTypeError(
@@ -34,7 +42,7 @@ class _KernelEstimator(sklearn.base.BaseEstimator):
                 f"kernel={self.kernel!r}"
             )
         self._x, mean = x, targets.mean(axis=0)
-        if len(x) > _DIRECT:
+        if solver == "iterative" or (solver == "auto" and len(x) > _DIRECT):
             self.coefficients_ = solve(self.kernel_, x, targets - mean, ridge, get).coefficients
         else:
             matrix = np.array(self.kernel_(x, get=get), np.float64)
@@ -58,6 +66,8 @@ class KernelRegressor(sklearn.base.MultiOutputMixin, sklearn.base.RegressorMixin
             layers on the edge of chaos.
         ridge: relative to the mean of the kernel's diagonal.
         get: "ntk" (training to the end) or "nngp" (Bayesian inference).
+        solver: "direct" (the whole matrix and Cholesky's factors), "iterative"
+            (`mfcnn.kernels.solve`), or "auto": direct up to 4,000 inputs.
 
     Example:
         >>> import mfcnn, numpy as np

@@ -5,7 +5,7 @@ import pytest
 from scipy import optimize
 
 from mfcnn import activations, meanfield
-from mfcnn.meanfield import _fixed_points, _saturation, _tables
+from mfcnn.meanfield import _fixed_points, _saturation
 from tests.activations.test_activation import (
     REFERENCES,
     gaussian_covariance,
@@ -192,22 +192,22 @@ def test_user_functions_in_numpy_get_the_same_fixed_point():
 
 
 @pytest.mark.parametrize("name", ["tanh", "erf", "hard_tanh", "sin", "relu", "gelu"])
-def test_the_grid_agrees_with_single_points(name, monkeypatch):
-    monkeypatch.setattr(_tables, "_FEW", 0)  # tables also for so few points
+def test_the_grid_agrees_with_single_points(name):
     weights, biases = np.linspace(0.3, 6.0, 5)[:, None], np.array([0.0, 1e-3, 0.5])
-    grid = meanfield.fixed_points(name, weights, biases)
-    assert grid.q_star.shape == (5, 3)
+    many = np.ones([200, 1, 1])  # so many points that tables pay
+    grid = meanfield.fixed_points(name, many * weights, many * biases)
+    assert grid.q_star.shape == (200, 5, 3)
     for i, j in np.ndindex(5, 3):
         try:
             point = meanfield.fixed_point(name, weights[i, 0], biases[j])
         except meanfield.NoFixedPointError:
-            assert grid.phase[i, j] == "unbounded" and np.isinf(grid.q_star[i, j])
+            assert grid.phase[0, i, j] == "unbounded" and np.isinf(grid.q_star[0, i, j])
             continue
-        assert grid.phase[i, j] == point.phase
+        assert grid.phase[0, i, j] == point.phase
         for field in ("q_star", "c_star", "chi_1", "chi_c", "chi_q"):
             # The table is converged to 1e-13 of the largest moment; c* amplifies it near c = 0.
             np.testing.assert_allclose(
-                getattr(grid, field)[i, j],
+                getattr(grid, field)[0, i, j],
                 getattr(point, field),
                 rtol=float64.deep,
                 atol=float64.deep,
