@@ -9,7 +9,9 @@ from mfcnn.kernels import _programs
 from tests.kernels.test_networks import assert_close, inputs
 
 
-@pytest.mark.parametrize("activation", ["erf", "relu", "tanh"])
+@pytest.mark.parametrize(
+    "activation", ["erf", "relu", pytest.param("tanh", marks=pytest.mark.slow)]
+)
 def test_gradients_exist_also_at_coincident_points(activation):
     x = tf.Variable(inputs(4, 5))
     x[1].assign(x[0])
@@ -29,7 +31,7 @@ def test_gradients_exist_also_at_coincident_points(activation):
     np.testing.assert_allclose(gradients[1], slope, rtol=1e-6)
 
 
-@pytest.mark.parametrize("readout", ["flatten", "pool"])
+@pytest.mark.parametrize("readout", ["flatten", pytest.param("pool", marks=pytest.mark.slow)])
 def test_gradients_of_convolutional_kernels_are_finite_at_coincident_points(readout):
     x = tf.Variable(inputs(3, 3, 3, 2))
     x[1].assign(x[0])

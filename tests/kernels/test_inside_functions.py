@@ -36,7 +36,8 @@ MAKERS = {
 # What has no value inside says so in one sentence.
 WITHOUT_VALUE = {"tanh": "'tanh' has no closed form.*call the kernel outside"}
 UNKNOWN_BATCH = {"model": "known number of inputs", "model of images": "known number of inputs"}
-SLOW = {"dense depths", "flatten", "pool", "valid", "model of images"}  # minutes together
+# Minutes together: the quick suite has each maker in one way of calling it at least.
+SLOW = {"dense depths", "flatten", "pool", "valid", "model of images"}
 QUICK = [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in MAKERS]
 
 
@@ -56,7 +57,7 @@ def check(name, function, expected, refusal=None):
     np.testing.assert_allclose(function(), expected, rtol=tolerance)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", QUICK)
 def test_made_outside_and_called_inside(name):
     kernel, x = MAKERS[name][0](), inputs(name)
     inside = tf.function(lambda x: kernel(x, get="ntk"))
@@ -79,7 +80,7 @@ def test_compiled_by_xla(name):
     check(name, lambda: compiled(tf.constant(x)), kernel(x, get="ntk"))
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", QUICK)
 def test_in_a_data_pipeline(name):
     kernel, x = MAKERS[name][0](), inputs(name, 4)
     fixed = name in UNKNOWN_BATCH  # the last batch may be smaller otherwise
