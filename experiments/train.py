@@ -18,7 +18,18 @@ from experiments import binary, vanilla
 from experiments.vanilla import configuration, define_flags
 from mfcnn import data, layers, models, run_directory, training
 
-__all__ = ["configuration", "define_flags", "main", "run", "theory"]
+__all__ = [
+    "configuration",
+    "define_flags",
+    "describe",
+    "load_data",
+    "main",
+    "make_trainer",
+    "report",
+    "run",
+    "run_directory_of",
+    "theory",
+]
 
 FLAGS = flags.FLAGS
 
@@ -30,6 +41,7 @@ _MAY_DIFFER = (
     "logical_cpus",
     "tpu",
     "worker_timeout",
+    "shard_stack",
 )
 _SLOTS = {"sgd": 0, "momentum": 1, "rmsprop": 1, "adam": 2}
 
@@ -66,38 +78,39 @@ def theory(
 
 def run(config: dict[str, Any], output_dir: str) -> dict[str, float]:
     """Trains as a configuration says and returns the last row of metrics."""
-    may_differ = set(_MAY_DIFFER)
-    if config["schedule"] == "cosine":
-        may_differ.remove("steps")  # its length
+    if config["shard_stack"]:
+        raise ValueError(
+            "--shard_stack is trained by `python -m tpu.execute --platform=tpu`, with the same "
+            "flags and the same output_dir; experiments.train holds a whole network per replica"
+        )
     if config["logical_cpus"]:
         training.use_logical_cpus(config["logical_cpus"])
     strategy = training.make_strategy(config["strategy"], config["tpu"], config["worker_timeout"])
     with training.lost_peers(strategy):
-        return _run_on(strategy, config, output_dir, may_differ)
-
-
-def _run_on(
-    strategy: tf.distribute.Strategy,
-    config: dict[str, Any],
-    output_dir: str,
-    may_differ: set[str],
-) -> dict[str, float]:
-    is_chief = training.is_chief(strategy)
-    name = {"binary": "train"}
-    config, defaults = {**config, **name}, {**configuration(default=True), **name}
-    if not is_chief:
-        run_directory.check_configuration(output_dir, config, may_differ, defaults)
+        if training.is_chief(strategy):
+            with run_directory_of(config, output_dir) as directory:
+                return _run(config, directory.path, strategy)
+        run_directory.check_configuration(output_dir, *_identity(config))
         return _run(config, pathlib.Path(output_dir), strategy)
-    with training.RunDirectory(output_dir, config, may_differ, defaults) as directory:
-        return _run(config, directory.path, strategy)
 
 
-def _run(
-    config: vanilla.Config, directory: pathlib.Path, strategy: tf.distribute.Strategy
-) -> dict[str, float]:
-    is_chief = training.is_chief(strategy)
-    vanilla.set_precision(config)
-    dataset = data.load(
+def run_directory_of(config: dict[str, Any], output_dir: str) -> training.RunDirectory:
+    """The directory of a run of this configuration, to be entered."""
+    return training.RunDirectory(output_dir, *_identity(config))
+
+
+def _identity(config: dict[str, Any]) -> tuple[dict[str, Any], set[str], dict[str, Any]]:
+    """(configuration, what of it may differ, what is meant where an older one lacks an entry)."""
+    may_differ = set(_MAY_DIFFER)
+    if config["schedule"] == "cosine":
+        may_differ.remove("steps")  # its length
+    name = {"binary": "train"}
+    return {**config, **name}, may_differ, {**configuration(default=True), **name}
+
+
+def load_data(config: vanilla.Config, directory: pathlib.Path) -> data.ImageData:
+    """The data of a configuration; what takes long to find is kept in the run's directory."""
+    return data.load(
         config["dataset"],
         config["batch_size"],
         seed=config["seed"],
@@ -106,35 +119,65 @@ def _run(
         resize=config["resize"],
         cache_dir=str(directory / "cache") if config["dataset"] == "imagenet_snakes" else None,
     )
-    if is_chief:
-        images = next(iter(dataset.train_batches()))[0][:16]
-        print(
-            f"{dataset.name}: {dataset.train_size} training and {dataset.test_size} test images "
-            f"{dataset.image_shape}, {dataset.classes} classes.\n"
-            f"{theory(config, dataset.image_shape, images)}\n"
-            f"{strategy.num_replicas_in_sync} replicas ({config['strategy']}).",
-            flush=True,
-        )
-    trainer = training.Trainer(
+
+
+def describe(config: vanilla.Config, dataset: data.ImageData, replicas: int) -> str:
+    """What is about to be trained, on which data, and what theory says of it."""
+    images = next(iter(dataset.train_batches()))[0][:16]
+    return (
+        f"{dataset.name}: {dataset.train_size} training and {dataset.test_size} test images "
+        f"{dataset.image_shape}, {dataset.classes} classes.\n"
+        f"{theory(config, dataset.image_shape, images)}\n"
+        f"{replicas} replicas ({config['strategy']})."
+    )
+
+
+def make_trainer(
+    config: vanilla.Config,
+    dataset: data.ImageData,
+    directory: pathlib.Path,
+    strategy: tf.distribute.Strategy | None = None,
+    jit_compile: bool = False,
+    verbose: bool = True,
+) -> training.Trainer:
+    """The trainer of a configuration."""
+    return training.Trainer(
         lambda: vanilla.make_model(config, dataset.image_shape, dataset.classes),
-        lambda model: vanilla.make_optimizer(config, model, dataset, verbose=is_chief),
+        lambda model: vanilla.make_optimizer(config, model, dataset, verbose=verbose),
         dataset,
         directory,
         strategy=strategy,
-        jit_compile=vanilla.jit_compile(config, dataset.image_shape),
+        jit_compile=jit_compile,
         fused=config["fused"],
         eval_every=config["eval_every"],
         checkpoint_every=config["checkpoint_every"],
         steps_per_execution=config["steps_per_execution"],
         title=f"{dataset.name}, {config['depth']} layers, {config['initialization']}",
+        verbose=verbose,
     )
+
+
+def _run(
+    config: vanilla.Config, directory: pathlib.Path, strategy: tf.distribute.Strategy
+) -> dict[str, float]:
+    is_chief = training.is_chief(strategy)
+    vanilla.set_precision(config)
+    dataset = load_data(config, directory)
+    if is_chief:
+        print(describe(config, dataset, strategy.num_replicas_in_sync), flush=True)
+    compiled = vanilla.jit_compile(config, dataset.image_shape)
+    trainer = make_trainer(config, dataset, directory, strategy, compiled, is_chief)
     return trainer.run(config["steps"])
 
 
 def main(_: list[str]) -> None:
     """Runs the flags' configuration."""
     logging.set_verbosity(logging.WARNING)  # the notes of libraries would hide the progress
-    row = run(configuration(), FLAGS.output_dir)
+    report(run(configuration(), FLAGS.output_dir))
+
+
+def report(row: dict[str, float]) -> None:
+    """Prints the last row of a run."""
     print(
         f"Step {row['step']:.0f}: test accuracy {row['test_accuracy']:.4f}, test loss "
         f"{row['test_loss']:.4f}. Curves: {os.path.join(FLAGS.output_dir, 'curves.png')}"

@@ -169,6 +169,12 @@ def _define_machine(define: _Definer) -> None:
         "Where to run: default, one device; mirrored, all local GPUs or logical CPUs; "
         "multiworker, a process on each host of TF_CONFIG; tpu.",
     )
+    define.boolean(
+        "shard_stack",
+        False,
+        "Spread the deep stack over the replicas of a TPU: each holds [depth, parameters / "
+        "replicas] of weights, slots and gradient.",
+    )
     define.integer("logical_cpus", None, "Logical devices to split the CPU into.", lower_bound=1)
     define.string("tpu", "local", "TPU name or address, for strategy=tpu.")
     define.float(
@@ -207,6 +213,14 @@ def _validate(flag_values: flags.FlagValues) -> None:
         ["logical_cpus", "strategy"],
         lambda values: values["logical_cpus"] is None or values["strategy"] == "mirrored",
         "logical_cpus needs strategy=mirrored",
+        flag_values=flag_values,
+    )
+    flags.register_multi_flags_validator(
+        ["shard_stack", "strategy", "fused"],
+        lambda values: (
+            not values["shard_stack"] or (values["strategy"] == "tpu" and not values["fused"])
+        ),
+        "shard_stack needs strategy=tpu, and not fused",
         flag_values=flag_values,
     )
     flags.register_multi_flags_validator(

@@ -20,7 +20,12 @@ from keras.src.backend.common.masking import get_keras_mask as get_mask
 from keras.src.backend.common.masking import set_keras_mask as set_mask
 from keras.src.models.functional import Functional
 from keras.src.ops import numpy as keras_numpy_operations
-from tensorflow.compiler.tf2xla.ops.gen_xla_ops import xla_all_reduce, xla_dynamic_update_slice
+from tensorflow.compiler.tf2xla.ops.gen_xla_ops import (
+    xla_all_reduce,
+    xla_dynamic_update_slice,
+    xla_reduce_scatter,
+    xla_replica_id,
+)
 
 # The executor of a function: a small graph's operations one after the other, without a queue.
 from tensorflow.python.eager.context import function_executor_type
@@ -62,6 +67,8 @@ __all__ = [
     "take_summed_gradients",
     "xla_all_reduce",
     "xla_dynamic_update_slice",
+    "xla_reduce_scatter",
+    "xla_replica_id",
 ]
 
 

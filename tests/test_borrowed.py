@@ -116,14 +116,22 @@ def test_an_update_in_place_and_a_sum_over_replicas_compile():
     found = tf.function(update, jit_compile=True)(tf.zeros([3, 2]))
     np.testing.assert_array_equal(found, [[0, 0], [1, 1], [0, 0]])
 
-    def summed(x):
-        groups = tf.zeros([0, 0], tf.int32)
-        return borrowed.xla_all_reduce(x, groups, "Add", "CrossReplica")
 
-    text = tf.function(summed, jit_compile=True, autograph=False).experimental_get_compiler_ir(
-        tf.TensorSpec([3], tf.float32)
+@pytest.mark.parametrize("name", ["all_reduce", "reduce_scatter", "replica_id"])
+def test_what_replicas_have_of_each_other_compiles(name):
+    def function(x):
+        if name == "replica_id":
+            return borrowed.xla_replica_id()
+        if name == "all_reduce":
+            groups = tf.zeros([0, 0], tf.int32)
+            return borrowed.xla_all_reduce(x, groups, "Add", "CrossReplica")
+        return borrowed.xla_reduce_scatter(x, tf.constant([[0, 1]]), tf.constant(0), "Add")
+
+    text = tf.function(function, jit_compile=True, autograph=False).experimental_get_compiler_ir(
+        tf.TensorSpec([4], tf.float32)
     )(stage="stablehlo")
-    assert "all_reduce" in str(text)
+    assert f"stablehlo.{name}" in str(text)
+    assert name != "reduce_scatter" or "tensor<2xf32>" in str(text)
 
 
 class Spy(keras.initializers.Initializer):

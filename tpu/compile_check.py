@@ -20,21 +20,18 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if __name__ == "__main__" and str(ROOT) not in sys.path:  # started as a file
     sys.path.insert(0, str(ROOT))
 
 import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import tensorflow as tf  # noqa: E402
 from absl import flags  # noqa: E402
 
 from experiments import binary, ranges, vanilla  # noqa: E402
-from mfcnn import borrowed, training  # noqa: E402
-from mfcnn.training import reduction  # noqa: E402
+from tpu import lowering, slices  # noqa: E402
 
 FLAGS = flags.FLAGS
 
@@ -49,10 +46,6 @@ CLASSES = 10
 
 # Of the main job's flags, where the check has others.
 DEFAULTS = {"strategy": "tpu", "dataset": "cifar10", "batch_size": 128}
-
-# GiB that the compiler grants a device, as it says when a program is larger.
-HBM = {"v5e": 15.75, "v6e": 31.25, "v5p": 95.74, "v4": 15.25}
-_CORES = {"v2": 2, "v3": 2, "v4": 2, "tpu7x": 2}  # devices a chip, where not one
 
 
 class CheckError(RuntimeError):
@@ -86,7 +79,7 @@ class Report:
     @property
     def available(self) -> float | None:
         """Bytes of HBM that the compiler grants, None for a kind that was never measured."""
-        gib = HBM.get(self.topology.split(":")[0])
+        gib = slices.HBM.get(slices.kind_of(self.topology))
         found = re.search(r"exceeds available HBM \(([\d.]+)G\)", self.error)
         if found:
             gib = float(found[1])
@@ -125,20 +118,15 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("python", sys.executable, "Python that has jax and libtpu.")
     flags.DEFINE_boolean("largest", False, "Find the largest depth that fits instead.")
+    flags.DEFINE_boolean(
+        "against_replicas", True, "With shard_stack: print HBM on smaller slices too."
+    )
     flags.DEFINE_float("compile_timeout", 1800.0, "Seconds for one compilation.", **ranges.SECONDS)
     flags.register_validator(
         "topology",
-        lambda name: device_count(name) > 0,
+        lambda name: slices.device_count(name) > 0,
         "topology must be like v5e:2x2 or v5p:2x2x1",
     )
-
-
-def device_count(topology: str) -> int:
-    """Devices of a topology by its name; 0 if that is no name of one."""
-    match = re.fullmatch(r"(v\d\w?|tpu\d+x):(\d+(?:x\d+)+)", topology)
-    if not match:
-        return 0
-    return math.prod(int(side) for side in match[2].split("x")) * _CORES.get(match[1], 1)
 
 
 def lower(config: Mapping[str, Any], replicas: int) -> tuple[str, int, int]:
@@ -154,42 +142,12 @@ def lower(config: Mapping[str, Any], replicas: int) -> tuple[str, int, int]:
     Raises:
         ValueError: if the replicas do not divide the batch, or as `vanilla_cnn` says.
     """
-    batch = config["batch_size"]
-    if batch % replicas:
-        raise ValueError(f"batch_size={batch} is not a multiple of the {replicas} replicas")
     shape = IMAGES[config["dataset"]]
     if config["resize"]:
         shape = (config["resize"], config["resize"], shape[2])
-    vanilla.set_precision(config)
-    with tempfile.TemporaryFile() as file:
-        with tf.variable_creator_scope(_without_memory(file)):
-            model = vanilla.make_model(config, shape, CLASSES)
-            fixed_rate = {**config, "learning_rate": "0.001"}
-            optimizer = vanilla.make_optimizer(fixed_rate, model, None, verbose=False)
-            optimizer.build(model.trainable_variables)
-        model.get_layer("deep").form = "library"  # what it takes where there is a TPU
-        step = training.TrainingStep(model, optimizer, batch, fused=config["fused"])
-        all_reduce = reduction.in_parts(_xla_sum) if replicas > 1 else None
-        function = tf.function(
-            lambda images, labels: step.train(images, labels, all_reduce),
-            jit_compile=True,
-            autograph=False,
-        )
-        specs = (
-            tf.TensorSpec([batch // replicas, *shape], tf.float32),
-            tf.TensorSpec([batch // replicas], tf.int32),
-        )
-        text = function.experimental_get_compiler_ir(*specs)(stage="stablehlo")
-    return text, model.count_params(), forward_flops(model) * batch // replicas
-
-
-def forward_flops(model: keras.Model) -> int:
-    """FLOPs of the matrix products and convolutions of one forward pass of one image."""
-    return sum(
-        2 * math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
-        for layer in model.layers
-        if hasattr(layer, "kernel")
-    )
+    step = lowering.make_step(config, shape, CLASSES, replicas)
+    flops = lowering.forward_flops(step.model) * step.batch
+    return step.train().text, step.model.count_params(), flops
 
 
 def check(
@@ -214,7 +172,7 @@ def check(
             another reason than memory.
         ValueError: as `lower` says.
     """
-    replicas = device_count(topology)
+    replicas = slices.device_count(topology)
     text, parameters, flops = lower(config, replicas)
     keras.backend.clear_session()
     with tempfile.NamedTemporaryFile("w", suffix=".mlir", encoding="utf-8") as file:
@@ -225,6 +183,22 @@ def check(
     if error and "RESOURCE_EXHAUSTED" not in error:
         raise CheckError(f"The step does not compile for {topology}: {error}")
     return Report(topology, replicas, parameters, flops, compiled, error)
+
+
+def print_hbm(config: Mapping[str, Any], topology: str, **options: Any) -> None:
+    """Prints HBM a chip against the number of replicas, each with as many images as here."""
+    images = config["batch_size"] // slices.device_count(topology)
+    print(f"HBM a chip against the number of replicas, {images} images a chip:")
+    for name in slices.smaller_slices(topology):
+        replicas = slices.device_count(name)
+        try:
+            report = check({**config, "batch_size": images * replicas}, name, **options)
+        except CheckError as error:
+            print(f"{replicas:12,}  {name}: {error}", flush=True)
+            continue
+        limit = f"more than {(report.available or 0) / 2**30:.2f} GiB"
+        used = f"{report.hbm / 2**30:.2f} GiB" if report.hbm is not None else limit
+        print(f"{replicas:12,}  {name}: {used}", flush=True)
 
 
 def largest_depth(
@@ -266,37 +240,15 @@ def _next_depth(
     return int(math.sqrt(low * high)) if high < math.inf else 2 * low
 
 
-def _without_memory(file: IO[bytes]) -> Callable[..., tf.Variable]:
-    """A variable creator whose values are one sparse file, mapped: of any size, never touched."""
-
-    def values(shape: tf.TensorShape, dtype: tf.DType) -> tf.Tensor:
-        size = max(shape.num_elements() * dtype.size, 1)
-        if size > os.fstat(file.fileno()).st_size:
-            os.truncate(file.fileno(), size)
-        array = np.memmap(file, dtype.as_numpy_dtype, mode="r+", shape=tuple(shape))
-        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-
-    def create(
-        next_creator: Callable[..., tf.Variable], initial_value: Any = None, **arguments: Any
-    ) -> tf.Variable:
-        if callable(initial_value):
-            with tf.Graph().as_default():
-                drawn = initial_value()
-            initial_value = values(drawn.shape, drawn.dtype)
-        return next_creator(initial_value=initial_value, **arguments)
-
-    return create
-
-
-def _xla_sum(tensor: tf.Tensor) -> tf.Tensor:
-    return borrowed.xla_all_reduce(tensor, tf.zeros([0, 0], tf.int32), "Add", "CrossReplica")
-
-
 def _run_child(python: str, arguments: Sequence[str], timeout: float) -> dict[str, Any]:
-    child = pathlib.Path(__file__).with_name("compile_child.py")
+    path = (str(ROOT), os.environ.get("PYTHONPATH"))
     try:
         result = subprocess.run(
-            [python, str(child), *arguments], capture_output=True, text=True, timeout=timeout
+            [python, "-m", "tpu.compile_child", *arguments],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
     except OSError as error:
         raise CheckError(f"--python={python} cannot be started: {error}") from error
@@ -331,6 +283,8 @@ def main(_: list[str]) -> int:
     else:
         depth, report = config["depth"], check(config, FLAGS.topology, **options)
     print(f"depth:        {depth:,}\n{report}", flush=True)
+    if config["shard_stack"] and FLAGS.against_replicas:
+        print_hbm({**config, "depth": depth}, FLAGS.topology, **options)
     return 0 if report.fits else 2
 
 

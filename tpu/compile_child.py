@@ -1,6 +1,6 @@
 """Compiles a StableHLO module for a TPU that is not there; needs jax and libtpu, nothing else.
 
-    python compile_child.py module.mlir v5e:2x2 4
+    python -m tpu.compile_child module.mlir v5e:2x2 4
 
 Prints one line of JSON: what the compiled program takes, or why there is none. A program of its
 own, since TensorFlow and libtpu do not share a process well and may live in two environments.
@@ -22,9 +22,9 @@ def main(path: str, topology_name: str, replicas: int) -> dict[str, Any]:
     # locked: another check, or a job on this machine's TPU, may run at the same time.
     os.environ.update(TPU_SKIP_MDS_QUERY="1", JAX_PLATFORMS="cpu", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     from jax.experimental import topologies
-    from jax.extend.mlir import ir
-    from jax.interpreters import mlir
     from jaxlib import _jax
+
+    from tpu.runner import program
 
     # A host has more than one chip, unless it is told otherwise.
     kind, _, shape = topology_name.partition(":")
@@ -41,15 +41,13 @@ def main(path: str, topology_name: str, replicas: int) -> dict[str, Any]:
         return {"refused": f"{topology_name} has {len(devices)} devices, not {replicas}"}
     with open(path, encoding="utf-8") as file:
         text = file.read()
-    with mlir.make_ir_context():
-        module = ir.Module.parse(text)
-        _drop_copies(module)
-        try:
+    try:
+        with program.parsed(text) as module:
             compiled = devices[0].client.compile(
-                module, _jax.DeviceList(tuple(devices)), _options(_jax, replicas)
+                module, _jax.DeviceList(tuple(devices)), program.options(range(replicas))
             )
-        except _jax.JaxRuntimeError as error:
-            return {"error": str(error)}
+    except _jax.JaxRuntimeError as error:
+        return {"error": str(error)}
     memory = compiled.get_compiled_memory_stats()
     cost = compiled.cost_analysis()
     return {
@@ -61,33 +59,6 @@ def main(path: str, topology_name: str, replicas: int) -> dict[str, Any]:
         "code": memory.generated_code_size_in_bytes,
         "flops_of_loops_once": (cost[0] if isinstance(cost, list) else cost).get("flops"),
     }
-
-
-def _options(jax: Any, replicas: int) -> Any:
-    import numpy as np
-
-    options = jax.CompileOptions()
-    options.num_replicas = replicas
-    options.num_partitions = 1
-    options.device_assignment = jax.DeviceAssignment.create(np.arange(replicas)[:, None])
-    return options
-
-
-def _drop_copies(module: Any) -> None:
-    # TensorFlow's lowering leaves mhlo.copy, which libtpu's compiler does not know.
-    from jax.extend.mlir import ir
-
-    copies = []
-
-    def visit(operation: Any) -> Any:
-        if operation.name == "mhlo.copy":
-            copies.append(operation)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(visit)
-    for operation in copies:
-        operation.results[0].replace_all_uses_with(operation.operands[0])
-        operation.erase()
 
 
 if __name__ == "__main__":

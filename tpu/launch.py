@@ -179,7 +179,7 @@ class Process:
                 stdout=log,
                 stderr=log and subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=die_with(os.getpid()),
             )
         finally:
             if log:
@@ -194,7 +194,7 @@ class Process:
         self._process.send_signal(signum)
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with(parent: int) -> Callable[[], None]:
     """What a new process does first: it asks the kernel to be killed when its parent ends."""
     libc = ctypes.CDLL(None)
 

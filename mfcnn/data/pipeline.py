@@ -95,6 +95,30 @@ class ImageData:
         Raises:
             ValueError: A negative start_step; replicas that do not divide the batch.
         """
+        batches = self._gather(self._index_batches(start_step, input_context), "train")
+        return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+
+    def train_order(self, steps: int, start_step: int = 0) -> np.ndarray:
+        """Which examples the training batches hold, in the order of `arrays("train")`.
+
+        Args:
+            steps: number of batches.
+            start_step: the first of them.
+
+        Returns:
+            int32 [steps, batch_size].
+
+        Raises:
+            ValueError: a negative number.
+        """
+        steps = arguments.integer("steps", steps, 0)
+        batches = self._index_batches(start_step, None).take(steps)
+        found = [batch.numpy() for batch in batches]
+        return np.reshape(np.asarray(found, np.int32), [steps, self.batch_size])
+
+    def _index_batches(
+        self, start_step: int, input_context: tf.distribute.InputContext | None
+    ) -> tf.data.Dataset:
         start_step = arguments.integer("start_step", start_step, 0)
         size, batch_size, steps = self.train_size, self.batch_size, self.steps_per_epoch
         split, pipeline = self._split_of_batch(batch_size, input_context)
@@ -109,8 +133,7 @@ class ImageData:
             return tf.data.Dataset.from_tensor_slices(mine)
 
         epochs = tf.data.Dataset.range(start_epoch, np.iinfo(np.int64).max)
-        dataset = self._gather(epochs.flat_map(index_batches), "train")
-        return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+        return epochs.flat_map(index_batches)
 
     def test_batches(
         self,

@@ -1,6 +1,6 @@
 """Deep stacks of equal dense layers or convolutions as one Keras layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -88,14 +88,23 @@ class _DeepStack(StackedLayer, ActivatedLayer):
         parameters = tuple(tf.convert_to_tensor(v) for v in self.stacked_variables)
         return self.loop_for(x)((x,), parameters)[0]
 
-    def loop_for(self, x: tf.Tensor) -> DeepLoop:
-        """The `DeepLoop` that runs this stack on an input, its checkpoints chosen by memory."""
+    def loop_for(self, x: tf.Tensor, whole: Callable[[Tensors], Tensors] | None = None) -> DeepLoop:
+        """The `DeepLoop` that runs this stack on an input, its checkpoints chosen by memory.
+
+        Args:
+            x: the input.
+            whole: function from what the loop holds of a layer to the layer's weights; None where
+                it holds the weights themselves.
+        """
         phi = self._phi
 
-        def make(**options: Any) -> DeepLoop:
-            return DeepLoop(self._affine, lambda z: (phi(z[0]),), **options)
+        def affine(state: Tensors, own: Tensors) -> Tensors:
+            return self._affine(state, whole(own) if whole else own)
 
-        return self._loop(phi, self._levels([x]), make)
+        def make(**options: Any) -> DeepLoop:
+            return DeepLoop(affine, lambda z: (phi(z[0]),), **options)
+
+        return self._loop((phi, whole), self._levels([x]), make)
 
     def _stock_options(self, name: str) -> dict[str, Any]:
         """What a stock layer takes from this one, but the shape of its kernel."""

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from mfcnn import arguments, borrowed
+from mfcnn.layers._sharded import ShardedStack
 from mfcnn.training.fused import FusedUpdate
 
 __all__ = ["LOSSES", "TrainingStep", "constant_loss"]
@@ -77,6 +78,9 @@ class TrainingStep:
         self._fused = FusedUpdate(model, optimizer) if fused else None
         borrowed.take_summed_gradients(optimizer)
         self._compiled = compiled
+        sharded = [layer for layer in model.layers if isinstance(layer, ShardedStack)]
+        parts = {id(v) for layer in sharded for v in layer.trainable_variables}
+        self._sharded = [id(v) in parts for v in model.trainable_variables]
         self._losses = _cross_entropy() if loss == "cross_entropy" else _squared_error
 
     def train(
@@ -111,9 +115,14 @@ class TrainingStep:
         gradient = _compile(self._gradient) if self._compiled == "gradient" else self._gradient
         gradients, sums = gradient(images, labels)
         if all_reduce:
-            gradients = all_reduce(gradients)
+            gradients = self._sum(gradients, all_reduce)
         self._optimizer.apply(gradients, self._model.trainable_variables)
         return sums
+
+    def _sum(self, gradients: list[tf.Tensor], all_reduce: AllReduce) -> list[tf.Tensor]:
+        """The sums over the replicas; the gradient of a sharded stack is one already."""
+        sums = iter(all_reduce([g for g, own in zip(gradients, self._sharded) if not own]))
+        return [g if own else next(sums) for g, own in zip(gradients, self._sharded)]
 
     def _gradient(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         with tf.GradientTape() as tape:

@@ -147,7 +147,7 @@ class Trainer:
         self.output_dir = arguments.path("output_dir", output_dir)
         self.title = arguments.text("title", title)
         self.metrics = MetricsFile(self.output_dir / "metrics.csv", _FIELDS)
-        self._checkpoints = Checkpoints(
+        self.checkpoints = Checkpoints(
             self.output_dir / "checkpoints",
             self.step,
             self.window,
@@ -209,7 +209,7 @@ class Trainer:
             return self._run(steps)
 
     def _run(self, steps: int) -> dict[str, float]:
-        found = self._checkpoints.restore()
+        found = self.checkpoints.restore()
         start = int(self.step)
         if not agree(self.strategy, start):
             raise ConfigurationError(
@@ -217,9 +217,9 @@ class Trainer:
                 f"output_dir={str(self.output_dir)!r}: it must be storage that all hosts share."
             )
         if self._is_chief:
-            for name in self._checkpoints.damaged:
+            for name in self.checkpoints.damaged:
                 self._say(f"The checkpoint {name} is damaged; it is kept as damaged-{name}.")
-            self._checkpoints.clean()
+            self.checkpoints.clean()
             if found:
                 self._say(f"Going on from step {start} ({found}).")
         if start < steps:
@@ -296,7 +296,7 @@ class Trainer:
         if not (np.all(np.isfinite(sums)) and self._programs.weights_are_finite()):
             self._not_finite_at = self._not_finite_at or step
         elif self._is_chief:
-            self._checkpoints.save(step)
+            self.checkpoints.save(step)
 
     def evaluate(self) -> tuple[float, float]:
         """(loss, accuracy) on the whole test set."""

@@ -33,7 +33,7 @@ def killed_after(checkpoints):
 
     def opened(self, *arguments):
         original(self, *arguments)
-        save = self._checkpoints.save
+        save = self.checkpoints.save
 
         def save_and_die(step):
             save(step)
@@ -41,7 +41,7 @@ def killed_after(checkpoints):
             if count[0] == checkpoints:
                 raise KilledError
 
-        self._checkpoints.save = save_and_die
+        self.checkpoints.save = save_and_die
 
     Trainer._open = opened
     try:

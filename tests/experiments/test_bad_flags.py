@@ -17,9 +17,9 @@ NAMES = sorted(
     for p in FOLDER.glob("*.py")
     if re.search(r"^    binary.start", p.read_text(), re.MULTILINE)
 )
-TPU = ["tpu.launch", "tpu.compile_check"]
+TPU = ["tpu.launch", "tpu.compile_check", "tpu.execute"]
 # Texts of any kind, which only their use can tell.
-FREE = {"tpu", "worker_logs", "python", "hosts"}
+FREE = {"tpu", "worker_logs", "python", "hosts", "export"}
 
 
 def module_of(name):

@@ -48,14 +48,14 @@ def test_a_continued_run_leaves_the_file_of_an_uninterrupted_one(tmp_path):
     options = {"eval_every": 10, "checkpoint_every": 4, "steps_per_execution": 3}
     make_trainer(tmp_path / "whole", **options).run(30)
     interrupted = make_trainer(tmp_path / "parts", **options)
-    save = interrupted._checkpoints.save
+    save = interrupted.checkpoints.save
 
     def save_and_die(step):
         save(step)
         if step == 12:
             raise KeyboardInterrupt
 
-    interrupted._checkpoints.save = save_and_die
+    interrupted.checkpoints.save = save_and_die
     with pytest.raises(KeyboardInterrupt):
         interrupted.run(30)
     make_trainer(tmp_path / "parts", **options).run(30)
