@@ -44,7 +44,7 @@ run: $(STAMP)
 test: $(STAMP)
 	@failed=0; for room in $(TEST_RUNS) "mfcnn tests $(LARGE_ROOMS:%=--ignore=tests/%)"; do \
 		echo "pytest $$room"; \
-		$(BIN)/python -m pytest -n 2 --durations=5 $$room || failed=1; \
+		$(BIN)/python -m pytest -n 2 --durations=5 $(PYTEST_FLAGS) $$room || failed=1; \
 	done; exit $$failed
 
 test-slow: $(STAMP)
@@ -56,7 +56,9 @@ soak: $(STAMP)
 	$(BIN)/python -m tests.soak $(SOAK)
 
 coverage: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --cov=mfcnn --cov-report=term-missing:skip-covered
+	$(BIN)/coverage erase
+	$(MAKE) --no-print-directory test PYTEST_FLAGS="--cov=mfcnn --cov-append --cov-report="
+	$(BIN)/coverage report --show-missing --skip-covered
 
 bench: $(STAMP)
 	@for name in $(BENCHMARKS); do echo "$$name: $$(sed -n '1s/^r*\"*//p' benchmarks/$$name.py)"; done
