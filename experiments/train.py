@@ -22,6 +22,7 @@ __all__ = [
     "configuration",
     "define_flags",
     "describe",
+    "identity",
     "load_data",
     "main",
     "make_trainer",
@@ -90,16 +91,16 @@ def run(config: dict[str, Any], output_dir: str) -> dict[str, float]:
         if training.is_chief(strategy):
             with run_directory_of(config, output_dir) as directory:
                 return _run(config, directory.path, strategy)
-        run_directory.check_configuration(output_dir, *_identity(config))
+        run_directory.check_configuration(output_dir, *identity(config))
         return _run(config, pathlib.Path(output_dir), strategy)
 
 
 def run_directory_of(config: dict[str, Any], output_dir: str) -> training.RunDirectory:
     """The directory of a run of this configuration, to be entered."""
-    return training.RunDirectory(output_dir, *_identity(config))
+    return training.RunDirectory(output_dir, *identity(config))
 
 
-def _identity(config: dict[str, Any]) -> tuple[dict[str, Any], set[str], dict[str, Any]]:
+def identity(config: dict[str, Any]) -> tuple[dict[str, Any], set[str], dict[str, Any]]:
     """(configuration, what of it may differ, what is meant where an older one lacks an entry)."""
     may_differ = set(_MAY_DIFFER)
     if config["schedule"] == "cosine":

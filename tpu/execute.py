@@ -23,6 +23,7 @@ import sys
 import time
 from typing import Any
 
+import keras
 import numpy as np
 from absl import flags, logging
 
@@ -99,7 +100,7 @@ def write_folder(config: vanilla.Config, folder: pathlib.Path, machine: Machine)
     if folder.exists():
         raise FileExistsError(f"--export={folder} is there already: give a new folder")
     vanilla.set_precision(config)
-    dataset = train.load_data(config, folder)
+    dataset = train.load_data(config, folder.parent)
     print(train.describe(config, dataset, machine.devices), flush=True)
     rate = float(_learning_rate(config, dataset))
     step = machine.make_step(config, dataset, learning_rate=rate, filled=export.CARRIED)
@@ -151,8 +152,7 @@ def _execute(
     folder = directory / "program"
     shutil.rmtree(folder, ignore_errors=True)
     variables = lowering.by_path(trainer.model, trainer.optimizer)
-    rate = trainer.optimizer.learning_rate
-    step = machine.make_step(config, dataset, learning_rate=float(rate))
+    step = machine.make_step(config, dataset, learning_rate=_first_rate(trainer.optimizer))
     export.write(
         folder,
         config,
@@ -168,10 +168,17 @@ def _execute(
     finally:
         _take_saved(trainer)
         shutil.rmtree(folder, ignore_errors=True)
+        (directory / ".runner.lock").unlink(missing_ok=True)
     if signum:
         raise training.StoppedError(signum, int(trainer.step))
     if status:
         raise ExecutionError(f"The runner ended with status {status}; its last lines say why.")
+
+
+def _first_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate, of a schedule the one that it starts from: a constant of the program."""
+    rate = optimizer.get_config()["learning_rate"]
+    return float(rate["config"]["initial_learning_rate"] if isinstance(rate, dict) else rate)
 
 
 def _run_child(folder: pathlib.Path, directory: pathlib.Path, machine: Machine) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from experiments import train
 from mfcnn import data, initializers
 from tpu import lowering
 from tpu.runner.arrays import write_array
@@ -109,7 +110,8 @@ def write(
     np.savez_compressed(folder / "data.npz", order=order.astype(kind), **_images(dataset))
     (folder / "README.md").write_text(_README.format(**spec))
     shutil.copytree(_RUNNER, folder / "runner", ignore=shutil.ignore_patterns("__pycache__"))
-    run_config = {**config, "binary": "train"}
+    run_config, may_differ, _ = train.identity(dict(config))
+    spec["may_differ"] = sorted(may_differ)
     (folder / "config.json").write_text(json.dumps(run_config, indent=2, sort_keys=True) + "\n")
     (folder / "program.json").write_text(json.dumps(spec, indent=1) + "\n")
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -19,7 +19,7 @@ from mfcnn.layers._sharded import ShardedStack, shard_stacks
 from tests.tolerances import float32
 from tests.tpu.test_compile_check import PYTHON, configuration
 from tpu import execute, launch, lowering
-from tpu.runner import arrays, draws, state
+from tpu.runner import arrays, directory, draws, state
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = ("--depth=12", "--filters=6", "--batch_size=16", "--subset=200", "--test_subset=40")
@@ -37,7 +37,7 @@ needs_jax = pytest.mark.skipif(
 
 
 def start(module, *arguments):
-    command = [sys.executable, "-m", module, *SMALL, *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -49,13 +49,20 @@ def run_execute(*arguments):
     return process.returncode, output, errors
 
 
-def losses(directory):
-    rows = np.genfromtxt(directory / "metrics.csv", delimiter=",", names=True, ndmin=1)
+def run_train(*arguments):
+    process = start("experiments.train", *arguments)
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    return output
+
+
+def losses(run):
+    rows = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True, ndmin=1)
     return np.stack([rows["train_loss"], rows["test_loss"]])
 
 
-def variables(directory, step):
-    reader = tf.train.load_checkpoint(str(directory / "checkpoints" / f"ckpt-{step}"))
+def variables(run, step):
+    reader = tf.train.load_checkpoint(str(run / "checkpoints" / f"ckpt-{step}"))
     names = [n for n in reader.get_variable_to_shape_map() if n.startswith("variables/")]
     return {name: reader.get_tensor(name) for name in names}
 
@@ -227,6 +234,21 @@ def test_flags_that_do_not_go_together_are_refused(other):
         configuration(*SMALL, "--shard_stack", other)
 
 
+def test_the_runner_keeps_to_one_configuration_and_one_process(tmp_path):
+    folder, run = tmp_path / "folder", tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"depth": 3, "steps": 10}')
+    lock = directory.take_directory(folder, run, ["steps"])
+    with pytest.raises(ValueError, match="another process trains in"):
+        directory.take_directory(folder, run, ["steps"])
+    lock.close()
+    (folder / "config.json").write_text('{"depth": 3, "steps": 20}')
+    directory.take_directory(folder, run, ["steps"]).close()
+    (folder / "config.json").write_text('{"depth": 4, "steps": 20}')
+    with pytest.raises(ValueError, match="another configuration .depth: 3 there, 4 now"):
+        directory.take_directory(folder, run, ["steps"])
+
+
 # The program as it runs.
 
 
@@ -237,25 +259,28 @@ def trained(tmp_path_factory):
 
     def run(optimizer):
         if optimizer not in found:
-            directory = tmp_path_factory.mktemp("train")
-            process = start("experiments.train", *FIFTY, f"--optimizer={optimizer}", to(directory))
-            assert process.wait(500) == 0
-            found[optimizer] = directory
+            path = tmp_path_factory.mktemp("train")
+            run_train(*FIFTY, f"--optimizer={optimizer}", to(path))
+            found[optimizer] = path
         return found[optimizer]
 
     return run
 
 
-FIFTY = ("--steps=50", "--eval_every=1", "--checkpoint_every=50")
+NETWORK = ("--depth=20", "--filters=8", "--batch_size=32", "--test_subset=64")
+FIFTY = (*NETWORK, "--steps=50", "--eval_every=1", "--checkpoint_every=50")
 
 
-def to(directory):
-    return f"--output_dir={directory}"
+def to(path):
+    return f"--output_dir={path}"
 
 
-def check_is_trained(directory, expected):
-    np.testing.assert_allclose(losses(directory), losses(expected), rtol=1e-5)
-    assert worst(variables(directory, 50), variables(expected, 50)) < 1e-5
+def check_is_trained(path, expected):
+    found = losses(path), losses(expected)
+    loss = np.max(np.abs(found[0] / found[1] - 1))
+    variable = worst(variables(path, 50), variables(expected, 50))
+    print(f"worst relative difference: losses {loss:.1e}, variables {variable:.1e}")
+    assert max(loss, variable) < 1e-5
 
 
 @needs_jax
@@ -287,19 +312,28 @@ def test_every_program_trains_as_tensorflow_does(trained, tmp_path, optimizer, d
 def test_a_run_goes_back_and_forth(trained, tmp_path):
     """TensorFlow, then 4 sharded replicas, then 2 unsharded, then TensorFlow again."""
     expected = trained("adam")
-    common = (*FIFTY[1:], "--optimizer=adam", to(tmp_path))
-    assert start("experiments.train", *common, "--steps=10").wait(500) == 0
+    common = (*FIFTY, "--optimizer=adam", to(tmp_path))
+    run_train(*common, "--steps=10")
     assert run_execute(*common, "--steps=20", "--devices=4", "--shard_stack")[0] == 0
     assert run_execute(*common, "--steps=35", "--devices=2")[0] == 0
-    assert start("experiments.train", *common, "--steps=50").wait(500) == 0
+    run_train(*common, "--steps=50")
     check_is_trained(tmp_path, expected)
 
 
 @needs_jax
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_run_goes_on(tmp_path, signum):
-    options = ("--steps=400", "--eval_every=20", "--checkpoint_every=10", "--devices=2")
+@pytest.mark.parametrize(
+    ("signum", "schedule"), [(signal.SIGTERM, "constant"), (signal.SIGKILL, "cosine")]
+)
+def test_a_killed_run_goes_on(tmp_path, signum, schedule):
+    options = (
+        *SMALL,
+        f"--schedule={schedule}",
+        "--steps=400",
+        "--eval_every=20",
+        "--checkpoint_every=10",
+        "--devices=2",
+    )
     assert run_execute(*options, to(tmp_path / "whole"))[0] == 0
     process = start("tpu.execute", f"--python={PYTHON}", *options, to(tmp_path / "parts"))
     deadline = time.monotonic() + 400
@@ -318,7 +352,8 @@ def test_a_killed_run_goes_on(tmp_path, signum):
 @needs_jax
 @pytest.mark.slow
 def test_a_folder_trains_where_there_is_no_tensorflow(tmp_path):
-    options = ("--steps=20", "--eval_every=10", "--devices=2", "--shard_stack")
+    network = (*SMALL, "--steps=20", "--eval_every=10")
+    options = (*network, "--devices=2", "--shard_stack")
     status, output, errors = run_execute(*options, f"--export={tmp_path / 'folder'}")
     assert status == 0, errors
     size = sum(p.stat().st_size for p in (tmp_path / "folder").rglob("*") if p.is_file())
@@ -338,7 +373,6 @@ def test_a_folder_trains_where_there_is_no_tensorflow(tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "folder" / "pod"), found, rtol=1e-5)
     # And back: the run of the folder as one of `experiments.train`.
     pod = tmp_path / "folder" / "pod"
-    assert run_execute(*options[:2], to(pod))[0] == 0
-    process = start("experiments.train", *options[:2], to(pod))
-    assert "Going on from step 20" in process.communicate(timeout=300)[0]
+    assert run_execute(*network, to(pod))[0] == 0
+    assert "Going on from step 20" in run_train(*network, to(pod))
     assert worst(variables(pod, 20), variables(tmp_path / "here", 20)) < 1e-5

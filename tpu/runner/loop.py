@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ import numpy as np
 
 from .arrays import Checkpoints
 from .batches import Batches
+from .directory import take_directory
 from .program import Devices, Executable
 from .state import State
 
@@ -37,9 +37,11 @@ class Run:
     """
 
     def __init__(self, folder: pathlib.Path, output_dir: pathlib.Path, platform: str) -> None:
-        self._folder, self._output_dir = folder, output_dir
+        self._output_dir = output_dir
         self.spec: dict[str, Any] = json.loads((folder / "program.json").read_text())
         self.devices = Devices(platform, self.spec["replicas"])
+        if self.devices.is_chief:
+            self._lock = take_directory(folder, output_dir, self.spec["may_differ"])
         self._checkpoints = Checkpoints(output_dir / "checkpoints")
         self.step, saved = self.spec["first_step"], None
         self._window, self._rows = np.array(self.spec["window"], float), self.spec["rows"]
@@ -138,9 +140,6 @@ class Run:
     def _write_rows(self) -> None:
         if not self.devices.is_chief:
             return
-        self._output_dir.mkdir(parents=True, exist_ok=True)
-        if not (self._output_dir / "config.json").exists():
-            shutil.copy(self._folder / "config.json", self._output_dir)
         partial = self._output_dir / ".metrics.partial.csv"
         partial.write_text(self._rows)
         partial.replace(self._output_dir / "metrics.csv")
