@@ -3,6 +3,7 @@
 # make test-slow  runs the tests that take minutes
 # make coverage   runs the quick suite and prints which lines it leaves out
 # make figures  draws every figure at its quick size into experiments/results (about an hour)
+# make docs   runs the code of all pages and builds the site into build/site (SITE=...)
 # make bench  lists the benchmarks and runs them (hours); `make bench-NAME` runs one
 # make soak   deals faults to running programs for an hour (SOAK="--minutes=5 --seed=7")
 # make lint   checks style, format and types
@@ -15,6 +16,8 @@ VENV ?= .venv
 CONSTRAINTS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
+SITE ?= build/site
 OUTPUT_DIR ?= runs/digits
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -34,7 +37,7 @@ LARGE_ROOMS := empirical experiments kernels diagnosis layers
 TEST_RUNS := tests/empirical tests/experiments tests/diagnosis tests/layers "tests/kernels/test_[a-k]*.py" \
 	"tests/kernels/test_[l-n]*.py" "tests/kernels/test_[o-z]*.py"
 
-.PHONY: run test test-slow soak coverage figures bench lint format clean
+.PHONY: run test test-slow soak coverage figures docs bench lint format clean
 
 run: $(STAMP)
 	$(BIN)/python -m experiments.train --output_dir=$(OUTPUT_DIR)
@@ -80,6 +83,10 @@ figure-train_depths_%: $(STAMP)
 		--readout=pool --optimizer=$* --eval_every=15 --checkpoint_every=60 --target=0.8 \
 		--output_dir=experiments/results/train_depths_$*
 
+# A page whose code fails is an error, as is every warning. What ran before is kept in build/executed.
+docs: $(DOCS_STAMP)
+	$(BIN)/python -m mkdocs build --strict --site-dir $(SITE)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -97,4 +104,8 @@ $(STAMP): setup.cfg setup.py
 	@test -n "$(PYTHON)" || { echo "No Python from 3.11 is there; name one: make PYTHON=..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test]' $(CONSTRAINTS:%=--constraint %)
+	touch $@
+
+$(DOCS_STAMP): $(STAMP) setup.cfg
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' $(CONSTRAINTS:%=--constraint %)
 	touch $@

@@ -30,6 +30,10 @@ if __name__ == "__main__":
             *(f"mfcnn._programs.{name}" for name in PROGRAMS),
         ],
         package_dir={f"mfcnn._programs.{name}": name.replace(".", "/") for name in PROGRAMS},
-        package_data={"mfcnn": ["py.typed"], "mfcnn._programs.tpu": ["configs/*.flags"]},
+        package_data={
+            "mfcnn": ["py.typed"],
+            "mfcnn._programs.experiments": ["*.html"],
+            "mfcnn._programs.tpu": ["configs/*.flags"],
+        },
         py_modules=["mfcnn_command"],
     )
