@@ -21,7 +21,7 @@ from mfcnn import activations, files, meanfield
 FLAGS = flags.FLAGS
 
 # The settings of the presets.
-_QUICK = {"activations": ["tanh", "erf", "relu", "gelu", "elu"], "grid": 80}
+_QUICK = {"activations": ["tanh", "erf", "relu", "gelu", "hard_tanh"], "grid": 80}
 _PAPER = {"grid": 160}
 
 _TEMPLATE = pathlib.Path(__file__).with_suffix(".html")

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import mfcnn
 from tests.site.neural_tangents_values import MATRIX, inputs
-from tests.tolerances import float64
+from tests.tolerances import float32, float64
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "neural_tangents.md").read_text()
@@ -52,8 +52,8 @@ FUNCTIONS = {
     "Sign": lambda: get("sign"),
     "Sin": lambda: get(lambda x: 1.2 * tf.sin(0.8 * x + 0.3)),
 }
-# Hermite-Gauss sums of 60 points for a smooth function.
-NUMERICAL = {"ElementwiseNumerical": 1e-6}
+# A sum of 60 points there; and Keras's Flatten casts the data to float32.
+LESS_EXACT = {"ElementwiseNumerical": 1e-5, "Dense": float32.rounded}
 
 
 def kernels_at_pairs(kernel, shape):
@@ -64,7 +64,7 @@ def kernels_at_pairs(kernel, shape):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_an_activation_has_the_kernel_of_neural_tangents(name):
     kernel = mfcnn.kernels.fully_connected(1, FUNCTIONS[name](), W, B)
-    rtol = NUMERICAL.get(name, float64.solved)
+    rtol = LESS_EXACT.get(name, float64.solved)
     np.testing.assert_allclose(
         kernels_at_pairs(kernel, (6,)), NEURAL_TANGENTS["values"][name], rtol=rtol
     )
@@ -168,7 +168,8 @@ def transposed():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_layer_has_the_kernel_of_neural_tangents(name):
     found = kernels_at_pairs(mfcnn.kernels.from_keras(NETWORKS[name]()), (4, 4, 2))
-    np.testing.assert_allclose(found, NEURAL_TANGENTS["values"][name], rtol=float64.solved)
+    rtol = LESS_EXACT.get(name, float64.solved)
+    np.testing.assert_allclose(found, NEURAL_TANGENTS["values"][name], rtol=rtol)
 
 
 @pytest.mark.parametrize("module", NEURAL_TANGENTS["names"])
@@ -180,9 +181,7 @@ def test_every_public_name_has_its_row(module):
 
 def test_what_works_names_its_test_and_what_does_not_its_reason():
     for names, ours, shown in ROWS:
-        assert ours and shown, names
-        if ours.startswith("no:"):
-            assert len(ours) > 20, names
+        assert ours and (shown or len(ours) > 30 and ours.startswith("no:")), names
         for test in re.findall(r"`([\w/]+\.py(?:::\w+)?)`", shown):
             file, _, function_ = test.partition("::")
             text = (ROOT / "tests" / file).read_text()
