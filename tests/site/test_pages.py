@@ -1,5 +1,6 @@
 """The pages of the site: their code runs, their links lead somewhere, the gallery is complete."""
 
+import doctest
 import json
 import pathlib
 import re
@@ -115,3 +116,9 @@ def test_the_reference_has_every_public_name():
         for name in module.__all__:
             page = pages[f"api/{room}.md"]
             assert f"::: mfcnn.{room}.{name}\n" in page or f"`{name}`" in page, name
+
+
+@pytest.mark.parametrize("module", [gallery, notebooks, repository])
+def test_the_examples_of_the_tools_run(module):
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed

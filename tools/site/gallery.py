@@ -44,7 +44,7 @@ def figures() -> list[Figure]:
     for line in (EXPERIMENTS / "README.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         pictures = tuple(path for _, path in _PICTURE.findall(cells[1])) if cells[1:] else ()
-        if len(cells) == 5 and pictures and re.match(r"\d", cells[2]):
+        if len(cells) == 5 and pictures and re.fullmatch(r"[\d., ]+", cells[2]):
             found.append(Figure(cells[0], pictures, *cells[2:]))
     return found
 
