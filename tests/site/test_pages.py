@@ -71,10 +71,10 @@ def test_links_are_led_to_where_files_are_in_the_site():
     assert led("![a](results/x/y.png)", "experiments/README.md", "figures.md") == "a"
     picture = "results/phase_diagram/phase_diagram.png"
     assert led(f"![a]({picture})", "experiments/README.md", "figures.md") == f"![a]({picture})"
-    text = "[notes](../BUILD_NOTES.md), [here](#a), [there](https://host/a), `[no](setup.py)`"
+    text = "[notes](../BUILD_NOTES.md), [here](#a), [there](https://host/a), `[no](../setup.py)`"
     assert led(text, "docs/theory.md", "theory.md") == text.replace(
         "../BUILD_NOTES.md", "project/build_notes.md"
-    ).replace("[no](setup.py)", "no")
+    ).replace("[no](../setup.py)", "no")
 
 
 def test_a_page_shows_what_its_code_prints_and_draws():

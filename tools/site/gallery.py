@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from tools.site import repository
+
 __all__ = ["Figure", "command", "figures", "page"]
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -58,7 +60,7 @@ def command(picture: str) -> str:
     """
     folder = EXPERIMENTS / pathlib.Path(picture).parent
     config = json.loads((folder / "config.json").read_text())
-    name = config.get("binary") or _binary_of(folder.name)
+    name = _program(folder)
     usual = _usual_settings(name)
     given = [
         _flag(key, value)
@@ -68,10 +70,11 @@ def command(picture: str) -> str:
     return " ".join(["mfcnn figure", name, *given])
 
 
-def _binary_of(folder: str) -> str:
-    """The program whose name the folder's starts with."""
-    names = [path.stem for path in EXPERIMENTS.glob("*.py") if folder.startswith(path.stem)]
-    return max(names, key=len)
+def _program(folder: pathlib.Path) -> str:
+    """What config.json names, or else the program whose name the folder's starts with."""
+    config = json.loads((folder / "config.json").read_text())
+    names = [path.stem for path in EXPERIMENTS.glob("*.py") if folder.name.startswith(path.stem)]
+    return config.get("binary") or max(names, key=len)
 
 
 def _usual_settings(name: str) -> dict[str, Any]:
@@ -104,8 +107,21 @@ def page() -> str:
     for figure in figures():
         parts.append(f"## {figure.title}")
         parts.append(f"**The paper:** {figure.paper}. **Here:** {figure.here}.")
-        for picture in figure.pictures:
-            parts.append(f"![{figure.title}, {pathlib.Path(picture).stem}]({picture})")
-            parts.append(f"```sh\n{command(picture)}\n```")
+        parts += [_shown(figure.title, picture) for picture in figure.pictures]
         parts.append(f"CPU minutes: {figure.minutes}.")
+    of_papers = {picture for figure in figures() for picture in figure.pictures}
+    for picture in sorted(repository.pictures().keys() - of_papers):
+        title = pathlib.Path(picture).stem
+        parts += [f"## {title}", _first_line(picture), _shown(title, picture)]
     return "\n\n".join(parts) + "\n"
+
+
+def _shown(title: str, picture: str) -> str:
+    name = pathlib.Path(picture).stem
+    return f"![{title}, {name}]({picture})\n\n```sh\n{command(picture)}\n```"
+
+
+def _first_line(picture: str) -> str:
+    """What the picture's program says of itself."""
+    program = EXPERIMENTS / f"{_program(EXPERIMENTS / pathlib.Path(picture).parent)}.py"
+    return program.read_text().split('"""')[1].strip().splitlines()[0]
