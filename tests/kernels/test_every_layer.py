@@ -145,6 +145,12 @@ def gated(n):
     return functional([4, 3, 2], build)
 
 
+def adaptive(name, size, window):
+    """Adaptive pooling to a size; an older Keras, without it, pools by a window."""
+    newer = getattr(L, f"Adaptive{name}", None)
+    return newer(size) if newer else getattr(L, name)(window)
+
+
 def resized(n):
     return sequential(
         [5, 4, 2],
@@ -162,7 +168,7 @@ def resized(n):
             activation="relu",
             kernel_initializer=K.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
         ),
-        L.AdaptiveAveragePooling2D((3, 2)),
+        adaptive("AveragePooling2D", (3, 2), (2, 2)),
         L.UpSampling2D((1, 2)),
         convolution(n, activation="relu"),
         L.Permute((2, 1, 3)),
@@ -191,7 +197,7 @@ def sequences(n):
         L.AveragePooling1D(2),
         L.EinsumDense("abc,cd->abd", (None, n), bias_axes="d", **weights()),
         L.PReLU(shared_axes=[1]),
-        L.AdaptiveAveragePooling1D(2),
+        adaptive("AveragePooling1D", 2, 5),
         L.GlobalAveragePooling1D(),
         L.RepeatVector(2),
         line(n, padding="same", activation="relu"),
@@ -293,6 +299,10 @@ ELSEWHERE = (  # in `test_wide_networks`, and in the tests of this file that sam
     "Activation Add AveragePooling2D Conv1D Conv2D Dense Flatten LeakyReLU Rescaling "
     "ZeroPadding2D MaxPooling1D MaxPooling2D GlobalMaxPooling1D GlobalMaxPooling2D ELU"
 ).split()
+
+
+# Of those, what this version of Keras has.
+ON_DATA, REFUSED = ([n for n in names if hasattr(L, n)] for names in (ON_DATA, REFUSED))
 
 
 def classes():

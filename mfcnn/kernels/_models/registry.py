@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["find", "register_layer_rule", "rule_of"]
+__all__ = ["find", "newer_layers", "register_layer_rule", "rule_of"]
 
 # What a subclass may define for itself: how it is made, saved and shown, and names of its own.
 _HARMLESS = frozenset(
@@ -42,6 +42,11 @@ def find(kind: type, known: Any) -> tuple[type | None, list[str]]:
             names = {n for n in defined if n not in _HARMLESS and hasattr(base, n)}
             return base, sorted(names)
     return None, []
+
+
+def newer_layers(*names: str) -> list[type]:
+    """Keras's layers of these names, without those that an older Keras does not have."""
+    return [getattr(keras.layers, name) for name in names if hasattr(keras.layers, name)]
 
 
 def register_layer_rule(layer_class: type) -> Callable[[Callable], Callable]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from mfcnn.kernels._models import sampled
 from mfcnn.kernels._models.nodes import Node
 from mfcnn.kernels._models.operations import Moved, Reordered
-from mfcnn.kernels._models.registry import refuse, rule
+from mfcnn.kernels._models.registry import newer_layers, refuse, rule
 from mfcnn.kernels._models.signals import Part, Signal
 
 if TYPE_CHECKING:
@@ -117,9 +117,8 @@ def _by_positions(call: "Call", signal: Signal, averages: bool) -> Signal:
     L.GlobalAveragePooling1D,
     L.GlobalAveragePooling2D,
     L.GlobalAveragePooling3D,
-    L.AdaptiveAveragePooling1D,
-    L.AdaptiveAveragePooling2D,
     L.Resizing,
+    *newer_layers("AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D"),
 )
 def average(call: "Call", signal: Signal) -> Signal:
     """Sums over positions."""
@@ -224,11 +223,9 @@ refuse(
     "its maximum over unequal windows or volumes is not known here",
     L.MaxPooling3D,
     L.GlobalMaxPooling3D,
-    L.AdaptiveMaxPooling1D,
-    L.AdaptiveMaxPooling2D,
-    L.AdaptiveMaxPooling3D,
+    *newer_layers("AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D", "AdaptiveMaxPooling3D"),
 )
 refuse(
     "Keras's own layer fails in float64 where a size is divided into one: take AveragePooling3D",
-    L.AdaptiveAveragePooling3D,
+    *newer_layers("AdaptiveAveragePooling3D"),
 )

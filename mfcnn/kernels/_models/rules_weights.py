@@ -9,7 +9,7 @@ import numpy as np
 from mfcnn import layers as own
 from mfcnn.kernels._models import weights
 from mfcnn.kernels._models.nodes import Depthwise, Law, Lookup
-from mfcnn.kernels._models.registry import refuse, rule
+from mfcnn.kernels._models.registry import newer_layers, refuse, rule
 from mfcnn.kernels._models.signals import Part, Signal
 from mfcnn.kernels._models.stack import Stack
 from mfcnn.kernels._models.taps import Taps
@@ -274,4 +274,4 @@ refuse(
 )
 refuse("give the layer itself: Dense acts on the last axis of any input", L.TimeDistributed)
 refuse("its kernel is divided by its own largest singular value", L.SpectralNormalization)
-refuse("it reads the same weights both ways", L.ReversibleEmbedding)
+refuse("it reads the same weights both ways", *newer_layers("ReversibleEmbedding"))
