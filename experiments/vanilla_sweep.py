@@ -33,6 +33,11 @@ _FLAGS: dict[str, tuple[Callable, str, dict[str, Any]]] = {
     "resize": (flags.DEFINE_integer, "Side of the images in pixels.", {"lower_bound": 1}),
     "filters": (flags.DEFINE_integer, "Channels of the deep block.", {"lower_bound": 1}),
     "activation": (flags.DEFINE_enum, "Activation.", {"enum_values": ACTIVATIONS}),
+    "q_star": (
+        flags.DEFINE_float,
+        "Start on the critical line with this fixed-point variance; None: 1 / depth.",
+        ranges.Q_STAR,
+    ),
     "padding": (flags.DEFINE_enum, "same (zeros) or circular.", {"enum_values": layers.PADDINGS}),
     "strides": (
         common.define_numbers,
@@ -103,6 +108,7 @@ def network_settings(**values: Any) -> dict[str, Any]:
         "resize": None,
         "filters": 16,
         "activation": "tanh",
+        "q_star": None,
         "strides": ["1", "2", "2"],
         "padding": "circular",
         "stem_padding": None,
@@ -127,6 +133,7 @@ def network_settings(**values: Any) -> dict[str, Any]:
 # variances of all other layers, momentum 0.9 at 0.001, batches of 100. Widths follow the depth.
 PAPER_NETWORK = {
     "activation": "tanh",
+    "q_star": None,
     "filters": None,
     "strides": ["1", "2", "2"],
     "padding": "circular",

@@ -82,7 +82,7 @@ def expected(
     traces = np.einsum("iaja->ij", blocks)
     numbers = (
         verdict.log10_gradient_ratio,
-        np.log10(verdict.output_variance),
+        verdict.log10_output_variance,
         traces[0, 1] / np.sqrt(traces[0, 0] * traces[1, 1]),
     )
     return dict(zip(MEASURES, numbers)), verdict

@@ -3,12 +3,8 @@
 import warnings
 from typing import Any
 
-from mfcnn.meanfield._covariance import (
-    Linearization,
-    covariance_trajectory,
-    fixed_point_covariance,
-    linearize_covariance,
-)
+from mfcnn.meanfield._basins import Basin, variance_basins
+from mfcnn.meanfield._covariance import covariance_trajectory, fixed_point_covariance
 from mfcnn.meanfield._critical import critical_point, critical_weight_variance
 from mfcnn.meanfield._finite_width import (
     MeanFieldNTK,
@@ -17,20 +13,18 @@ from mfcnn.meanfield._finite_width import (
     trained_output_variance,
 )
 from mfcnn.meanfield._fixed_points import (
-    Basin,
     FixedPoint,
     NoFixedPointError,
     fixed_point,
     fixed_points,
-    variance_basins,
 )
 from mfcnn.meanfield._gradients import log_gradient_norms
+from mfcnn.meanfield._jacobian_moments import JacobianMoments, jacobian_moments
+from mfcnn.meanfield._linearization import Linearization, linearize_covariance
 from mfcnn.meanfield._modes import mode_depth_scales, mode_eigenvalues, variance_profile
 from mfcnn.meanfield._spectrum import (
-    JacobianMoments,
     JacobianSpectrum,
     jacobian_density,
-    jacobian_moments,
     jacobian_spectrum,
 )
 from mfcnn.meanfield._stem import stem_covariance, stem_variances

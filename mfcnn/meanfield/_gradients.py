@@ -28,16 +28,23 @@ class Propagation(NamedTuple):
     """One pass forward and one back through a deep block.
 
     Attributes:
-        variances: of the pre-activations h^l at each position, [depth, *size].
+        log_variances: logarithm of the variance of the pre-activations h^l at each position,
+            [depth, *size]; the variance itself may be far outside the range of float64.
         slopes: weight_variance E[phi'(h^l)^2], chi_1 at each position, [depth, *size].
         log_gradients: logarithm of the squared gradient norms up to a common constant, [depth].
         log_jacobian: logarithm of the mean squared singular value of d phi(h^depth) / d x.
     """
 
-    variances: np.ndarray
+    log_variances: np.ndarray
     slopes: np.ndarray
     log_gradients: np.ndarray
     log_jacobian: float
+
+    @property
+    def log_mean_variances(self) -> np.ndarray:
+        """Logarithm of the mean over positions of each layer's variance, [depth]."""
+        rows = self.log_variances.reshape(len(self.log_variances), -1)
+        return np.logaddexp.reduce(rows, axis=1) - np.log(rows.shape[1])
 
 
 def log_gradient_norms(
@@ -74,8 +81,8 @@ def log_gradient_norms(
         taken to have equally many channels.
 
     Raises:
-        ValueError: for depth < 1, negative variances, a profile that is not one, or signals whose
-            variance overflows or underflows on the way.
+        ValueError: for depth < 1, negative variances, a profile that is not one, signals or
+            gradients that are exactly zero at all positions, or a moment that overflows (exp).
 
     Example:
         >>> import mfcnn
@@ -132,14 +139,21 @@ def propagate(
 
     layer_variances = tf.constant([weight_variance, bias_variance], tf.float64)
     passes = run(layer_variances, tf.constant(inputs), tf.constant(end))
-    variances, slopes, norms, jacobian = (x.numpy() for x in passes)
-    if not np.all(np.isfinite(norms)):
-        layer = int(np.argmin(np.isfinite(norms))) + 1
+    log_variances, slopes, norms, jacobian = (x.numpy() for x in passes)
+    # A slope of zero everywhere stops gradients alone: of the layers in front of it.
+    signals = np.isfinite(log_variances.reshape(depth, -1).max(axis=1))
+    if not np.all(signals):
         raise ValueError(
             f"The signals die out or overflow: their variance leaves the range of float64 by layer "
-            f"{layer} of {depth}."
+            f"{int(np.argmin(signals)) + 1} of {depth}."
         )
-    return Propagation(variances, slopes, norms, float(jacobian))
+    if not (np.all(np.isfinite(norms)) and np.isfinite(jacobian)):
+        layer = depth - int(np.argmin(np.isfinite(norms[::-1])))
+        raise ValueError(
+            f"The gradients die out or overflow: they leave the range of float64 at layer {layer} "
+            f"of {depth}, counted from the input."
+        )
+    return Propagation(log_variances, slopes, norms, float(jacobian))
 
 
 def _passes(
@@ -152,17 +166,23 @@ def _passes(
     padding: str,
     sphere: float,
 ) -> tuple[tf.Tensor, ...]:
-    """(variances, slopes, log_gradients, log_jacobian) of `Propagation`."""
+    """(log_variances, slopes, log_gradients, log_jacobian) of `Propagation`."""
     weight_variance, bias_variance = tf.unstack(layer_variances)
     axes = list(range(1, profile.ndim + 1))
+    log_w, log_b = tf.math.log(weight_variance), tf.math.log(bias_variance)
 
     def forward(state: tuple[tf.Tensor, ...], _: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        q = weight_variance * average(state[0], profile, padding) + bias_variance
-        second, slope = _step(table, q, sphere)
-        return second, weight_variance * slope, q
+        # E[phi^2] is seconds exp(scale): a network of any depth stays in the range of float64.
+        seconds, scale = state[:2]
+        log_seconds = tf.math.log(average(seconds, profile, padding))
+        log_q = _log_sum(log_w + log_seconds + scale, log_b)
+        second, scale, slope = _step(table, log_q, sphere)
+        return second, scale, weight_variance * slope, log_q
 
     zeros = tf.zeros_like(inputs)[None]
-    seconds, slopes, variances = tf.scan(forward, tf.range(depth), (inputs[None], zeros, zeros))
+    largest = tf.reduce_max(inputs)
+    first = ((inputs / largest)[None], tf.math.log(largest))
+    seconds, log_scales, slopes, log_q = tf.scan(forward, tf.range(depth), (*first, zeros, zeros))
 
     def normalized(signal: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         largest = tf.reduce_max(signal, axes, keepdims=True)
@@ -178,27 +198,38 @@ def _passes(
     start = tf.stack([end, end * slopes[-1, 0] / weight_variance])
     start = normalized(start, tf.zeros([2], start.dtype))
     signals, scales = tf.scan(backward, tf.range(depth), start, reverse=True)
-    before = tf.concat([inputs[None], seconds[:-1, 0]], 0)
+    before = tf.concat([first[0], seconds[:-1, 0]], 0)
+    before_scales = tf.concat([first[1][None], log_scales[:-1]], 0)
     window = np.ones(profile.shape)  # all positions of the filter have a weight
     seen = average(before, window, padding)
-    norms = scales[:, 0] + tf.math.log(tf.reduce_sum(signals[:, 0] * seen, axes))
-    first = average(signals[0], profile, padding, adjoint=True)[1]
-    ratio = weight_variance * tf.reduce_sum(first) / tf.reduce_sum(end)
-    return variances[:, 0], slopes[:, 0], norms, scales[0, 1] + tf.math.log(ratio)
+    norms = scales[:, 0] + tf.math.log(tf.reduce_sum(signals[:, 0] * seen, axes)) + before_scales
+    entering = average(signals[0], profile, padding, adjoint=True)[1]
+    ratio = tf.math.log(tf.reduce_sum(entering) / tf.reduce_sum(end)) + log_w
+    return log_q[:, 0], slopes[:, 0], norms, scales[0, 1] + ratio
 
 
-def _step(table: Any, q: tf.Tensor, sphere: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """E[phi(h)^2] and E[phi'(h)^2] at variance q, of Gaussian h or of c values on a sphere.
+def _log_sum(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """log(exp(a) + exp(b)), also of two zeros."""
+    largest = tf.maximum(a, b)
+    total = largest + tf.math.log(tf.exp(a - largest) + tf.exp(b - largest))
+    return tf.where(tf.math.is_inf(largest), largest, total)
 
-    Gaussian vectors are spheres of squared radius q chi^2_c, of relative variance 2 / c. So a
-    moment G(q) of Gaussian values is that of a sphere and q^2 G''(q) / c more, up to 1 / c^2.
+
+def _step(table: Any, log_q: tf.Tensor, sphere: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """(m, s, d): E[phi(h)^2] = m exp(s), s a number, and E[phi'(h)^2] = d.
+
+    Of Gaussian h of variance exp(log_q), or of c values on a sphere: Gaussian vectors are spheres
+    of squared radius q chi^2_c, of relative variance 2 / c. So a moment G(q) of Gaussian values is
+    that of a sphere and q^2 G''(q) / c more, up to 1 / c^2.
     """
-    moments = table.variance_step(q)
-    if np.isinf(sphere):
-        return moments
-    step = 0.1
-    above, below = (table.variance_step(q * factor) for factor in (1 + step, 1 - step))
-    second, slope = (
-        m - (a - 2 * m + b) / (sphere * step**2) for m, a, b in zip(moments, above, below)
-    )
-    return second, slope
+    second, scale, slope = table.variance_step(log_q)
+    if not np.isinf(sphere):
+        step = 0.1
+        (above, up, slope_above), (below, down, slope_below) = (
+            table.variance_step(log_q + np.log(factor)) for factor in (1 + step, 1 - step)
+        )
+        curvature = above * tf.exp(up - scale) - 2 * second + below * tf.exp(down - scale)
+        second -= curvature / (sphere * step**2)
+        slope -= (slope_above - 2 * slope + slope_below) / (sphere * step**2)
+    common = tf.reduce_max(scale)
+    return second * tf.exp(scale - common), common, slope

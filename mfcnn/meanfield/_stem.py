@@ -56,7 +56,8 @@ def stem_variances(
     values = tf.constant(np.mean(x**2, axis=-1))
     table = moment_table(activation)
     for stride in _checked_strides(strides):
-        values = table.variance_step(layer(values, stride, 1))[0]
+        second, scale, _ = table.variance_step(tf.math.log(layer(values, stride, 1)))
+        values = second * tf.exp(scale)
     return values.numpy()
 
 

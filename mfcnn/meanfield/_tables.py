@@ -55,29 +55,47 @@ class MomentTable:
         """E[phi] at q [n]."""
         return _interpolate(self._mean, q)
 
-    def variance_step(self, q: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """(E[phi^2], E[phi'^2]) as tensors for a float64 tensor q of any shape, in a tf loop.
+    def variance_step(self, log_q: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """(m, s, d) with E[phi^2] = m exp(s) and E[phi'^2] = d, of any shape, in a tf loop.
 
-        Below and above the table, q < 1e-25 or q > 3e12, phi counts as homogeneous.
+        The variance is given and goes on as a logarithm, since in deep networks it leaves the
+        range of float64: s is zero inside the table. Below and above it, q < 1e-25 or q > 3e12,
+        both moments go on as the powers of q that they are at its ends.
         """
-        ends = tf.constant([np.exp(_LOW), np.exp(_LOW + _PIECES * _WIDTH)], tf.float64)
-        inside = tf.clip_by_value(q, ends[0], ends[1])
-        t = (tf.math.log(inside) - _LOW) / _WIDTH
+        inside = tf.clip_by_value(log_q, _LOW, _LOW + _PIECES * _WIDTH)
+        t = (inside - _LOW) / _WIDTH
         piece = tf.clip_by_value(tf.cast(tf.floor(t), tf.int32), 0, _PIECES - 1)
-        x = 2 * (t - tf.cast(piece, q.dtype)) - 1
+        x = 2 * (t - tf.cast(piece, log_q.dtype)) - 1
         second, derivative = (
             _clenshaw(tf.unstack(tf.gather(tf.constant(table), piece), axis=-1), x)
             for table in (self._second, self._derivative)
         )
-        if self._activation.at_zero()[0] == 0:
-            second = tf.where(q < ends[0], second * (q / ends[0]), second)
-        return tf.where(q > ends[1], second * (q / ends[1]), second), derivative
+        above, below = tf.maximum(log_q - inside, 0), tf.minimum(log_q - inside, 0)
+        scales = [
+            high * above + (low * below if low else 0)  # 0 times -inf would be NaN
+            for low, high in map(_end_powers, (self._second, self._derivative))
+        ]
+        return second, scales[0], derivative * tf.exp(scales[1])
 
     def pair_moments(self, q: np.ndarray) -> Any:
         """Two-point moments at q [n], with the methods derivative and secant of (gap)."""
         if q.size < _FEW * np.unique(_place(q)[1]).size:
             return self._activation.pair_moments(q)
         return _PairTable(self._activation, q, self.derivative_second_moment(q))
+
+
+def _end_powers(table: np.ndarray) -> tuple[float, float]:
+    """The powers of q that a moment goes like at the two ends of its table.
+
+    Rounded: at these ends phi is a power or a constant to 1e-6, and the powers are known as well.
+    """
+    powers = []
+    for piece in (table[0], table[-1]):
+        ends = np.polynomial.chebyshev.chebval([-1.0, 1.0], piece)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            power = np.log(ends[1] / ends[0]) / _WIDTH
+        powers.append(round(float(power), 5) if np.isfinite(power) else 0.0)
+    return powers[0], powers[1]
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,22 +1,19 @@
 """The verdict before training: which depth can train."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mfcnn import activations, arguments
 from mfcnn.meanfield._averaging import check_padding, check_valid_depth, profile_and_size
-from mfcnn.meanfield._fixed_points import (
-    FixedPoint,
-    NoFixedPointError,
-    fixed_point,
-    variance_basins,
-)
+from mfcnn.meanfield._basins import variance_basins
+from mfcnn.meanfield._fixed_points import FixedPoint, NoFixedPointError, fixed_point
 from mfcnn.meanfield._gradients import Propagation, propagate
+from mfcnn.meanfield._jacobian_moments import jacobian_moments
 from mfcnn.meanfield._modes import averaging_matrix, depth_scales, mode_eigenvalues
-from mfcnn.meanfield._spectrum import jacobian_moments, jacobian_spectrum
+from mfcnn.meanfield._spectrum import jacobian_spectrum
 from mfcnn.meanfield._verdict import DEPTH_SCALES, Trainability
 
 __all__ = ["trainability"]
@@ -25,6 +22,8 @@ __all__ = ["trainability"]
 # last of these. Twenty thousand layers take seconds, the values 100 MB.
 _MOST_LAYERS, _MOST_VALUES = 20_000, 2_500_000
 _SINGULAR_VALUES = 1000  # of a network whose width is not given
+# Of variances whose singular values are computed: beyond it slopes are distributed as at its ends.
+_RANGE = 1e-100, 1e100
 
 
 def trainability(
@@ -92,9 +91,13 @@ def trainability(
     inputs = None
     if input_variance is not None:
         inputs = arguments.variances("input_variance", input_variance, positive=True)
-    start = 1.0 if inputs is None else weight_variance * float(np.mean(inputs)) + bias_variance
+    start = 1.0
+    if inputs is not None:
+        with np.errstate(over="ignore"):
+            mean = np.mean(inputs / inputs.max()) * inputs.max()
+            start = float(np.clip(weight_variance * mean + bias_variance, 1e-300, 1e300))
     try:
-        point = fixed_point(activation, weight_variance, bias_variance, max(start, 1e-300))
+        point = fixed_point(activation, weight_variance, bias_variance, start)
     except NoFixedPointError:
         return _unbounded(depth, padding, width)
     if inputs is None:
@@ -106,7 +109,9 @@ def trainability(
         # raises the variances; the slopes that gradients meet are no lower for it, since they are
         # orthogonal to the signal and so rather where it is small.
         outputs = _passes(*law, depth, inputs, profile, sizes, padding, float(width))
-    rates = _mode_rates(point, passes, profile, sizes, padding)
+    border = _border_rates(passes, profile, sizes, padding)
+    scales = _mode_scales(point, border, profile, sizes)
+    more = _beyond(point, passes, border, depth)
     return Trainability(
         depth=depth,
         phase=point.phase,
@@ -116,10 +121,10 @@ def trainability(
         padding=padding,
         width=width,
         fixed_points=variance_basins(*law),
-        output_variance=float(np.mean(outputs.variances[-1])),
-        **_depth_limit(point, rates, depth),
-        **_gradients(point, passes, depth),
-        **_jacobian(activation, weight_variance, orthogonal, width, sizes, point, passes, depth),
+        log10_output_variance=float((outputs.log_mean_variances[-1] + more.variance) / np.log(10)),
+        **_depth_limit(point, scales, depth),
+        **_gradients(passes, more),
+        **_jacobian(activation, weight_variance, orthogonal, width, sizes, passes, depth, more),
     )
 
 
@@ -163,19 +168,24 @@ def _is_uniform(profile: np.ndarray, padding: str) -> bool:
     return padding == "circular" or profile[centre] > 1 - 1e-12
 
 
-def _mode_rates(
-    point: FixedPoint,
-    passes: Propagation,
-    profile: np.ndarray,
-    sizes: tuple[int, ...],
-    padding: str,
-) -> np.ndarray:
-    """xi_k of each spatial mode."""
+def _border_rates(
+    passes: Propagation, profile: np.ndarray, sizes: tuple[int, ...], padding: str
+) -> np.ndarray | None:
+    """What a layer multiplies the modes of backward signals by at zeros; None without any."""
     if padding != "same" or _is_uniform(profile, padding):
-        return depth_scales(point, np.abs(mode_eigenvalues(profile, sizes)).ravel())
+        return None
     # Below the uniform fixed point, with the slopes that the last layer has at each position.
     matrix = passes.slopes[-1].ravel()[:, None] * averaging_matrix(profile, sizes)
-    rates = np.abs(np.linalg.eigvals(matrix)) * (point.chi_c / point.chi_1)
+    return np.abs(np.linalg.eigvals(matrix))
+
+
+def _mode_scales(
+    point: FixedPoint, border: np.ndarray | None, profile: np.ndarray, sizes: tuple[int, ...]
+) -> np.ndarray:
+    """xi_k of each spatial mode."""
+    if border is None:
+        return depth_scales(point, np.abs(mode_eigenvalues(profile, sizes)).ravel())
+    rates = border * (point.chi_c / point.chi_1 if point.chi_1 > 0 else 1.0)
     with np.errstate(divide="ignore"):
         return np.where(rates < 1, -1 / np.log(np.maximum(rates, 1e-300)), np.inf)
 
@@ -191,15 +201,37 @@ def _depth_limit(point: FixedPoint, scales: np.ndarray, depth: int) -> dict[str,
     }
 
 
-def _beyond(point: FixedPoint, passes: Propagation, depth: int) -> float:
-    """The log of what the layers that were not passed through multiply squared gradients by."""
-    more = depth - len(passes.variances)
-    return 0.0 if point.phase == "critical" else more * float(np.log(np.mean(passes.slopes[-1])))
+class _Beyond(NamedTuple):
+    """Logarithms by which the layers that were not passed through change three numbers."""
+
+    gradient_ratio: float
+    jacobian: float
+    variance: float
 
 
-def _gradients(point: FixedPoint, passes: Propagation, depth: int) -> dict[str, Any]:
-    log_ratio = passes.log_gradients[0] - passes.log_gradients[-1] + _beyond(point, passes, depth)
-    with np.errstate(over="ignore"):
+def _beyond(
+    point: FixedPoint, passes: Propagation, border: np.ndarray | None, depth: int
+) -> _Beyond:
+    """The layers beyond those passed through act as the last of these.
+
+    A layer multiplies backward signals by the one rate and variances by the other. The last
+    layer's gradient has its input's variance, the first one's the network's.
+    """
+    layers = len(passes.slopes)
+    if layers == depth:
+        return _Beyond(0.0, 0.0, 0.0)
+    with np.errstate(divide="ignore"):
+        backward = np.log(np.mean(passes.slopes[-1]) if border is None else np.max(border))
+    forward = passes.log_mean_variances[-1] - passes.log_mean_variances[-2]
+    more = float(depth - layers)
+    if point.phase == "critical" and border is None:
+        more = layers * np.log(depth / layers)  # rates that fall like 1 / l, or zero
+    return _Beyond(*(float(more * rate) for rate in (backward - forward, backward, forward)))
+
+
+def _gradients(passes: Propagation, more: _Beyond) -> dict[str, Any]:
+    log_ratio = passes.log_gradients[0] - passes.log_gradients[-1] + more.gradient_ratio
+    with np.errstate(over="ignore", under="ignore"):
         return {
             "gradient_ratio": float(np.exp(np.float64(log_ratio))),
             "log10_gradient_ratio": float(log_ratio / np.log(10)),
@@ -212,19 +244,19 @@ def _jacobian(
     orthogonal: bool,
     width: int | None,
     sizes: tuple[int, ...],
-    point: FixedPoint,
     passes: Propagation,
     depth: int,
+    more: _Beyond,
 ) -> dict[str, Any]:
-    q = passes.variances.reshape(len(passes.variances), -1).mean(axis=1)
+    q = np.exp(np.clip(passes.log_mean_variances, *np.log(_RANGE)))
     q = np.append(q, np.full(depth - q.size, q[-1]))
     moments = jacobian_moments(activation, weight_variance, depth, q, orthogonal)
     values = _SINGULAR_VALUES if width is None else width * int(np.prod(sizes))
     spectrum = jacobian_spectrum(
         activation, max(weight_variance, 1e-300), depth, q, orthogonal, values
     )
-    with np.errstate(over="ignore"):
-        mean = float(np.exp(np.float64(passes.log_jacobian + _beyond(point, passes, depth))))
+    with np.errstate(over="ignore", under="ignore"):
+        mean = float(np.exp(np.float64(passes.log_jacobian + more.jacobian)))
         variance = float(np.float64(mean) ** 2 * moments.relative_variance)
     # A layer's factor is a mean over `width` terms d g^2, g normal: 3 E[d^2] / E[d]^2 - 1 each.
     terms = 3 * moments.relative_variance - (0 if orthogonal else depth)

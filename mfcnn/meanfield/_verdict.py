@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from mfcnn.meanfield._fixed_points import Basin
+from mfcnn.meanfield._basins import Basin
 
 __all__ = ["DEPTH_SCALES", "Trainability"]
 
@@ -39,7 +39,8 @@ class Trainability:
         trainable: whether depth <= max_depth.
         padding: "circular", "same" or "valid".
         fixed_points: every stable q* with the variances that go there; see `variance_basins`.
-        output_variance: of the last layer's pre-activations, the mean over positions.
+        log10_output_variance: decimal logarithm of the variance of the last layer's
+            pre-activations, the mean over positions; `output_variance` is the variance itself.
         width: the number of channels, or None.
         width_deviation: how far networks of this width are from mean field theory and from each
             other: standard deviation of the log of a squared gradient that one spatial mode
@@ -67,9 +68,15 @@ class Trainability:
     trainable: bool
     padding: str = "circular"
     fixed_points: tuple[Basin, ...] = ()
-    output_variance: float = np.nan
+    log10_output_variance: float = np.nan
     width: int | None = None
     width_deviation: float = np.nan
+
+    @property
+    def output_variance(self) -> float:
+        """Of the last layer's pre-activations, the mean over positions; 0 or inf out of range."""
+        with np.errstate(over="ignore", under="ignore"):
+            return float(np.float64(10) ** self.log10_output_variance)
 
     def __str__(self) -> str:
         """The sentence."""

@@ -75,5 +75,12 @@ def test_depth_does_not_overflow():
     assert np.all(np.isfinite(norms)) and norms[0] - norms[-1] > 800
     norms = meanfield.log_gradient_norms("relu", 2.1, 0.0, 2000, 1.0, [1.0], 1)
     np.testing.assert_allclose(norms, norms[0], rtol=float64.solved)
-    with pytest.raises(ValueError, match="leaves the range of float64 by layer"):
-        meanfield.log_gradient_norms("relu", 3.0, 0.0, 2000, 1.0, [1.0], 1)
+    # relu: every layer halves both passes, or takes them by 3 / 2; to 1e352 and 1e-602.
+    for weight_variance in (3.0, 1.0):
+        norms = meanfield.log_gradient_norms("relu", weight_variance, 0.0, 2000, 1.0, [1.0], 1)
+        expected = 1999 * np.log(weight_variance / 2)
+        np.testing.assert_allclose(norms, expected, rtol=float64.solved)
+    with pytest.raises(
+        ValueError, match="their variance leaves the range of float64 by layer 2 of 20"
+    ):
+        meanfield.log_gradient_norms("exp", 1.0, 0.0, 20, 1e3, [1.0], 1)
