@@ -36,6 +36,12 @@ Config = Mapping[str, Any]
 # The variance profile of each start's kernels.
 PROFILES = {"delta_orthogonal": "delta", "orthogonal": "orthogonal", "gaussian": "uniform"}
 
+# Deeper networks take their rate from smaller ones of the same q_star * depth, if that is small
+# enough for these to have a small q_star too.
+_MEASURED_DEPTH = 20_000
+_SMALLER_DEPTHS = (500, 1000, 2000)
+_LARGEST_KAPPA = 25
+
 
 def set_precision(config: Config) -> None:
     """Sets Keras's dtype policy for the models that are made from here on."""
@@ -52,10 +58,31 @@ def learning_rate(
     if config["optimizer"] in ("adam", "rmsprop"):
         return 0.01 / config["depth"], "0.01 / depth, the law measured for adaptive steps"
     assert dataset is not None, "a rate from the network's NTK needs its images"
-    images, _ = next(iter(dataset.train_batches()))
     # From 16 to 256 images lambda_max / n varies by a third. Each replica holds all of these.
-    rate, lambda_max = training.ntk_learning_rate(model, images[:32], config["rho"])
-    return rate, f"{config['rho']} * 2 / lambda_max, lambda_max(NTK) / n = {lambda_max:.4g}"
+    images, rho = next(iter(dataset.train_batches()))[0][:32], config["rho"]
+    kappa = config["depth"] * (config["q_star"] or 1 / config["depth"])
+    critical = config["weight_variance"] is None and kappa <= _LARGEST_KAPPA
+    if config["depth"] > _MEASURED_DEPTH and critical:
+        rate, lambda_max = _rate_by_law(config, kappa, dataset, images)
+        where = f", {training.LAW_SAFETY} * depth * the largest / layer of {_SMALLER_DEPTHS} layers"
+    else:
+        (rate, lambda_max), where = training.ntk_learning_rate(model, images, rho), ""
+    return rate, f"{rho} * 2 / lambda_max, lambda_max(NTK) / n = {lambda_max:.4g}{where}"
+
+
+def _rate_by_law(
+    config: Config, kappa: float, dataset: data.ImageData, images: Any
+) -> tuple[float, float]:
+    """(learning rate, lambda_max) of a network too deep to measure it, q_star = kappa / depth."""
+    shape, classes = dataset.image_shape, dataset.classes
+
+    def smaller(depth: int) -> keras.Model:
+        return make_model({**config, "depth": depth, "q_star": kappa / depth}, shape, classes)
+
+    compiled = jit_compile(config, shape)
+    return training.extrapolated_learning_rate(
+        smaller, config["depth"], images, config["rho"], _SMALLER_DEPTHS, compiled
+    )
 
 
 def make_optimizer(
