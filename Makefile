@@ -27,7 +27,7 @@ FIGURES := phase_diagram gradient_norms weight_spectrum kernel_modes fourier_mod
 	jacobian_spectrum condition_numbers ntk_spectrum kappa ntk_prediction ntk_variance \
 	output_variance effective_rank ntk_change linearization learning_rates \
 	trainability_generalization trainability orthogonal_speed variance_profiles train_depths \
-	train_depths_sgd train_depths_momentum
+	train_depths_sgd train_depths_momentum train_depths_modes
 
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py %_child.py, \
 	$(wildcard benchmarks/*.py)))
@@ -82,6 +82,13 @@ figure-train_depths_%: $(STAMP)
 		--depths=50,200,1000,10000 --initializations=delta_orthogonal --padding=same \
 		--readout=pool --optimizer=$* --eval_every=15 --checkpoint_every=60 --target=0.8 \
 		--output_dir=experiments/results/train_depths_$*
+
+# Figure 3 where its effect could show: circular, beyond the depth of all modes but one, trained to 1.
+figure-train_depths_modes: $(STAMP)
+	$(BIN)/python -m experiments.train_depths --dataset=mnist --resize=8 --strides=1 --filters=16 \
+		--readout=flatten --q_star=0.1 --optimizer=adam --subset=300 --test_subset=10000 \
+		--depths=8,32,128 --steps=450 --eval_every=150 \
+		--output_dir=experiments/results/train_depths_modes
 
 # A page whose code fails is an error, as is every warning. What ran before is kept in build/executed.
 docs: $(DOCS_STAMP)

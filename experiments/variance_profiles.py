@@ -50,42 +50,60 @@ _PAPER = {
 }
 
 
-def accuracies(rows: Rows) -> dict[str, dict[int, float]]:
-    """Final test accuracy by profile and depth, the mean over seeds.
+# Test accuracies of the networks of all seeds, by profile and depth.
+Curves = dict[str, dict[int, np.ndarray]]
+
+
+def accuracies(rows: Rows) -> Curves:
+    """Final test accuracy of each network.
 
     Args:
         rows: dicts with profile, depth, seed, step, test_accuracy.
 
     Returns:
-        dict from profile to a dict from depth to accuracy.
+        dict from profile to a dict from depth to the accuracies of all seeds, [seeds].
     """
     last = max(row["step"] for row in rows)
     rows = [row for row in rows if row["step"] == last]
     return {
         profile: {
-            int(depth): float(np.mean(column(runs, "test_accuracy")))
+            int(depth): np.array(column(runs, "test_accuracy"))
             for (depth,), runs in sorted(curves_of(mine, "depth").items())
         }
         for (profile,), mine in curves_of(rows, "profile").items()
     }
 
 
-def report(curves: dict[str, dict[int, float]]) -> None:
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean over seeds; NaN for one."""
+    return float(np.std(values, ddof=1) / np.sqrt(values.size)) if values.size > 1 else np.nan
+
+
+def report(curves: Curves) -> None:
     """Prints the accuracies, and how much of its best each profile loses at the largest depth."""
     for profile, curve in curves.items():
-        words = ", ".join(f"{depth}: {value:.3f}" for depth, value in curve.items())
-        lost = max(curve.values()) - curve[max(curve)]
+        means = {depth: float(values.mean()) for depth, values in curve.items()}
+        words = ", ".join(
+            f"{depth}: {means[depth]:.4f}"
+            + (f" +- {standard_error(values):.4f}" if values.size > 1 else "")
+            for depth, values in curve.items()
+        )
+        lost = max(means.values()) - means[max(means)]
         print(f"{profile.upper()}: test accuracy {words}; lost at the largest depth {lost:.3f}")
 
 
-def draw(curves: dict[str, dict[int, float]], size: tuple[int, ...]) -> Figure:
-    """Test accuracy against depth, and the sorted eigenvalues of A_v."""
+def draw(curves: Curves, size: tuple[int, ...]) -> Figure:
+    """Test accuracy against depth, with standard errors of several seeds; eigenvalues of A_v."""
     figure, (left, right) = common.subplots(1, 2, figsize=(10, 3.8))
     for profile, curve in curves.items():
         color = colormaps["plasma"](0.85 * PROFILES[profile])
-        values = np.abs(meanfield.mode_eigenvalues(meanfield.variance_profile(profile), size))
-        left.plot(list(curve), list(curve.values()), "o-", color=color, label=profile.upper())
-        right.plot(np.sort(values.ravel())[::-1], ".-", color=color)
+        eigenvalues = np.abs(meanfield.mode_eigenvalues(meanfield.variance_profile(profile), size))
+        means = [values.mean() for values in curve.values()]
+        left.plot(list(curve), means, "o-", color=color, label=profile.upper())
+        if all(values.size > 1 for values in curve.values()):
+            errors = [standard_error(values) for values in curve.values()]
+            left.errorbar(list(curve), means, errors, fmt="none", ecolor=color, capsize=3)
+        right.plot(np.sort(eigenvalues.ravel())[::-1], ".-", color=color)
     depths = sorted({depth for curve in curves.values() for depth in curve})
     left.set(xscale="log", xlabel="depth", ylabel="test accuracy")
     left.set_xticks(depths, labels=[str(depth) for depth in depths])

@@ -7,7 +7,7 @@ the last, variance of the last pre-activations, and correlation of two images th
 several draws of the vanilla CNN that `experiments.train` builds, beside what its verdict says.
 Prints what lies outside two standard deviations. Mean field theory is the limit of many channels c:
 the means differ from it by parts of order 2 / c, and Gaussian products of depth L by factors of
-exp(L / c), which `--filters` shows.
+exp(L / c). `--filters` gives tables of other widths.
 
 The weights are those of `experiments.train`; the passes are float64, in which squared gradients
 down to 1e-600 have digits.

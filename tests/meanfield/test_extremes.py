@@ -55,7 +55,7 @@ def few_layers(monkeypatch):
 
 @pytest.mark.parametrize("number", range(0, len(NAMES), 2))
 def test_activations_have_a_verdict_or_a_sentence(number, few_layers):
-    # Every other one in a case of its own; all cases of all are in the slow test.
+    # Every other one in a case of its own; more in the slow test.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         said(NAMES[number], CASES[(number * 37) % len(CASES)])
@@ -63,10 +63,11 @@ def test_activations_have_a_verdict_or_a_sentence(number, few_layers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_every_activation_has_a_verdict_or_a_sentence_in_every_case(name, few_layers):
+def test_every_activation_has_a_verdict_or_a_sentence(name, few_layers):
+    # Each in a sixteenth of the cases, another one for each.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for case in CASES:
+        for case in CASES[NAMES.index(name) % 16 :: 16]:
             said(name, case)
 
 
