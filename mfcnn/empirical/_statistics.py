@@ -152,7 +152,8 @@ def ntk_samples(
     ntk = arguments.choice("parameterization", parameterization, _PARAMETERIZATIONS) == "ntk"
     seed = arguments.integer("seed", seed, 0)
     fitting = max(1, 10**7 // max(width * width, width * inputs))
-    chunk = min(count, arguments.integer("chunk_size", chunk_size or fitting, 1))
+    chunk = fitting if chunk_size is None else arguments.integer("chunk_size", chunk_size, 1)
+    chunk = min(count, chunk)
     variances = tf.constant([weight_variance, bias_variance], tf.float64)
     parts = [
         _program(phi, width, depth, chunk, inputs, ntk, variances, tf.constant([seed, i])).numpy()
