@@ -12,6 +12,7 @@ TensorFlow give --folder, one that `python -m tpu.execute --platform=gpu --expor
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -87,7 +88,8 @@ def row(name, found, flops):
     if "error" in found:
         return f"| {name} | {found['error']} | | | |"
     rate = flops / found["seconds_a_step"] / 1e12
-    peak = next((value for key, value in PEAK.items() if key in found["device"]), None)
+    named = (value for key, value in PEAK.items() if re.search(rf"\b{key}\b", found["device"]))
+    peak = next(named, None)
     share = f"{rate / peak:.0%} of {peak}" if peak else "unknown"
     accuracy = found.get("test_accuracy")
     shown = "" if accuracy is None else f"{accuracy:.4f} at step {found['step']}"

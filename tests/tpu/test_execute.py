@@ -22,6 +22,7 @@ from tpu import execute, launch, lowering
 from tpu.runner import arrays, directory, draws, state
 
 ROOT = pathlib.Path(__file__).parents[2]
+TIMEOUT = 3000  # seconds, for a machine that does much else
 SMALL = ("--depth=12", "--filters=6", "--batch_size=16", "--subset=200", "--test_subset=40")
 
 
@@ -45,13 +46,13 @@ def start(module, *arguments):
 
 def run_execute(*arguments):
     process = start("tpu.execute", f"--python={PYTHON}", *arguments)
-    output, errors = process.communicate(timeout=500)
+    output, errors = process.communicate(timeout=TIMEOUT)
     return process.returncode, output, errors
 
 
 def run_train(*arguments):
     process = start("experiments.train", *arguments)
-    output, errors = process.communicate(timeout=500)
+    output, errors = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, errors
     return output
 
@@ -336,12 +337,12 @@ def test_a_killed_run_goes_on(tmp_path, signum, schedule):
     )
     assert run_execute(*options, to(tmp_path / "whole"))[0] == 0
     process = start("tpu.execute", f"--python={PYTHON}", *options, to(tmp_path / "parts"))
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + TIMEOUT
     while not list((tmp_path / "parts" / "checkpoints").glob("state-*")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     os.kill(process.pid, signum)
-    process.communicate(timeout=100)
+    process.communicate(timeout=TIMEOUT)
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGKILL: -9}[signum]
     status, output, _ = run_execute(*options, to(tmp_path / "parts"))
     assert status == 0 and "Going on" in output
@@ -369,7 +370,7 @@ def test_a_folder_trains_where_there_is_no_tensorflow(tmp_path):
     (port,) = launch.free_ports(1)
     command += [f"--coordinator=localhost:{port}", "--processes=2", "--output_dir=pod"]
     both = [subprocess.Popen([*command, f"--process={i}"], **place) for i in range(2)]
-    assert [process.wait(300) for process in both] == [0, 0]
+    assert [process.wait(TIMEOUT) for process in both] == [0, 0]
     np.testing.assert_allclose(losses(tmp_path / "folder" / "pod"), found, rtol=1e-5)
     # And back: the run of the folder as one of `experiments.train`.
     pod = tmp_path / "folder" / "pod"
