@@ -56,11 +56,15 @@ def run(markdown: str, name: str, names: dict[str, Any] | None = None) -> Run:
     Returns:
         A `Run`.
     """
+    import keras
     import matplotlib
 
     matplotlib.use("Agg")
     names = {} if names is None else names
     names["__name__"] = "page"
+    # Names of layers and random numbers do not depend on the pages before.
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         start = time.process_time()
         outputs = [_run_snippet(code, name, names) for code in SNIPPET.findall(markdown)]
