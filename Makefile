@@ -32,10 +32,12 @@ FIGURES := phase_diagram gradient_norms weight_spectrum kernel_modes fourier_mod
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py %_child.py, \
 	$(wildcard benchmarks/*.py)))
 
-# Folders of tests that fill the memory of processes of their own, and how they are run.
+# Folders of tests that fill the memory of processes of their own, and how all are run: the last
+# run has what the others have not.
 LARGE_ROOMS := empirical experiments kernels diagnosis layers
 TEST_RUNS := tests/empirical tests/experiments tests/diagnosis tests/layers "tests/kernels/test_[a-k]*.py" \
-	"tests/kernels/test_[l-n]*.py" "tests/kernels/test_[o-z]*.py"
+	"tests/kernels/test_[l-n]*.py" "tests/kernels/test_[o-z]*.py" "tests/test_*.py" \
+	"mfcnn tests $(LARGE_ROOMS:%=--ignore=tests/%) --ignore-glob=tests/test_*.py"
 
 .PHONY: run test test-slow soak coverage figures docs bench lint format clean
 
@@ -43,9 +45,9 @@ run: $(STAMP)
 	$(BIN)/python -m experiments.train --output_dir=$(OUTPUT_DIR)
 
 # One run after the other: TensorFlow keeps what it compiled until its process ends, and no process
-# is to need 2 GB. The last run has all that the others have not.
+# is to need 2 GB.
 test: $(STAMP)
-	@failed=0; for room in $(TEST_RUNS) "mfcnn tests $(LARGE_ROOMS:%=--ignore=tests/%)"; do \
+	@failed=0; for room in $(TEST_RUNS); do \
 		echo "pytest $$room"; \
 		$(BIN)/python -m pytest -n 2 --durations=5 $(PYTEST_FLAGS) $$room || failed=1; \
 	done; exit $$failed
