@@ -97,7 +97,7 @@ def critical_line(
     last = (np.inf, np.inf)
     for q_star in np.concatenate([np.geomspace(1e-6, 0.05, 20), np.linspace(0.06, reach, 100)]):
         try:
-            w, b = meanfield.critical_point(name, q_star)
+            w, b = (float(v) for v in meanfield.critical_point(name, float(q_star)))
             far = max(abs(w - last[0]) / max_weight_variance, abs(b - last[1]) / max_bias_variance)
             if far < 0.01 or w > max_weight_variance or b > max_bias_variance:
                 continue
