@@ -27,7 +27,8 @@ FIGURES := phase_diagram gradient_norms weight_spectrum kernel_modes fourier_mod
 	jacobian_spectrum condition_numbers ntk_spectrum kappa ntk_prediction ntk_variance \
 	output_variance effective_rank ntk_change linearization learning_rates \
 	trainability_generalization trainability orthogonal_speed variance_profiles train_depths \
-	train_depths_sgd train_depths_momentum train_depths_modes
+	train_depths_sgd train_depths_momentum train_depths_modes \
+	variance_profiles_circular
 
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py %_child.py, \
 	$(wildcard benchmarks/*.py)))
@@ -91,6 +92,13 @@ figure-train_depths_modes: $(STAMP)
 		--readout=flatten --q_star=0.1 --optimizer=adam --subset=300 --test_subset=10000 \
 		--depths=8,32,128 --steps=450 --eval_every=150 \
 		--output_dir=experiments/results/train_depths_modes
+
+# Figure 4(a) likewise: more channels than layers, eight draws of each network.
+figure-variance_profiles_circular: $(STAMP)
+	$(BIN)/python -m experiments.variance_profiles --dataset=mnist --resize=8 --strides=2 \
+		--filters=64 --readout=flatten --q_star=0.3 --subset=300 --test_subset=10000 \
+		--depths=4,16 --profiles=gs0,gs4 --seeds=8 --steps=450 --eval_every=150 \
+		--output_dir=experiments/results/variance_profiles_circular
 
 # A page whose code fails is an error, as is every warning. What ran before is kept in build/executed.
 docs: $(DOCS_STAMP)
