@@ -181,7 +181,7 @@ def train(run: Run, steps: int, seconds: float = math.inf) -> int:
         if signum or over:
             break
     if run.step < steps:
-        if not signum:  # the time is over
+        if not signum and run.read()[2]:  # the time is over, between two rows
             run.report()
         run.save()
     if signum:
