@@ -1,16 +1,16 @@
-"""What diagnosis says and repair does: models before and after, theory beside measurement.
+"""What diagnosis says and repair does: plain nets by several initializations, and the verdicts.
 
     python -m experiments.repairs --output_dir=experiments/results/diagnose
 
-    plain.csv       plain nets of --depth layers with Keras's own initialization: what the report
-                    says, and the test accuracy after --steps steps of Adam, before and after repair
-    deviations.csv  models of many kinds: how far measurement is from theory where theory speaks
-    verdicts.csv    models that train and that do not: the verdict beside the training accuracy
-
-Each model is trained at the best of --learning_rates. The picture shows the plain nets' squared
-gradients, before and after.
+plain.csv has a row for each plain net of --depth layers and each of its initializations: Keras's
+own (before), repaired (after), AutoInit's rule, and AnyInit where it is installed. It holds what
+the report says, the gradients of the first layer over the last, and the accuracy after --steps
+steps of Adam at the best of --learning_rates; repairs.png is its gradients against depth.
+verdicts.csv has models that train and that do not: the verdict beside the training accuracy.
 """
 
+import importlib
+import importlib.util
 from typing import Any
 
 import keras
@@ -19,8 +19,8 @@ from absl import flags
 from matplotlib.figure import Figure
 
 import mfcnn
-from experiments import binary, common, zoo
-from mfcnn import data
+from experiments import binary, common, judged, zoo
+from mfcnn import activations, data
 
 FLAGS = flags.FLAGS
 _QUICK = {
@@ -28,12 +28,10 @@ _QUICK = {
     "depth": 100,
     "width": 32,
     "steps": 300,
-    "draws": 10,
     "learning_rates": [1e-3, 1e-4],
     "models": 100,
 }
-_PAPER = {"draws": 30, "width": 64, "steps": 1000}
-_QUANTITIES = ("variance", "correlation", "gradient", "weight_gradient")
+_PAPER = {"width": 64, "steps": 1000}
 _LEARNED = 0.5  # training accuracy from which on a model trains; chance is 0.1
 _BATCH = 32
 
@@ -53,15 +51,26 @@ def trained(
     """(training accuracy, test accuracy) at the best of some learning rates."""
     images, labels, test_images, test_labels = digits
     weights, best = model.get_weights(), (-1.0, 0.0)
+    optimizer = keras.optimizers.Adam()
+    model.compile(  # one program for all rates
+        optimizer,
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,
+        steps_per_execution=min(50, steps),
+    )
+    optimizer.build(model.trainable_variables)
+    state = [variable.numpy() for variable in optimizer.variables]
+    rows = np.random.default_rng(seed).integers(len(images), size=steps * _BATCH)
     for rate in learning_rates:
         keras.utils.set_random_seed(seed)
         model.set_weights(weights)
-        optimizer = keras.optimizers.Adam(float(rate))
-        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-        rows = np.random.default_rng(seed).integers(len(images), size=steps * _BATCH)
+        for variable, value in zip(optimizer.variables, state):
+            variable.assign(value)
+        optimizer.learning_rate = float(rate)
         model.fit(images[rows], labels[rows], _BATCH, shuffle=False, verbose=0)
         found = [
-            model.evaluate(x, y, 256, verbose=0)[1]
+            float(np.mean(np.argmax(model.predict(x, 512, verbose=0), -1) == y))
             for x, y in ((images[:512], labels[:512]), (test_images, test_labels))
         ]
         best = max(best, (found[0], found[1]))
@@ -75,63 +84,73 @@ def _ratio(report: mfcnn.diagnosis.Report) -> float:
     return logs[0] - logs[-1]
 
 
+def _unit_variance(model: keras.Model, seed: int) -> None:
+    """AutoInit's rule, as published: every layer's pre-activations have the variance one.
+
+    Bingham and Miikkulainen 2023, "AutoInit: analytic signal-preserving weight initialization":
+    truncated normal weights of variance 1 / (fan_in E[phi(z)^2]), z ~ N(0, 1), biases of zero; of
+    the inputs it takes mean zero and variance one for granted.
+    """
+    square = 1.0
+    for index, layer in enumerate(one for one in model.layers if one.weights):
+        draw = keras.initializers.VarianceScaling(1 / square, "fan_in", seed=seed + index)
+        layer.kernel.assign(draw(layer.kernel.shape))
+        layer.bias.assign(np.zeros(layer.bias.shape))
+        if layer.activation is not keras.activations.softmax:
+            square = float(activations.get(layer.activation).second_moment(1.0))
+
+
+def starts(model: keras.Model, x: np.ndarray, seed: int) -> dict[str, keras.Model]:
+    """The same network by several initializations: Keras's own, repaired, and of others.
+
+    AnyInit (analytic and empirical) is among them where the package is installed.
+    """
+    found = {"before": model, "after": mfcnn.repair(model, x, seed=seed)}
+    others: dict[str, Any] = {"autoinit": _unit_variance}
+    if importlib.util.find_spec("anyinit"):
+        anyinit = importlib.import_module("anyinit")
+        others["anyinit"] = lambda one, seed: anyinit.initialize(one, seed=seed)
+        others["anyinit_data"] = lambda one, seed: anyinit.initialize(
+            one, "empirical", x, seed=seed
+        )
+    for name, initialize in others.items():
+        found[name] = keras.models.clone_model(model)
+        initialize(found[name], seed)
+    return found
+
+
 def plain(settings: dict, digits: tuple[np.ndarray, ...]) -> tuple[list[dict], list]:
-    """Rows of the plain nets, and their reports before and after."""
+    """A row for each plain net and start, and the reports of all."""
     rows, reports = [], []
     x = digits[0][:16]
+    learn = settings["steps"], settings["learning_rates"], settings["seed"]
     for activation in settings["activations"]:
         keras.utils.set_random_seed(settings["seed"])
         model = zoo.plain(activation, settings["depth"], settings["width"])
-        repaired = mfcnn.repair(model, x, seed=settings["seed"])
-        pair = [mfcnn.diagnose(one, x, draws=0, tangent_kernel=False) for one in (model, repaired)]
-        learn = settings["steps"], settings["learning_rates"], settings["seed"]
-        row: dict[str, Any] = {"activation": activation, "depth": settings["depth"]}
-        for name, one, report in zip(("before", "after"), (model, repaired), pair):
-            row |= {
-                f"trainable_{name}": report.trainable,
-                f"log10_gradient_ratio_{name}": _ratio(report),
-                f"test_accuracy_{name}": trained(one, digits, *learn)[1],
+        for start, one in starts(model, x, settings["seed"]).items():
+            report = mfcnn.diagnose(one, x, draws=0, tangent_kernel=False)
+            accuracy = trained(one, digits, *learn)
+            row: dict[str, Any] = {
+                "activation": activation,
+                "depth": settings["depth"],
+                "width": settings["width"],
+                "start": start,
+                "trainable": report.trainable,
+                "log10_gradient_ratio": _ratio(report),
+                "training_accuracy": accuracy[0],
+                "test_accuracy": accuracy[1],
             }
-        print(row, flush=True)
-        rows.append(row)
-        reports.append(pair)
+            print(row, flush=True)
+            rows.append(row)
+            reports.append(report)
     return rows, reports
-
-
-def deviations(settings: dict, digits: tuple[np.ndarray, ...]) -> list[dict]:
-    """A row for each model: the relative deviations of all quantities that theory knows."""
-    rows, x = [], digits[0][:8]
-    for name, model in list(zoo.wide().items())[: settings["models"]]:
-        report = mfcnn.diagnose(
-            model, x, settings["draws"], settings["seed"], training=False, tangent_kernel=False
-        )
-        known = [getattr(layer, q) for layer in report.layers for q in _QUANTITIES]
-        measured = [q for q in known if np.isfinite(q.value)]
-        known = [q for q in measured if np.isfinite(q.theory)]
-        # Of a correlation the distance itself: it may be near zero.
-        far = [
-            abs(q.value - q.theory) if abs(q.theory) < 1 and q.theory < 0.3 else abs(q.deviation)
-            for q in known
-        ]
-        errors = [abs(q.standard_errors) for q in known if np.isfinite(q.standard_errors)]
-        row = {
-            "model": name,
-            "quantities": len(measured),
-            "known": len(known),
-            "median_deviation": float(np.median(far)) if far else float("nan"),
-            "worst_deviation": max(far, default=float("nan")),
-            "median_standard_errors": float(np.median(errors)) if errors else float("nan"),
-        }
-        print(row, flush=True)
-        rows.append(row)
-    return rows
 
 
 def verdicts(settings: dict, digits: tuple[np.ndarray, ...]) -> list[dict]:
     """A row for each model: its verdict, and whether it learns."""
     rows, x = [], digits[0][:16]
     learn = settings["steps"], settings["learning_rates"], settings["seed"]
-    for name, make in list(zoo.judged().items())[: settings["models"]]:
+    for name, make in list(judged.models().items())[: settings["models"]]:
         keras.utils.set_random_seed(settings["seed"])
         model = make()
         report = mfcnn.diagnose(model, x, draws=2, tangent_kernel=False)
@@ -150,28 +169,29 @@ def verdicts(settings: dict, digits: tuple[np.ndarray, ...]) -> list[dict]:
 
 
 def draw(rows: list[dict], reports: list) -> Figure:
-    """Squared gradients against depth, before and after repair."""
-    figure, axes = common.subplots(1, len(rows), figsize=(3 * len(rows), 3), sharey=True)
-    for axis, row, pair in zip(np.atleast_1d(axes), rows, reports):
-        for name, color, report in zip(("before", "after"), ("tab:red", "tab:blue"), pair):
-            logs = [layer.gradient.log10 for layer in report.layers if layer.parameters]
-            label = f"{name}: test accuracy {row[f'test_accuracy_{name}']:.2f}"
-            axis.plot(np.arange(1, len(logs) + 1), logs, color=color, label=label)
-        axis.set(title=f"{row['activation']}, {row['depth']} layers", xlabel="layer")
-        axis.legend(fontsize=7)
+    """Squared gradients against depth, by start, a panel for each activation."""
+    names = list(dict.fromkeys(row["activation"] for row in rows))
+    figure, axes = common.subplots(1, len(names), figsize=(3.2 * len(names), 3.2), sharey=True)
+    for axis, name in zip(np.atleast_1d(axes), names):
+        for row, report in zip(rows, reports):
+            if row["activation"] == name:
+                logs = [layer.gradient.log10 for layer in report.layers if layer.parameters]
+                label = f"{row['start']}: accuracy {row['test_accuracy']:.2f}"
+                axis.plot(np.arange(1, len(logs) + 1), logs, label=label)
+        axis.set(title=f"{name}, {rows[0]['depth']} layers", xlabel="layer", ylim=(-30, 10))
+        axis.legend(fontsize=6)
     np.atleast_1d(axes)[0].set_ylabel("log10 squared gradient")
     return figure
 
 
 def main(_: list[str]) -> None:
-    """Measures all three, writes the tables and the picture."""
+    """Measures both, writes the tables and the picture."""
     settings = common.settings(_QUICK, _PAPER)
     directory = common.prepare_output_dir(settings)
     digits = _digits()
     rows, reports = plain(settings, digits)
     common.write_csv(directory / "plain.csv", rows)
     common.save_figure(draw(rows, reports), directory / "repairs.png")
-    common.write_csv(directory / "deviations.csv", deviations(settings, digits))
     found = verdicts(settings, digits)
     common.write_csv(directory / "verdicts.csv", found)
     for learned in (True, False):
@@ -193,10 +213,9 @@ def define_flags() -> None:
         ("depth", "Layers of the plain nets."),
         ("width", "Their units."),
         ("steps", "Training steps."),
-        ("models", "At most so many models of each list."),
+        ("models", "At most so many models of verdicts.csv."),
     ):
         common.define_override(name, words, lower_bound=1)
-    common.define_override("draws", "Initializations beside the theory.", lower_bound=2)
     common.define_override("learning_rates", "Of Adam.", common.define_numbers, above=0)
 
 

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
+
+from mfcnn import layers as own
 
 L = keras.layers
 SHAPE = (8, 8, 1)
@@ -155,32 +158,115 @@ def wide() -> dict[str, keras.Model]:
     }
 
 
-def judged() -> dict[str, Callable[[], keras.Model]]:
-    """Name: a function that makes the model; those whose verdict is compared with training."""
-    he: dict[str, Any] = {"kernel_initializer": "he_normal"}
-    large = keras.initializers.RandomNormal(stddev=0.6)
-    small = keras.initializers.RandomNormal(stddev=0.02)
+@keras.saving.register_keras_serializable("mfcnn_zoo")
+class Subclassed(keras.Model):
+    """A model with a call of its own, and arithmetic between its layers."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.first, self.second = L.Dense(256, "relu"), L.Dense(10)
+
+    def build(self, input_shape: Any) -> None:
+        """Builds both layers."""
+        self.first.build(input_shape)
+        self.second.build((None, 256))
+
+    def call(self, x: Any) -> Any:
+        """Twice the first layer, then the second."""
+        return self.second(2 * self.first(x))
+
+
+def _functional(shape: tuple[int, ...], build: Callable[[Any], Any]) -> keras.Model:
+    x = keras.Input(shape)
+    return keras.Model(x, build(x))
+
+
+def _shared(x: Any) -> Any:
+    dense = L.Dense(64, "tanh")
+    return L.Dense(1)(dense(dense(x)))
+
+
+def _nested(x: Any) -> Any:
+    inner = keras.Sequential([keras.Input((64,)), L.Dense(64, "relu"), L.Dense(64)])
+    return L.Dense(2)(inner(inner(x)))
+
+
+def _attention(x: Any) -> Any:
+    h = L.Embedding(11, 64)(x)
+    h = L.Add()([h, L.MultiHeadAttention(2, 32)(h, h)])
+    return L.Dense(3, "softmax")(L.GlobalAveragePooling1D()(L.LayerNormalization()(h)))
+
+
+def _depthwise(x: Any) -> Any:
+    h = L.ReLU()(L.BatchNormalization()(L.Conv2D(64, 3, padding="same")(x)))
+    h = L.Dropout(0.5)(L.MaxPooling2D()(h))
+    return L.Dense(4)(L.Flatten()(L.DepthwiseConv2D(3, activation="relu")(h)))
+
+
+def _upsampling(x: Any) -> Any:
+    h = L.Conv2D(64, 3, 2, padding="same", activation="relu")(x)
+    h = L.Conv2D(64, 3, padding="same", activation="relu")(L.UpSampling2D()(h))
+    return L.Conv2DTranspose(3, 3, padding="same")(h)
+
+
+def _gated(x: Any) -> Any:
+    h = L.Dense(256)(x)
+    return L.Dense(10)(L.Multiply()([h, L.Dense(256, "sigmoid")(h)]))
+
+
+def _squeezed(x: Any) -> Any:
+    h = L.Conv2D(64, 3, padding="same", activation="relu")(x)
+    gate = L.Dense(64, "sigmoid")(L.Dense(16, "relu")(L.GlobalAveragePooling2D()(h)))
+    return L.Dense(10)(L.GlobalAveragePooling2D()(L.Multiply()([h, L.Reshape((1, 1, 64))(gate)])))
+
+
+def _two_and_two() -> keras.Model:
+    a, b = keras.Input((64,)), keras.Input((4,))
+    h = L.Concatenate()([L.Dense(256, "relu")(a), L.Dense(128, "relu")(b)])
+    return keras.Model([a, b], [L.Dense(2)(h), L.Dense(1, "sigmoid")(h)])
+
+
+def _subclassed() -> keras.Model:
+    model = Subclassed()
+    model.build((None, 64))
+    return model
+
+
+def odd() -> dict[str, Callable[[np.random.Generator, int], tuple[keras.Model, Any]]]:
+    """Name: a function (rng, count) that makes a model and a batch for it: what users also have."""
+
+    def of(make: Callable[[], keras.Model], *shape: int) -> Callable:
+        return lambda rng, n: (make(), rng.standard_normal((n, *shape)).astype("float32"))
+
+    def words(make: Callable[[], keras.Model], length: int) -> Callable:
+        return lambda rng, n: (make(), rng.integers(0, 11, (n, length)))
+
+    def sequence(*hidden: Any) -> keras.Model:
+        return keras.Sequential([keras.Input((6,)), L.Embedding(11, 64), *hidden, L.Dense(2)])
+
+    def two(rng: np.random.Generator, n: int) -> tuple[keras.Model, Any]:
+        return _two_and_two(), [rng.standard_normal((n, k)).astype("float32") for k in (64, 4)]
+
+    def stack() -> keras.Model:
+        deep = own.DeepDense(20, 256, activation="tanh")
+        return keras.Sequential([keras.Input((64,)), L.Dense(256), deep, L.Dense(2)])
+
+    def half() -> keras.Model:
+        hidden = [L.Dense(256, "relu", dtype="mixed_bfloat16"), L.Dense(2)]
+        return keras.Sequential([keras.Input((64,)), *hidden])
+
     return {
-        "relu 4": lambda: plain("relu", 4),
-        "relu 12": lambda: plain("relu", 12),
-        "relu 60": lambda: plain("relu", 60),
-        "relu 20, He": lambda: plain("relu", 20, **he),
-        "tanh 20": lambda: plain("tanh", 20),
-        "tanh 60": lambda: plain("tanh", 60),
-        "tanh 30, chaotic": lambda: plain("tanh", 30, kernel_initializer=large),
-        "tanh 10, small": lambda: plain("tanh", 10, kernel_initializer=small),
-        "sigmoid 2": lambda: plain("sigmoid", 2),
-        "sigmoid 8": lambda: plain("sigmoid", 8),
-        "sigmoid 20": lambda: plain("sigmoid", 20),
-        "gelu 20": lambda: plain("gelu", 20),
-        "selu 20, LeCun": lambda: plain("selu", 20, kernel_initializer="lecun_normal"),
-        "convolutions relu 4": lambda: convolutions("relu", 4),
-        "convolutions relu 40": lambda: convolutions("relu", 40),
-        "residual 10": lambda: residual(10),
-        "residual 10, LayerNorm": lambda: residual(10, normalization=L.LayerNormalization),
-        "residual CNN, BatchNorm": lambda: convolutional_residual(3),
-        "BatchNorm behind dense": lambda: normalized(6, L.BatchNormalization),
-        "transformer": lambda: transformer(2),
-        "LSTM": recurrent,
-        "separable": lambda: separable(16),
+        "shared layer": of(lambda: _functional((64,), _shared), 64),
+        "nested model": of(lambda: _functional((64,), _nested), 64),
+        "subclassed": of(_subclassed, 64),
+        "embedding, attention": words(lambda: _functional((6,), _attention), 6),
+        "depthwise, dropout, maximum": of(lambda: _functional((8, 8, 3), _depthwise), 8, 8, 3),
+        "upsampling, transposed": of(lambda: _functional((8, 8, 3), _upsampling), 8, 8, 3),
+        "gate": of(lambda: _functional((64,), _gated), 64),
+        "squeeze and excite": of(lambda: _functional((8, 8, 3), _squeezed), 8, 8, 3),
+        "several inputs and outputs": two,
+        "bidirectional LSTM": words(lambda: sequence(L.Bidirectional(L.LSTM(32))), 6),
+        "GRU": words(lambda: sequence(L.GRU(32)), 6),
+        "DeepDense": of(stack, 64),
+        "half precision": of(half, 64),
     }

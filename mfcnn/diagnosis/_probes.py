@@ -16,21 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn import borrowed
-from mfcnn import layers as own
-from mfcnn.diagnosis import _signals
+from mfcnn.diagnosis import _signals, _walk
 
-__all__ = [
-    "Probe",
-    "inside",
-    "leaves",
-    "measure",
-    "output_operations",
-    "replaced",
-]
+__all__ = ["Probe", "measure"]
 
 L = keras.layers
-# Layers that call what is inside of them many times: looked at from outside.
-_OPAQUE = (L.RNN, L.Wrapper, own.Repeat, own.DeepConvolution, own.DeepDense)
 # Layers that are one function of each value.
 _POINTWISE = (L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.PReLU)
 
@@ -66,33 +56,6 @@ class Probe:
     saturated: float = np.nan
 
 
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Gives one object another attribute for a while, behind the back of Keras's bookkeeping."""
-    attributes = vars(owner)
-    before, had = attributes.get(name), name in attributes
-    attributes[name] = value
-    try:
-        yield
-    finally:
-        if had:
-            attributes[name] = before
-        else:
-            del attributes[name]
-
-
-def output_operations(model: keras.Model) -> set[int]:
-    """Identities of the operations that make the outputs of a graph; none of other models."""
-    found, waiting = set(), [model]
-    while waiting:
-        for tensor in getattr(waiting.pop(), "outputs", None) or ():
-            operation = tensor._keras_history.operation
-            found.add(id(operation))
-            if isinstance(operation, keras.Model):
-                waiting.append(operation)
-    return found
-
-
 def measure(
     model: keras.Model, x: Any, weights: list[np.ndarray], seed: int, training: bool
 ) -> list[Probe]:
@@ -119,7 +82,7 @@ def measure(
         gradients = tape.gradient(total, watched)
     squares = {key: _square(g) for key, g in zip(trained, gradients)}
     for probe in recorder.probes:
-        if isinstance(probe.layer, keras.Layer) and not _has_inside(probe.layer):
+        if isinstance(probe.layer, keras.Layer) and not _walk.has_inside(probe.layer):
             own_weights = [id(v) for v in probe.layer.trainable_variables if id(v) in squares]
             if own_weights:
                 probe.weight_gradient = sum(squares[key] for key in own_weights) / recorder.length
@@ -150,45 +113,6 @@ def _against_cotangents(outputs: Any, seed: int) -> tf.Tensor:
     return total
 
 
-def _has_inside(layer: Any) -> bool:
-    """Whether the layers inside of a layer are looked at one by one."""
-    if isinstance(layer, _OPAQUE) or not isinstance(layer, keras.Layer):
-        return False
-    return bool(inside(layer))
-
-
-def inside(layer: Any) -> list[Any]:
-    """The layers and operations that a layer holds itself."""
-    if isinstance(layer, keras.Sequential):
-        return list(layer.layers)
-    if isinstance(layer, borrowed.Functional):
-        return list(layer.operations)
-    function = vars(layer).get("activation")  # a layer that only serves as one
-    return [one for one in borrowed.inner_layers(layer) if one is not function]
-
-
-def leaves(model: keras.Model, and_outer: bool = False) -> list[Any]:
-    """The layers and operations of a model that are looked at, each once; no models.
-
-    Args:
-        model: any.
-        and_outer: also layers whose inner layers are looked at.
-    """
-    found: dict[int, Any] = {}
-    seen, waiting = set(), [model]
-    while waiting:
-        layer = waiting.pop()
-        if id(layer) in seen or isinstance(layer, L.InputLayer):
-            continue
-        seen.add(id(layer))
-        outer = _has_inside(layer)
-        if outer:
-            waiting.extend(inside(layer))
-        if not isinstance(layer, keras.Model) and (and_outer or not outer):
-            found[id(layer)] = layer
-    return list(found.values())
-
-
 class _Recorder:
     """Wraps the layers of a model and keeps what their probes see.
 
@@ -201,7 +125,7 @@ class _Recorder:
         self.probes: list[Probe] = []
         self.length = length
         self._model, self._training = model, training
-        self._last = output_operations(model)
+        self._last = _walk.output_operations(model)
         self._seen: dict[int, int] = {}
         self._before: dict[int, Probe] = {}  # probes at the activation of a call in progress
         self._tape: Any = None
@@ -217,12 +141,12 @@ class _Recorder:
     def attached(self) -> Iterator[None]:
         """Wraps every layer that is looked at, and takes the wraps off again."""
         with contextlib.ExitStack() as stack:
-            for layer in leaves(self._model, and_outer=True):
-                stack.enter_context(replaced(layer, "call", self._call_of(layer)))
+            for layer in _walk.leaves(self._model, and_outer=True):
+                stack.enter_context(_walk.replaced(layer, "call", self._call_of(layer)))
                 function = vars(layer).get("activation")
-                if callable(function) and not isinstance(layer, _OPAQUE):
+                if callable(function) and not isinstance(layer, _walk.OPAQUE):
                     wrapped = self._activation_of(layer, function)
-                    stack.enter_context(replaced(layer, "activation", wrapped))
+                    stack.enter_context(_walk.replaced(layer, "activation", wrapped))
             yield
 
     def _call_of(self, layer: Any) -> Callable:

@@ -141,7 +141,8 @@ class Change:
         weight_variance: sigma_w^2, the new variance of a weight times the number of inputs; NaN
             where nothing was changed.
         bias_variance: sigma_b^2.
-        kernel: "orthogonal", "delta-orthogonal", "gaussian" or "kept".
+        kernel: "orthogonal", "delta-orthogonal" or "gaussian", behind "mirrored" where units come
+            in pairs of opposite sign (`mfcnn.initializers.Mirrored`); "scale" or "kept".
         reason: why so.
     """
 
@@ -158,14 +159,14 @@ class Changes(tuple[Change, ...]):
     def __str__(self) -> str:
         """A line for each layer."""
         width = max((len(one.layer) for one in self), default=5)
-        lines = [f"{'layer':{width}}  weight var.  bias var.  kernel            reason"]
+        lines = [f"{'layer':{width}}  weight var.  bias var.  kernel                     reason"]
         for one in self:
             numbers = [
                 "" if math.isnan(v) else f"{v:.4g}"
                 for v in (one.weight_variance, one.bias_variance)
             ]
             lines.append(
-                f"{one.layer:{width}}  {numbers[0]:>11}  {numbers[1]:>9}  {one.kernel:16}  "
+                f"{one.layer:{width}}  {numbers[0]:>11}  {numbers[1]:>9}  {one.kernel:25}  "
                 f"{one.reason}"
             )
         return "\n".join(lines)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mfcnn import arguments, initializers
 from mfcnn.activations import Activation
-from mfcnn.diagnosis import _probes, _tracing
+from mfcnn.diagnosis import _critical, _tracing, _twins, _walk
 from mfcnn.diagnosis._diagnose import built_model, inputs_of
 from mfcnn.diagnosis._records import Change, Changes
 from mfcnn.empirical import _copies
@@ -38,11 +38,17 @@ def repair(
     with z ~ N(0, q): chi_1 = 1, and its own pre-activations the variance q', as far as the bias can
     do so without making inputs alike. That is 1 in front of relu and its like, and 1 / depth in
     front of others, which keeps the NTK's scale at any depth.
-    Where the bias variance would be negative (sigmoid), the mean of phi is taken out by the bias,
-    b = -E[phi(z)] (sum of the weights). A layer on inputs, on a sum or behind a normalization gets
-    the weight variance that its inputs' mean square asks for. The last weights (or normalization's
-    scale) of each of B residual branches get 1 / B of it, so that all sums together do not multiply
-    the variance by more than e.
+    Units of an activation that is not odd become twins of opposite sign where all layers that read
+    them get new weights and there are no residual sums (`mfcnn.initializers.Mirrored`): phi above
+    is then its odd part phi(z) - phi(-z), which is linear for relu, gelu, swish and softplus. On
+    the critical line of relu itself inputs become alike as 1 / depth^2, gelu's is unstable, and
+    sigmoid has none; twins pass signals and gradients unchanged at any depth. Elsewhere, where the
+    bias variance would be negative, the mean of phi is taken out by the bias, b = -E[phi(z)] (sum
+    of the weights).
+
+    A layer on inputs, on a sum or behind a normalization gets the weight variance that its inputs'
+    mean square asks for. The last weights (or normalization's scale) of each of B residual branches
+    get 1 / B of it, so that all sums together do not multiply the variance by more than e.
 
     Kernels are orthogonal in dense layers, delta-orthogonal in convolutions of stride 1 with no
     more channels coming in than going out, and Gaussian in others. Dense, Conv1D to Conv3D and
@@ -72,7 +78,7 @@ def repair(
         >>> model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(10)])
         >>> repaired = mfcnn.repair(model, np.eye(8))
         >>> repaired.table[1].weight_variance, repaired.table[1].kernel
-        (2.0, 'orthogonal')
+        (2.0, 'mirrored orthogonal')
         >>> mfcnn.diagnose(repaired, np.eye(8), draws=0, tangent_kernel=False).trainable
         True
     """
@@ -112,7 +118,7 @@ def _chosen(model: keras.Model, layers: Any) -> set[str] | None:
         raise arguments.ArgumentTypeError(
             f"layers must be a sequence of names or None. Received: layers={layers!r}"
         )
-    names = {layer.name for layer in _probes.leaves(model)}
+    names = {layer.name for layer in _walk.leaves(model)}
     unknown = [one for one in layers if one not in names]
     if unknown:
         raise ValueError(
@@ -133,6 +139,7 @@ class _Repairer:
         self._rng = np.random.default_rng(seed)
         self._ends = _branch_ends(dry.joins)
         self._branches = max(1, len(dry.joins))
+        self._twins = _twins.find(dry, self._is_chosen)
         self._done: set[int] = set()
         self._values: list[tuple[Any, Any]] = []
 
@@ -147,7 +154,7 @@ class _Repairer:
             return
         self._done.add(id(layer))
         by_data = self._method == "data" or origin.kind == "unknown"
-        if self._chosen is not None and layer.name not in self._chosen:
+        if not self._is_chosen(layer):
             self._keep(layer, "not among the chosen layers")
         elif _tracing.is_normalization(layer):
             self._normalization(layer)
@@ -158,7 +165,15 @@ class _Repairer:
         elif self._method == "theory":
             self._keep(layer, "the activation before it is not known")
         else:
-            self._by_data(layer, inputs)
+            self._by_data(layer, origin, inputs)
+
+    def _is_chosen(self, layer: Any) -> bool:
+        return self._chosen is None or layer.name in self._chosen
+
+    def _target(self, layer: Any) -> float:
+        """The variance that a layer's pre-activations are to have."""
+        following = self._twins.get(id(layer), self._dry.following.get(id(layer)))
+        return _critical.variance_before(following, self._dry.depth)
 
     def _keep(self, layer: Any, reason: str) -> None:
         self.changes.append(Change(layer.name, math.nan, math.nan, "kept", reason))
@@ -177,66 +192,92 @@ class _Repairer:
         reason = f"its scale, for it ends one of {self._branches} branches"
         self.changes.append(Change(layer.name, share, 0.0, "scale", reason))
 
-    def _by_data(self, layer: Any, inputs: tf.Tensor) -> None:
+    def _by_data(self, layer: Any, origin: _tracing.Origin, inputs: tf.Tensor) -> None:
         """Weights scaled on the batch."""
-        following = self._dry.following.get(id(layer))
-        target = _variance_before(following, self._dry.depth) * self._share(layer)
-        seed = self._seed()
-        self._draw(layer, (1.0, 0.0), seed)
-        with _probes.replaced(layer, "activation", keras.activations.linear):
+        target = self._target(layer) * self._share(layer)
+        twins, seed = self._are_twins(layer, origin), self._seed()
+        self._draw(layer, (1.0, 0.0), twins, seed)
+        with _walk.replaced(layer, "activation", keras.activations.linear):
             outputs = tf.cast(type(layer).call(layer, inputs), tf.float64)
         measured = float(tf.reduce_mean(tf.square(outputs)))
         variance = target / measured if measured > 0 else 1.0
-        kernel = self._draw(layer, (variance, 0.0), seed)
+        kernel = self._draw(layer, (variance, 0.0), twins, seed)
         reason = f"outputs of variance {target:.3g} on the batch"
-        self.changes.append(Change(layer.name, variance, 0.0, kernel, reason))
+        self._changed(layer, (variance, 0.0), twins, kernel, reason)
 
     def _by_theory(self, layer: Any, origin: _tracing.Origin, inputs: tf.Tensor) -> None:
         """chi_1 = 1 for the activation before, the variance for the one behind."""
-        following, share = self._dry.following.get(id(layer)), self._share(layer)
-        target = _variance_before(following, self._dry.depth)
-        bias = mean = 0.0
+        share, target = self._share(layer), self._target(layer)
+        twins = self._are_twins(layer, origin)
         if origin.kind == "activation" and origin.activation is not None:
-            function = origin.activation
-            q = _variance_before(function, self._dry.depth)
-            if np.isfinite(origin.variance) and function.homogeneity is None:
-                q = max(origin.variance, 1e-12)
-            slope = float(function.derivative_second_moment(q))
-            variance = 1 / slope
-            if following is not None:
-                variance, bias, mean = critical_weights(function, q, target)
-            if mean and layer.bias is None:
-                variance, bias, mean = target / float(function.second_moment(q)), 0.0, 0.0
-            reason = f"chi_1 = {variance * slope:.3g} behind {function.name} at q = {q:.3g}"
-            reason += ", its mean taken out by the bias" if mean else ""
+            function = self._twins[id(origin.tail)] if twins[0] else origin.activation
+            variance, bias, mean, reason = self._behind(function, layer, origin.variance)
         else:
+            bias = mean = 0.0
             square = float(tf.reduce_mean(tf.square(tf.cast(inputs, tf.float64))))
-            if following is None and origin.kind == "linear":
+            if id(layer) not in self._dry.following and origin.kind == "linear":
                 target = square
             variance = target / square if square > 0 else 1.0
             reason = f"variance {target:.3g} from inputs of mean square {square:.3g}"
         if share < 1:
             reason += f"; the end of one of {self._branches} branches"
         variances = variance * share, bias * share
-        kernel = self._draw(layer, variances, self._seed(), mean)
-        self.changes.append(Change(layer.name, *variances, kernel, reason))
+        kernel = self._draw(layer, variances, twins, self._seed(), mean)
+        self._changed(layer, variances, twins, kernel, reason)
+
+    def _behind(
+        self, function: Activation, layer: Any, measured: float
+    ) -> tuple[float, float, float, str]:
+        """Variances of weights and bias, the mean to take out, and why."""
+        target = self._target(layer)
+        q = _critical.variance_before(function, self._dry.depth)
+        if np.isfinite(measured) and function.homogeneity is None:
+            q = max(measured, 1e-12)
+        slope = float(function.derivative_second_moment(q))
+        variance, bias, mean = 1 / slope, 0.0, 0.0
+        if id(layer) in self._dry.following:
+            variance, bias, mean = _critical.critical_weights(function, q, target)
+        if mean and layer.bias is None:
+            variance, bias, mean = target / float(function.second_moment(q)), 0.0, 0.0
+        reason = f"chi_1 = {variance * slope:.3g} behind {function.name} at q = {q:.3g}"
+        reason += ", its mean taken out by the bias" if mean else ""
+        return variance, bias, mean, reason
+
+    def _are_twins(self, layer: Any, origin: _tracing.Origin) -> tuple[bool, bool]:
+        """Whether the inputs and the units of a layer are twins."""
+        inputs = origin.kind == "activation" and id(origin.tail) in self._twins
+        return inputs, id(layer) in self._twins
+
+    def _changed(
+        self, layer: Any, variances: tuple[float, float], twins: tuple, kernel: str, reason: str
+    ) -> None:
+        # Of one of n / 2 inputs the weights count twice.
+        weights = variances[0] * (1 + twins[0])
+        self.changes.append(Change(layer.name, weights, variances[1], kernel, reason))
 
     def _draw(
-        self, layer: Any, variances: tuple[float, float], seed: int, mean: float = 0.0
+        self,
+        layer: Any,
+        variances: tuple[float, float],
+        twins: tuple[bool, bool],
+        seed: int,
+        mean: float = 0.0,
     ) -> str:
         """New weights and biases of these variances, and a bias that takes out the inputs' mean."""
         kernel, bias = layer._kernel, layer.bias
-        name, initializer = _kernel_initializer(layer, variances[0], seed)
+        name, initializer = _critical.kernel_initializer(layer, variances[0], twins, seed)
         layer.kernel_initializer = initializer
         values = np.asarray(initializer(kernel.shape, dtype="float32"), np.float64)
         self._assign(kernel, values)
         if bias is not None:
-            layer.bias_initializer = keras.initializers.Zeros()
-            numbers = np.zeros(bias.shape)
+            initializer = keras.initializers.Zeros()
             if variances[1] > 0:
                 deviation = math.sqrt(variances[1])
-                layer.bias_initializer = keras.initializers.RandomNormal(0.0, deviation, seed + 1)
-                numbers = np.asarray(layer.bias_initializer(bias.shape, dtype="float32"))
+                initializer = keras.initializers.RandomNormal(0.0, deviation, seed + 1)
+                if twins[1]:
+                    initializer = initializers.Mirrored(initializer)
+            layer.bias_initializer = initializer
+            numbers = np.asarray(initializer(bias.shape, dtype="float32"), np.float64)
             numbers = numbers - mean * values.sum(axis=tuple(range(values.ndim - 1)))
             self._assign(bias, numbers)
         return name
@@ -263,56 +304,3 @@ def _branch_ends(joins: list[list[_tracing.Origin]]) -> set[int]:
             if index != shortest and origin.tail is not None:
                 ends.add(id(origin.tail))
     return ends
-
-
-def _variance_before(function: Activation | None, depth: int) -> float:
-    """The variance q in front of an activation at which a network of this depth is to work."""
-    if function is None or function.homogeneity is not None:
-        return 1.0
-    return 1 / max(depth, 1)
-
-
-def critical_weights(function: Activation, q: float, target: float) -> tuple[float, float, float]:
-    """(weight_variance, bias_variance, mean to take out) with chi_1 = 1 behind an activation.
-
-    The bias fills up what is missing to the target, but adds no more than it does at a fixed point
-    at the target: it is the same for all inputs, and makes them alike. Where even a fixed point at
-    q would need a negative bias variance, the mean of phi is taken out; where that is not enough,
-    the variance is kept and chi_1 is less than one.
-
-    Args:
-        function: phi.
-        q: the variance of its pre-activations.
-        target: that of the next ones.
-    """
-    if function.homogeneity is not None:  # another target is another scale, once
-        return target / (function.homogeneity * q), 0.0, 0.0
-    variance = 1 / float(function.derivative_second_moment(q))
-    mean = 0.0
-    # At a fixed point, bias variance = q - weight_variance E[phi^2], without cancellation.
-    here, there = (
-        float(function.deficit(v) / function.derivative_second_moment(v)) for v in (q, target)
-    )
-    if min(here, there) < -1e-12 * q:
-        mean = float(function.mean(q))
-        here += variance * mean**2
-        there += float(function.mean(target)) ** 2 / float(
-            function.derivative_second_moment(target)
-        )
-        if here < -1e-12 * q:
-            return target / (float(function.second_moment(q)) - mean**2), 0.0, mean
-    return variance, float(np.clip(here + target - q, 0.0, max(there, 0.0))), mean
-
-
-def _kernel_initializer(layer: Any, variance: float, seed: int) -> tuple[str, Any]:
-    """The kind of kernel, and an initializer of this weight variance."""
-    shape = tuple(layer._kernel.shape)
-    channels, filters = shape[-2:]
-    gain = math.sqrt(variance * max(channels, filters) / channels)
-    if len(shape) == 2:
-        return "orthogonal", keras.initializers.Orthogonal(gain, seed)
-    plain = max(np.ravel(layer.strides)) == 1 and layer.groups == 1
-    if plain and channels <= filters:
-        return "delta-orthogonal", initializers.ConvolutionDeltaOrthogonal(gain, seed)
-    deviation = math.sqrt(variance / math.prod(shape[:-1]))
-    return "gaussian", keras.initializers.RandomNormal(0.0, deviation, seed)

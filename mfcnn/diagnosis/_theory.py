@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn.activations import Activation
-from mfcnn.diagnosis import _probes, _signals
+from mfcnn.diagnosis import _signals, _walk
 from mfcnn.kernels._models import gradients, pairs, partial, weights
 from mfcnn.kernels._models.nodes import Affine, Data, Node
 from mfcnn.kernels._models.operations import Elementwise
@@ -68,7 +68,7 @@ def read(model: keras.Model, x: Any, training: bool, fresh: bool) -> partial.Rea
             drawn are not known.
     """
     leaves = keras.tree.flatten(x)
-    last = _probes.output_operations(model)
+    last = _walk.output_operations(model)
     by_batch = "with the statistics of the batch it has no closed form: give training=False"
 
     def unknown(operation: Any) -> str:
@@ -121,7 +121,7 @@ def _to_probabilities(model: keras.Model) -> set[int]:
     while waiting:
         layer = waiting.pop()
         if isinstance(layer, keras.Model):
-            waiting.extend(_probes.inside(layer))
+            waiting.extend(_walk.inside(layer))
         elif isinstance(layer, keras.layers.Softmax):
             found.add(id(layer))
         elif vars(layer).get("activation") in _signals.TO_PROBABILITIES:

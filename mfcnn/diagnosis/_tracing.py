@@ -4,6 +4,7 @@ It works for any model: what is between two layers is known by the tensors that 
 code that no layer does nothing is known, and said so.
 """
 
+import collections
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import tensorflow as tf
 from mfcnn import activations, borrowed
 from mfcnn import layers as own
 from mfcnn.activations import Activation
-from mfcnn.diagnosis import _probes
+from mfcnn.diagnosis import _walk
 
 __all__ = ["KERNELS", "Origin", "Trace", "is_normalization"]
 
@@ -72,6 +73,10 @@ class Trace:
     Attributes:
         joins: for each sum, the origins that go into it.
         following: by identity of a layer with weights, the activation that comes next.
+        readers: by identity of a layer with weights, the layers and sums that take its activations;
+            None for one that takes something else of it.
+        layers: by identity, those with weights.
+        calls: by identity of a layer, how often it is called.
         depth: the largest number of layers with weights on a path.
     """
 
@@ -80,6 +85,9 @@ class Trace:
     ) -> None:
         self.joins: list[list[Origin]] = []
         self.following: dict[int, Activation] = {}
+        self.readers: dict[int, list[Any]] = {}
+        self.layers: dict[int, Any] = {}
+        self.calls: collections.Counter[int] = collections.Counter()
         self.depth = 0
         self._model, self._visit = model, visit
         self._functions: dict[int, Callable] = {}
@@ -96,12 +104,12 @@ class Trace:
     @contextlib.contextmanager
     def _attached(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            for layer in _probes.leaves(self._model):
+            for layer in _walk.leaves(self._model):
                 wrapped = self._wrapped(layer)
-                stack.enter_context(_probes.replaced(layer, "call", wrapped))
+                stack.enter_context(_walk.replaced(layer, "call", wrapped))
                 if isinstance(layer, KERNELS) and callable(layer.activation):
                     listening = self._listening(layer, layer.activation)
-                    stack.enter_context(_probes.replaced(layer, "activation", listening))
+                    stack.enter_context(_walk.replaced(layer, "activation", listening))
             yield
 
     def _listening(self, layer: Any, function: Callable) -> Callable:
@@ -123,6 +131,7 @@ class Trace:
             leaves = keras.tree.flatten((args, kwargs))
             inputs = [leaf for leaf in leaves if tf.is_tensor(leaf) and leaf.dtype.is_floating]
             origins = [self._origin(leaf) for leaf in inputs] or [_UNKNOWN]
+            self._count(layer, origins)
             if self._visit is not None and inputs:
                 self._visit(layer, origins[0], inputs[0])
             outputs = original(*args, **kwargs)
@@ -132,6 +141,15 @@ class Trace:
             return outputs
 
         return call
+
+    def _count(self, layer: Any, origins: list[Origin]) -> None:
+        self.calls[id(layer)] += 1
+        if getattr(layer, "weights", None):
+            self.layers[id(layer)] = layer
+        if id(layer) in self.layers or isinstance(layer, (*_JOINS, L.Concatenate)):
+            for origin in origins:
+                known = layer if origin.kind == "activation" else None
+                self.readers.setdefault(id(origin.tail), []).append(known)
 
     def _know(self, tensor: Any, origin: Origin) -> None:
         self._origins[id(tensor)] = (tensor, origin)

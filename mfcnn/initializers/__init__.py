@@ -20,6 +20,7 @@ classical compact groups" for the signs of the QR factor.
 """
 
 from mfcnn.initializers._gaussian import ConvolutionGaussian
+from mfcnn.initializers._mirrored import Mirrored
 from mfcnn.initializers._orthogonal import ConvolutionDeltaOrthogonal, ConvolutionOrthogonal
 from mfcnn.initializers._stacking import stack_initializer
 
@@ -27,5 +28,6 @@ __all__ = [
     "ConvolutionDeltaOrthogonal",
     "ConvolutionGaussian",
     "ConvolutionOrthogonal",
+    "Mirrored",
     "stack_initializer",
 ]

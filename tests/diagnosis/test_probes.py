@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mfcnn.diagnosis import _probes
+from mfcnn.diagnosis import _probes, _walk
 from mfcnn.empirical import _inputs
 from tests.diagnosis import odd_models
 from tests.tolerances import float32
@@ -30,11 +30,11 @@ def test_any_model_is_measured_and_left_as_it_was(models, name):
     probes = measured(model, x)
     again = measured(model, x)
     assert all(map(np.array_equal, before, model.get_weights()))
-    assert not any("call" in vars(layer) for layer in _probes.leaves(model, and_outer=True))
+    assert not any("call" in vars(layer) for layer in _walk.leaves(model, and_outer=True))
     assert [p.gradient for p in probes] == [p.gradient for p in again]
     assert all(np.isfinite(p.variance) and p.gradient > 0 for p in probes)
     assert {id(p.layer) for p in probes if np.isfinite(p.weight_gradient)} == {
-        id(layer) for layer in _probes.leaves(model) if getattr(layer, "trainable_variables", ())
+        id(layer) for layer in _walk.leaves(model) if getattr(layer, "trainable_variables", ())
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import mfcnn
 from mfcnn import activations
-from mfcnn.diagnosis import _repair
+from mfcnn.diagnosis import _critical, _twins
 from tests.diagnosis import odd_models
 from tests.tolerances import float32
 
@@ -22,19 +22,18 @@ def diagnosed(model, x=X):
 @pytest.mark.parametrize("q", [0.01, 0.3])
 def test_critical_weights_have_chi_1_of_one_and_keep_the_variance(name, q):
     function = activations.get(name)
-    weight, bias, mean = _repair.critical_weights(function, q, q)
+    weight, bias, mean = _critical.critical_weights(function, q, q)
     assert weight * function.derivative_second_moment(q) == pytest.approx(1, rel=1e-9)
     kept = weight * (function.second_moment(q) - mean * (2 * function.mean(q) - mean)) + bias
     assert kept == pytest.approx(q, rel=1e-9) and bias >= 0
 
 
 def test_relu_is_critical_at_two():
-    assert _repair.critical_weights(activations.get("relu"), 1.0, 1.0) == (2.0, 0.0, 0.0)
+    assert _critical.critical_weights(activations.get("relu"), 1.0, 1.0) == (2.0, 0.0, 0.0)
 
 
-# gelu's critical point is unstable in q (chi_q > 1): at 32 units the gradient wanders further.
 @pytest.mark.parametrize(
-    ("activation", "limit"), [("tanh", 1.5), ("relu", 2), ("sigmoid", 1.5), ("gelu", 6)]
+    ("activation", "limit"), [("tanh", 1.5), ("relu", 0.01), ("sigmoid", 1.5), ("gelu", 0.01)]
 )
 def test_a_deep_plain_network_passes_signals_and_gradients_after_repair(activation, limit):
     model = odd_models.plain(activation, 40)
@@ -43,7 +42,31 @@ def test_a_deep_plain_network_passes_signals_and_gradients_after_repair(activati
     report.assert_trainable()
     weighted = [layer.gradient.log10 for layer in report.layers]
     assert abs(weighted[0] - weighted[-1]) < limit
-    assert [one.kernel for one in repaired.table] == ["orthogonal"] * 41
+    kind = "orthogonal" if activation == "tanh" else "mirrored orthogonal"
+    assert [one.kernel for one in repaired.table] == [kind] * 41
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "gelu", "swish", "softplus"])
+def test_the_odd_part_of_what_tends_to_a_ramp_is_linear(name):
+    odd = _twins.odd_part(activations.get(name))
+    assert odd.homogeneity == pytest.approx((1 + 0.2 * (name == "leaky_relu")) ** 2)
+
+
+@pytest.mark.parametrize("name", ["tanh", "erf", "linear", "abs", "cos"])
+def test_odd_and_even_activations_have_no_twins(name):
+    assert _twins.odd_part(activations.get(name)) is None
+
+
+def test_twins_are_only_where_all_that_reads_them_knows_it():
+    def build(x):
+        h = L.Dense(16, "relu")(x)
+        h = L.Dense(16, "relu")(h)
+        h = L.LayerNormalization()(L.Dense(16, "relu")(h))
+        return L.Dense(3)(L.Dense(15, "relu")(h))  # 15 units have no twins
+
+    repaired = mfcnn.repair(odd_models.functional((8,), build), X)
+    kinds = [one.kernel.split()[0] for one in repaired.table]
+    assert kinds == ["mirrored", "mirrored", "mirrored", "kept", "orthogonal", "orthogonal"]
 
 
 def test_convolutions_get_delta_orthogonal_kernels_where_shapes_allow():
@@ -55,13 +78,13 @@ def test_convolutions_get_delta_orthogonal_kernels_where_shapes_allow():
 
     model, x = odd_models.functional((8, 8, 1), build), odd_models.normal(4, 8, 8, 1)
     repaired = mfcnn.repair(model, x)
-    kinds = ["delta-orthogonal", "delta-orthogonal", "gaussian", "orthogonal"]
+    kinds = ["mirrored delta-orthogonal"] * 2 + ["mirrored gaussian", "orthogonal"]
     assert [one.kernel for one in repaired.table] == kinds
     kernel = np.asarray(repaired.layers[2].kernel)
     assert np.count_nonzero(np.abs(kernel).sum((2, 3))) == 1
     np.testing.assert_allclose(
-        kernel[1, 1] @ kernel[1, 1].T, 4 * np.eye(8), atol=10 * float32.rounded
-    )  # sigma_w^2 = 2 at twice as many channels
+        kernel[1, 1, :4] @ kernel[1, 1, :4].T, 4 * np.eye(4), atol=10 * float32.rounded
+    )  # V of four twins, of variance one at twice as many channels, and -V
 
 
 def test_residual_branches_share_the_variance():

@@ -66,7 +66,20 @@ def joined(terms: Sequence[tuple[float, Activation]]) -> Activation:
 def dual(activation: Activation, *variances: tf.Tensor) -> Any:
     """The dual maps for signals of these variances."""
     known = activation.closed_form
-    return known if known is not None else activation.dual(*_blocks.extremes(*variances))
+    if known is not None:
+        return known
+    low, high = _blocks.extremes(*variances)
+    try:
+        return activation.dual(*_rounded(low, high))
+    except ValueError:  # no table reaches as far
+        return activation.dual(low, high)
+
+
+def _rounded(low: float, high: float) -> tuple[float, float]:
+    """A range of powers of two around the variances, so that layers share their tables."""
+    if not 0 < low <= high < np.inf:
+        return low, high
+    return 2.0 ** np.floor(np.log2(low)), 2.0 ** np.ceil(np.log2(high))
 
 
 def mean(activation: Activation, variance: tf.Tensor) -> tf.Tensor:

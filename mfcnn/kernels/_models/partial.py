@@ -81,7 +81,13 @@ def read(
         linear: identities of layers whose activation is left out.
         unknown: why an operation is not to be read, though it has a rule; "" if it is.
     """
-    reader = _PartialReader(reading.Settings(model, standard=True, sampled=False), linear, unknown)
+    settings = reading.Settings(model, standard=True, sampled=False)
+    # Only of kernels and biases are gradients asked: what else is trained, the scale of a
+    # normalization or a depthwise filter, is to the signals a weight as any.
+    settings.trained = {
+        id(v) for v in model.trainable_variables if v.name in ("kernel", "bias", "embeddings")
+    }
+    reader = _PartialReader(settings, linear, unknown)
     try:
         reader.look_at(model)
     except ValueError:
@@ -152,7 +158,7 @@ class _PartialReader(reading._Reader):
                 return _before_activation(operation, results[0]), results, ""
             except ValueError as error:
                 reason = str(error)
-        if not has_activation:
+        if not has_activation or isinstance(operation, keras.layers.Activation):
             return None, nothing, reason
         # What the layer is without its activation.
         attributes = vars(operation)
