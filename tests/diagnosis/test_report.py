@@ -1,5 +1,6 @@
 """The report names what is wrong with models that do not train, and leaves those alone that do."""
 
+import os
 import re
 
 import keras
@@ -122,19 +123,37 @@ def test_values_that_overflow_are_named():
     assert report.findings[0].layer == model.layers[1].name and not report.trainable
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"model": keras.Sequential([L.Dense(2)])}, "model must be built"),
-        ({"x": np.zeros((0, 8))}, "x must hold at least one"),
-        ({"x": np.full((2, 8), np.nan)}, "x must be finite"),
-        ({"x": np.zeros((2, 7))}, "x must be of the model's input shape"),
-        ({"draws": -1}, "draws must be an integer of at least 0"),
-        ({"model": "nowhere.keras"}, "model must be a keras.Model or the path"),
-    ],
-)
-def test_bad_input_is_refused_in_one_sentence(change, words):
+def monitored(model, x):
+    """Training with the callback, which sees the model when it starts."""
+    model.compile("sgd", "mse")
+    monitor = mfcnn.diagnosis.Monitor(x, path=os.devnull)
+    model.fit(X, np.zeros((len(X), 5)), verbose=0, callbacks=[monitor])
+
+
+CALLS = {"diagnose": diagnosed, "repair": mfcnn.repair, "Monitor": monitored}
+BAD = {
+    "a model that is not built": ({"model": keras.Sequential([L.Dense(5)])}, "must be built"),
+    "a file that is none": ({"model": "nowhere.keras"}, "model must be a keras.Model or the path"),
+    "no model": ({"model": L.Dense(2)}, "model must be a keras.Model or the path"),
+    "an empty batch": ({"x": np.zeros((0, 8))}, "x must hold at least one"),
+    "no number": ({"x": np.full((2, 8), np.nan)}, "x must be finite"),
+    "a wrong shape": ({"x": np.zeros((2, 7))}, "x must be of the model's input shape"),
+    "words": ({"x": "words"}, "x must"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_in_one_sentence(call, name):
+    change, words = BAD[name]
+    if call == "Monitor" and "model" in change:
+        pytest.skip("Keras hands over the model")
     arguments = {"model": odd_models.plain(), "x": X} | change
-    with pytest.raises(ValueError, match=words) as error:
-        mfcnn.diagnose(**arguments)
-    assert "Received" in str(error.value)
+    with pytest.raises((ValueError, TypeError), match=words) as error:
+        CALLS[call](**arguments)
+    assert "Received" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_bad_number_of_draws_is_refused():
+    with pytest.raises(ValueError, match="draws must be an integer of at least 0"):
+        mfcnn.diagnose(odd_models.plain(), X, draws=-1)
