@@ -132,7 +132,7 @@ def main(_: list[str]) -> None:
     settings = common.settings(_QUICK, _PAPER)
     directory = common.prepare_output_dir(settings)
     rows, known = [], []
-    makers = list(cases(settings["inputs"], settings["seed"]).items())[-settings["models"] :]
+    makers = list(cases(settings["inputs"], settings["seed"]).items())[: settings["models"]]
     for name, make in makers:
         one, found = row(name, make, settings["draws"], settings["seed"])
         print(one, flush=True)
@@ -148,7 +148,7 @@ def define_flags() -> None:
     common.define_flags("diagnose_reports")
     common.define_override("inputs", "The number of inputs.", lower_bound=2)
     common.define_override("draws", "Initializations beside the theory.", lower_bound=2)
-    common.define_override("models", "Only the last so many models.", lower_bound=1)
+    common.define_override("models", "At most so many models.", lower_bound=1)
 
 
 if __name__ == "__main__":
