@@ -60,7 +60,7 @@ def cases(count: int, seed: int) -> dict[str, Callable[[], _Made]]:
     """Name: a function that makes the model and a batch for it."""
     rng = np.random.default_rng(seed)
     digits = mfcnn.data.load_arrays("digits", "train", subset=count)[0]
-    small = {name: lambda make=make: (make(), digits) for name, make in zoo.wide().items()}
+    small = {name: lambda one=one: (one, digits) for name, one in zoo.wide().items()}
     odd = {name: lambda make=make: make(rng, count) for name, make in zoo.odd().items()}
     large = {name: lambda name=name: _application(name, count, seed) for name in _SIZES}
     return {**small, **odd, **large}
