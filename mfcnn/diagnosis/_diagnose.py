@@ -56,7 +56,7 @@ def diagnose(
             finite, and, where draws > 0, a model that cannot be serialized.
 
     Example:
-        >>> layers = [keras.layers.Dense(64, "relu") for _ in range(30)]
+        >>> layers = [keras.layers.Dense(64, "relu") for _ in range(60)]
         >>> model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(10)])
         >>> report = mfcnn.diagnose(model, np.eye(8), draws=2, tangent_kernel=False)
         >>> report.findings[0].severity, report.findings[0].number < 1e-6

@@ -1,16 +1,21 @@
 """What the numbers mean: findings, and the verdict.
 
-Two thresholds, for a squared gradient over that of the last layer and for the distance 1 - c of two
-inputs over that at the first layer. The tangent kernel of a network is a sum over its layers of
-terms proportional to the squared gradients, and its eigenvalues for the difference of two inputs
-are proportional to 1 - c: either ratio r bounds the condition number from below by 1 / r. Gradient
-descent needs of the order of 1 / r steps, the best first-order method sqrt(1 / r). So
+Of a layer whose pre-activations have the variance q and the squared gradient g (of outputs of size
+one) there are two numbers. The gradient itself is what gradient descent sees. The product q g is
+what the outputs do when the weights change by a share of themselves, |change|^2 = share^2 q g; it
+does not depend on the scale of weights: of relu and other homogeneous layers it is the same in all.
 
-    r < 1e-4    10,000 steps of plain gradient descent for what other layers do in one: a warning,
-    r < 1e-6    1,000 steps even for the best momentum: an error.
-
-An exploding gradient is the same from the other side: the first layers bound the learning rate, and
-the last ones do not move.
+    g < 1e-4 or > 1e4 of the last layer's    gradient descent needs 10,000 steps for what other
+                                             layers do in one: a warning. Adam divides it out.
+    q g < 1e-14 in every layer               not even Adam, whose epsilon is 1e-7, moves a weight
+                                             by its own size in 1,000 steps at rate 1e-3: an error.
+    q g > e^6 of the last layer's            chaos: small steps turn the outputs over. Networks
+                                             train to about six depth scales (CNN paper, section 3):
+                                             an error, from e^3 on a warning.
+    1 - c < 1e-4, 1e-6 of the first layer's  two inputs of the correlation c look alike. The NTK's
+                                             eigenvalues for their difference are proportional to
+                                             1 - c: 10,000 steps of gradient descent are a warning,
+                                             1,000 of the best momentum, sqrt of that, an error.
 """
 
 import math
@@ -25,6 +30,8 @@ from mfcnn.diagnosis._theory import Run
 __all__ = ["LOST", "SLOW", "effective_depth", "findings", "verdict"]
 
 SLOW, LOST = 1e-4, 1e-6
+_EPSILON = 1e-7  # of keras.optimizers.Adam
+_CHAOS = 6 / math.log(10)  # six depth scales, as a decimal logarithm
 _HALF = 0.5
 _LARGE_OUTPUT = 1e4  # a standard deviation of 100 at the outputs
 _REPAIR = "mfcnn.repair(model, x) gives it weights on the critical line."
@@ -66,24 +73,57 @@ def _not_finite(layers: Sequence[Layer]) -> list[Finding]:
 
 
 def _gradients(weighted: Sequence[Layer], runs: Sequence[Run]) -> list[Finding]:
-    """Squared gradients of the first layer over the last."""
-    end = weighted[-1].gradient.log10
-    ratios = [one.gradient.log10 - end for one in weighted]
-    first = ratios[0]
-    severity = _severity(-abs(first))
-    if severity is None:
-        return []
-    # From the output: the first layer behind which it is beyond the threshold for good.
-    sign = math.copysign(1.0, first)
-    limit = -math.log10(SLOW)
-    beyond = [sign * ratio > limit for ratio in ratios]
-    place = next((i for i, is_beyond in enumerate(beyond) if not is_beyond), len(beyond)) - 1
-    what = "explodes" if sign > 0 else "vanishes"
+    """Squared gradients of the first layer over the last, and the outputs' sensitivity."""
+    ratios = [one.gradient.log10 - weighted[-1].gradient.log10 for one in weighted]
+    shares = [one.gradient.log10 + one.variance.log10 for one in weighted]
+    lost = not math.isfinite(shares[-1])
+    growth = [-math.inf if lost else share - shares[-1] for share in shares]
+    found = []
+    if max(growth) > _CHAOS / 2:
+        found.append(_chaotic(weighted, growth, runs))
+    if max(shares) < 2 * math.log10(_EPSILON):
+        found.append(_unseen(weighted, shares, runs))
+    if abs(ratios[0]) > -math.log10(SLOW) and not found:
+        found.append(_uneven(weighted, ratios, runs))
+    return found
+
+
+def _chaotic(weighted: Sequence[Layer], growth: Sequence[float], runs: Sequence[Run]) -> Finding:
+    place = _last_beyond([value > _CHAOS / 2 for value in growth])
     reason = (
-        f"the squared gradient {what} on the way back: here it is 10^{ratios[place]:.1f}, at the "
-        f"first layer {weighted[0].name} 10^{first:.1f} times that of the last."
+        "the gradient explodes on the way back: a small change of the weights here changes the "
+        f"outputs (squared) 10^{growth[place]:.1f} times as much as one at the end, in the worst "
+        f"layer 10^{max(growth):.1f} times."
     )
-    return [Finding(weighted[place].name, 10.0**first, reason, _advice(runs), severity)]
+    severity = "error" if max(growth) > _CHAOS else "warning"
+    return Finding(weighted[place].name, 10.0 ** max(growth), reason, _advice(runs), severity)
+
+
+def _unseen(weighted: Sequence[Layer], shares: Sequence[float], runs: Sequence[Run]) -> Finding:
+    place = int(np.argmax(shares))
+    reason = (
+        "the gradient vanishes: no change of the weights by their own size changes the outputs "
+        f"(squared) by more than 10^{shares[place]:.1f}, which even Adam does not see."
+    )
+    return Finding(weighted[0].name, 10.0 ** max(shares), reason, _advice(runs), "error")
+
+
+def _uneven(weighted: Sequence[Layer], ratios: Sequence[float], runs: Sequence[Run]) -> Finding:
+    first = ratios[0]
+    sign = math.copysign(1.0, first)
+    place = _last_beyond([sign * ratio > -math.log10(SLOW) for ratio in ratios])
+    reason = (
+        f"the squared gradient {'grows' if sign > 0 else 'vanishes'} on the way back: here it is "
+        f"10^{ratios[place]:.1f}, at the first layer {weighted[0].name} 10^{first:.1f} times that "
+        "of the last. Gradient descent at one rate moves few layers; Adam divides it out."
+    )
+    return Finding(weighted[place].name, 10.0**first, reason, _advice(runs), "warning")
+
+
+def _last_beyond(beyond: Sequence[bool]) -> int:
+    """From the first layer on: the last one before the first that is not beyond."""
+    start = list(beyond).index(True)
+    return next((i for i in range(start, len(beyond)) if not beyond[i]), len(beyond)) - 1
 
 
 def _advice(runs: Sequence[Run]) -> str:

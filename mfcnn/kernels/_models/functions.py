@@ -76,10 +76,10 @@ def dual(activation: Activation, *variances: tf.Tensor) -> Any:
 
 
 def _rounded(low: float, high: float) -> tuple[float, float]:
-    """A range of powers of two around the variances, so that layers share their tables."""
+    """A range of powers of four around the variances, so that layers share their tables."""
     if not 0 < low <= high < np.inf:
         return low, high
-    return 2.0 ** np.floor(np.log2(low)), 2.0 ** np.ceil(np.log2(high))
+    return 4.0 ** np.floor(np.log2(low) / 2), 4.0 ** np.ceil(np.log2(high) / 2)
 
 
 def mean(activation: Activation, variance: tf.Tensor) -> tf.Tensor:
