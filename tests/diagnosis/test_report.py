@@ -40,21 +40,22 @@ def test_a_gradient_that_not_even_adam_sees_is_an_error(broken):
 @pytest.mark.parametrize(("activation", "depth"), [("relu", 20), ("gelu", 14)])
 def test_a_gradient_that_vanishes_for_gradient_descent_is_a_warning(activation, depth):
     report = diagnosed(odd_models.plain(activation, depth))
-    (finding,) = report.findings
+    (finding,) = [one for one in report.findings if "vanishes" in one.reason]
     names = [layer.name for layer in report.layers]
     logs = [layer.gradient.log10 for layer in report.layers]
     ratios = np.array(logs) - logs[-1]
     place = names.index(finding.layer)
     assert ratios[place] < np.log10(_findings.SLOW) <= ratios[place + 1]
     assert finding.number == pytest.approx(10 ** ratios[0]) and report.trainable
-    assert "may train slowly" in report.verdict
+    assert "may train slowly" in report.verdict and finding.severity == "warning"
 
 
 def test_the_scale_of_relu_layers_is_no_chaos():
     """q g is the same in all layers without biases, by Euler's theorem on homogeneous functions."""
     large = keras.initializers.RandomNormal(stddev=1.0)
     report = diagnosed(odd_models.plain("relu", 8, kernel_initializer=large))
-    assert np.ptp(shares(report)) < 0.5 and report.trainable
+    # Of single draws they differ by the angle between signal and gradient.
+    assert np.ptp(shares(report)) < 1 and report.trainable
     assert report.layers[0].gradient.log10 > 6
 
 
