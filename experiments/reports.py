@@ -63,7 +63,7 @@ def cases(count: int, seed: int) -> dict[str, Callable[[], _Made]]:
     small = {name: lambda one=one: (one, digits) for name, one in zoo.wide().items()}
     odd = {name: lambda make=make: make(rng, count) for name, make in zoo.odd().items()}
     large = {name: lambda name=name: _application(name, count, seed) for name in _SIZES}
-    return {**small, **odd, **large}
+    return {**large, **small, **odd}
 
 
 def _deviation(quantity: mfcnn.diagnosis.Quantity, name: str) -> float:
@@ -139,7 +139,7 @@ def main(_: list[str]) -> None:
         rows.append(one)
         known.append(found)
         keras.backend.clear_session()
-    common.write_csv(directory / "metrics.csv", rows)
+        common.write_csv(directory / "metrics.csv", rows)  # what there is, if it is stopped
     common.save_figure(draw(known), directory / "deviations.png")
 
 
