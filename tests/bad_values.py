@@ -64,7 +64,7 @@ KINDS = {
     "kernel form get kind layout solver",
     "boolean": "critical_readout gram jit_compile verify orthogonal use_bias last_only fused "
     "verbose artifacts download write pool progress contraction "
-    "log_scale nesterov training tangent_kernel",
+    "log_scale nesterov training tangent_kernel mirror_inputs mirror_outputs",
     "model": "model block",
     "activation": "activation",
     "matrix": "y kernel_test_train ntk_test_train nngp_test_train correction_test_train y_train "

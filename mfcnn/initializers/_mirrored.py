@@ -25,30 +25,26 @@ class Mirrored(keras.initializers.Initializer):
 
     Args:
         initializer: of V, or its Keras name.
-        inputs: whether the inputs are twins.
-        outputs: whether the units are to be.
+        mirror_inputs: whether the inputs are twins.
+        mirror_outputs: whether the units are to be.
 
     Raises:
         ValueError: for an unknown initializer; at a call for an odd number of twins.
 
     Example:
-        >>> twins = mfcnn.initializers.Mirrored("ones", inputs=False)
+        >>> twins = mfcnn.initializers.Mirrored("ones", mirror_inputs=False)
         >>> twins((1, 4)).numpy()
         array([[ 1.,  1., -1., -1.]], dtype=float32)
 
     Source: Balduzzi et al. 2017, "The shattered gradients problem", section 4.1 ("looks linear").
     """
 
-    def __init__(self, initializer: Any, inputs: bool = True, outputs: bool = True) -> None:
-        found = keras.initializers.get(initializer)
-        if not callable(found):
-            raise ValueError(
-                "initializer must be a Keras initializer or its name. "
-                f"Received: initializer={initializer!r}"
-            )
-        self.initializer = found
-        self.inputs = arguments.boolean("inputs", inputs)
-        self.outputs = arguments.boolean("outputs", outputs)
+    def __init__(
+        self, initializer: Any, mirror_inputs: bool = True, mirror_outputs: bool = True
+    ) -> None:
+        self.initializer = arguments.initializer("initializer", initializer)
+        self.mirror_inputs = arguments.boolean("mirror_inputs", mirror_inputs)
+        self.mirror_outputs = arguments.boolean("mirror_outputs", mirror_outputs)
 
     def __call__(self, shape: Any, dtype: Any = None, **options: Any) -> tf.Tensor:
         """Draws V and puts it together with its twins.
@@ -65,7 +61,7 @@ class Mirrored(keras.initializers.Initializer):
             ValueError: for an odd number of twins.
         """
         half = [int(size) for size in shape]
-        axes = [-1] * self.outputs + [-2] * (self.inputs and len(half) > 1)
+        axes = [-1] * self.mirror_outputs + [-2] * (self.mirror_inputs and len(half) > 1)
         for axis in axes:
             if half[axis] % 2:
                 raise ValueError(
@@ -82,12 +78,12 @@ class Mirrored(keras.initializers.Initializer):
         """Returns the constructor's arguments, serializable."""
         return {
             "initializer": keras.saving.serialize_keras_object(self.initializer),
-            "inputs": self.inputs,
-            "outputs": self.outputs,
+            "mirror_inputs": self.mirror_inputs,
+            "mirror_outputs": self.mirror_outputs,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Mirrored":
         """The initializer that `get_config` described."""
         inner = keras.saving.deserialize_keras_object(config["initializer"])
-        return cls(inner, config["inputs"], config["outputs"])
+        return cls(inner, config["mirror_inputs"], config["mirror_outputs"])

@@ -76,5 +76,5 @@ def test_it_is_saved_with_its_layer(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     initializer = loaded.layers[1].kernel_initializer
-    assert isinstance(initializer, Mirrored) and initializer.outputs
+    assert isinstance(initializer, Mirrored) and initializer.mirror_outputs
     np.testing.assert_array_equal(initializer((8, 8)), model.layers[1].kernel)
