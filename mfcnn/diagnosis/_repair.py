@@ -137,7 +137,7 @@ class _Repairer:
         self.changes: list[Change] = []
         self._dry, self._method, self._chosen = dry, method, chosen
         self._rng = np.random.default_rng(seed)
-        self._ends = _branch_ends(dry.joins)
+        self._ends = dry.branch_ends()
         self._branches = max(1, len(dry.joins))
         self._twins = _twins.find(dry, self._is_chosen)
         self._done: set[int] = set()
@@ -289,18 +289,3 @@ class _Repairer:
         tensor = tf.cast(value, variable.dtype)
         variable.assign(tensor)  # for this pass
         self._values.append((variable, tensor))
-
-
-def _branch_ends(joins: list[list[_tracing.Origin]]) -> set[int]:
-    """The last layers with weights of all residual branches.
-
-    Of what a sum adds, the part with the fewest layers behind it is the way past; the others are
-    branches.
-    """
-    ends = set()
-    for origins in joins:
-        shortest = min(range(len(origins)), key=lambda k: origins[k].depth)
-        for index, origin in enumerate(origins):
-            if index != shortest and origin.tail is not None:
-                ends.add(id(origin.tail))
-    return ends

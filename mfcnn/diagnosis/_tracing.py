@@ -101,6 +101,20 @@ class Trace:
         with self._attached(), keras.StatelessScope():
             self._model(x, training=False)
 
+    def branch_ends(self) -> set[int]:
+        """The last layers with weights of all residual branches.
+
+        Of what a sum adds, the part with the fewest layers behind it is the way past; the others
+        are branches.
+        """
+        ends = set()
+        for origins in self.joins:
+            shortest = min(range(len(origins)), key=lambda k: origins[k].depth)
+            for index, origin in enumerate(origins):
+                if index != shortest and origin.tail is not None:
+                    ends.add(id(origin.tail))
+        return ends
+
     @contextlib.contextmanager
     def _attached(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
