@@ -323,7 +323,7 @@ def _range(least: float, greatest: float, above: float, below: float, infinite: 
 
 
 def _message(name: str, accepted: str, value: Any) -> str:
-    shown = repr(value)
+    shown = " ".join(repr(value).split())  # arrays too on one line
     if len(shown) > 200:
         shown = shown[:200] + "..."
     return f"{name} must be {accepted}. Received: {name}={shown}"

@@ -17,8 +17,8 @@ ORTHOGONAL = keras.initializers.Orthogonal(seed=1)
 @pytest.mark.parametrize("window", [(), (3,), (3, 3)])
 def test_a_kernel_is_half_of_it_and_its_twins(inputs, outputs, window):
     inner = ConvolutionDeltaOrthogonal(seed=1) if window else ORTHOGONAL
-    kernel = Mirrored(inner, inputs, outputs)((*window, 6, 8)).numpy()
-    half = inner((*window, 6 // (1 + inputs), 8 // (1 + outputs)), dtype="float32")
+    kernel = Mirrored(inner, inputs, outputs)((*window, 4, 8)).numpy()
+    half = inner((*window, 4 // (1 + inputs), 8 // (1 + outputs)), dtype="float32")
     sign = np.kron([1, -1] if inputs else [1], np.ones(half.shape[-2]))[:, None]
     sign = sign * np.kron([1, -1] if outputs else [1], np.ones(half.shape[-1]))
     repeats = [1] * len(window) + [1 + inputs, 1 + outputs]
