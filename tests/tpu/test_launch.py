@@ -107,7 +107,8 @@ def test_all_are_started_again_together_when_one_is_killed(tmp_path):
 
 
 def test_a_mistake_ends_the_launch_with_its_status(tmp_path):
-    process = launcher(tmp_path, "sys.exit(3) if index else time.sleep(100)\n")
+    both = "while index and not any(f.read_text() for f in directory.glob('starts_0')): pass\n"
+    process = launcher(tmp_path, both + "sys.exit(3) if index else time.sleep(100)\n")
     assert process.wait(timeout=60) == 3 and len(pids(tmp_path)) == 2
 
 

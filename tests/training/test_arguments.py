@@ -98,7 +98,10 @@ BAD = {
     "train_batches": {"start_step": [-1, 0.5, True, "0", None]},
     "test_batches": {"batch_size": COUNTS},
     "arrays": {"split": NAMES, "subset": [*COUNTS, 10_000]},
-    "RunDirectory": {"part": [(0, 0), (1, 1), (-1, 2), (0, 1.0), (True, 2)]},
+    "RunDirectory": {
+        "part": [(0, 0), (1, 1), (-1, 2), (0, 1.0), (True, 2)],
+        "beat": [0, -1, True, "1", None, [1]],
+    },
 }
 # Objects and paths, which are what they are; each is used, and fails, by its own methods.
 OBJECTS = set(
