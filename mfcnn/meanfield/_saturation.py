@@ -13,6 +13,7 @@ to a relative error of the square of m_2 / (m_0 q cos^2 a).
 from typing import Any
 
 import numpy as np
+from scipy import integrate
 
 from mfcnn.meanfield._roots import bracketed_root
 
@@ -32,7 +33,7 @@ def saturated_correlation(
     slope = np.asarray(activation.phi_prime(x))
     if np.max(np.abs(slope[np.abs(x) > 32])) > 1e-12 * np.max(slope):
         return None
-    m_1, m_2 = (float(np.trapezoid(slope * x**k, x)) for k in (1, 2))
+    m_1, m_2 = (float(integrate.trapezoid(slope * x**k, x)) for k in (1, 2))
     ends = np.asarray(activation.phi(np.array([-64.0, 64.0])))
     m_0 = float(ends[1] - ends[0])  # exact: m_1 and m_2 only correct by 1 / q
     mean = float(activation.mean(q))

@@ -65,7 +65,7 @@ class LinearizedModel(keras.Model):
                 initializer="zeros",
                 name=f"u_{i}",
                 autocast=False,
-                regularizer=None if v.regularizer is None else _of_sum(v.regularizer, v),
+                regularizer=None if v.regularizer is None else _OfSum(v.regularizer, v),
             )
             for i, v in enumerate(self._initial())
         ]
@@ -204,9 +204,14 @@ class LinearizedModel(keras.Model):
         return cls(**config)
 
 
-def _of_sum(regularizer: Callable, initial: Any) -> Callable:
+class _OfSum(keras.regularizers.Regularizer):
     """The regularizer of w0 + u, as a function of u."""
-    return lambda u: regularizer(initial.value + u)
+
+    def __init__(self, regularizer: Callable, initial: Any) -> None:
+        self._regularizer, self._initial = regularizer, initial
+
+    def __call__(self, x: Any) -> Any:
+        return self._regularizer(self._initial.value + x)
 
 
 def _random(leaf: Any) -> tf.Tensor:

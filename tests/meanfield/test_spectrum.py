@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import integrate
 from scipy.integrate import quad
 from scipy.special import erf
 
@@ -55,7 +56,7 @@ def test_moments_and_density_agree_with_random_matrices(name, phi_prime, orthogo
             points = np.linspace(0.05, 0.9, 200) * weight_variance**depth
         low, high = points[[0, -1]]
     density = meanfield.jacobian_density(name, weight_variance, depth, q, points, orthogonal)
-    expected = np.trapezoid(density, points)
+    expected = integrate.trapezoid(density, points)
     share = np.mean((draws >= low) & (draws <= high), axis=1)
     assert abs(share.mean() - expected) < 5 * share.std(ddof=1) / np.sqrt(len(share)) + 5 / n
 
@@ -87,7 +88,7 @@ def test_the_density_has_the_moments(name, q, depth, orthogonal):
     logs = np.linspace(-8.0, 4.0, 800)  # beyond the edge of the last case
     points = np.exp(logs)
     density = meanfield.jacobian_density(name, weight_variance, depth, q, points, orthogonal)
-    mean, second = (np.trapezoid(density * points**k, logs) for k in (2, 3))
+    mean, second = (integrate.trapezoid(density * points**k, logs) for k in (2, 3))
     np.testing.assert_allclose(mean, theory.mean, rtol=3e-3)
     np.testing.assert_allclose(second, theory.variance + theory.mean**2, rtol=1e-2)
 
