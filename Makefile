@@ -35,9 +35,10 @@ BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py %_child.py
 
 # Folders of tests that fill the memory of processes of their own, and how all are run: the last
 # run has what the others have not.
-LARGE_ROOMS := empirical experiments kernels diagnosis layers
+LARGE_ROOMS := empirical experiments kernels diagnosis layers models site tpu training
 TEST_RUNS := tests/empirical tests/experiments tests/diagnosis tests/layers "tests/kernels/test_[a-k]*.py" \
 	"tests/kernels/test_[l-n]*.py" "tests/kernels/test_[o-z]*.py" "tests/test_*.py" \
+	"tests/models tests/site" "tests/tpu tests/training" \
 	"mfcnn tests $(LARGE_ROOMS:%=--ignore=tests/%) --ignore-glob=tests/test_*.py"
 
 .PHONY: run test test-slow soak coverage figures docs bench lint format clean
