@@ -36,8 +36,9 @@ BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py %_child.py
 # Folders of tests that fill the memory of processes of their own, and how all are run: the last
 # run has what the others have not.
 LARGE_ROOMS := empirical experiments kernels diagnosis layers models site tpu training
-TEST_RUNS := tests/empirical tests/experiments tests/diagnosis tests/layers "tests/kernels/test_[a-k]*.py" \
-	"tests/kernels/test_[l-n]*.py" "tests/kernels/test_[o-z]*.py" "tests/test_*.py" \
+TEST_RUNS := "tests/empirical/test_[a-r]*.py" "tests/empirical/test_[s-z]*.py" tests/experiments \
+	tests/diagnosis tests/layers "tests/kernels/test_[a-k]*.py" "tests/kernels/test_[l-n]*.py" \
+	"tests/kernels/test_[o-z]*.py" "tests/test_*.py" \
 	"tests/models tests/site" "tests/tpu tests/training" \
 	"mfcnn tests $(LARGE_ROOMS:%=--ignore=tests/%) --ignore-glob=tests/test_*.py"
 
