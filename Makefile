@@ -39,7 +39,7 @@ LARGE_ROOMS := empirical experiments kernels diagnosis layers models site tpu tr
 TEST_RUNS := "tests/empirical/test_[a-r]*.py" "tests/empirical/test_[s-z]*.py" tests/experiments \
 	tests/diagnosis tests/layers "tests/kernels/test_[a-k]*.py" "tests/kernels/test_[l-n]*.py" \
 	"tests/kernels/test_[o-z]*.py" "tests/test_*.py" \
-	"tests/models tests/site" "tests/tpu tests/training" \
+	"tests/models tests/site" tests/tpu tests/training \
 	"mfcnn tests $(LARGE_ROOMS:%=--ignore=tests/%) --ignore-glob=tests/test_*.py"
 
 .PHONY: run test test-slow soak coverage figures docs bench lint format clean
