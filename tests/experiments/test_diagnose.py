@@ -44,7 +44,7 @@ def test_no_model_is_refused(tmp_path):
         run(diagnose, tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # trains several networks
 def test_the_tables_of_repairs(tmp_path, capsys):
     small = ["--activations=relu", "--depth=30", "--steps=60", "--models=1"]
     run(repairs, tmp_path, *small, "--learning_rates=0.001")
@@ -73,7 +73,7 @@ def test_adam_on_one_vector_is_keras_adam():
         np.testing.assert_allclose(one, other, atol=rate * float32.deep)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a model of keras.applications
 def test_the_table_of_reports(tmp_path):
     run(reports, tmp_path, "--models=1", "--draws=3")
     (row,) = table(tmp_path / "metrics.csv")

@@ -9,6 +9,7 @@ from mfcnn.kernels import _programs
 from tests.kernels.test_networks import assert_close, inputs
 
 
+# A table's gradient takes as long to trace as erf's (the slowest of the quick suite).
 @pytest.mark.parametrize(
     "activation", ["erf", "relu", pytest.param("tanh", marks=pytest.mark.slow)]
 )
@@ -31,6 +32,7 @@ def test_gradients_exist_also_at_coincident_points(activation):
     np.testing.assert_allclose(gradients[1], slope, rtol=1e-6)
 
 
+# Each traces the gradient of a loop, which takes most of the time; pooling the longer one.
 @pytest.mark.parametrize("readout", ["flatten", pytest.param("pool", marks=pytest.mark.slow)])
 def test_gradients_of_convolutional_kernels_are_finite_at_coincident_points(readout):
     x = tf.Variable(inputs(3, 3, 3, 2))

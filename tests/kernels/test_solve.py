@@ -85,7 +85,7 @@ def test_products_of_images():
         ("relu", 1e-1),
         ("relu", 1e-6),
         ("tanh", 1e-3),
-        pytest.param("tanh", 1e-6, marks=pytest.mark.slow),
+        pytest.param("tanh", 1e-6, marks=pytest.mark.slow),  # most iterations, slowest kernel
     ],
 )
 def test_solutions_are_the_direct_ones_within_the_bound(name, ridge):

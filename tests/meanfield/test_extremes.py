@@ -61,7 +61,7 @@ def test_activations_have_a_verdict_or_a_sentence(number, few_layers):
         said(NAMES[number], CASES[(number * 37) % len(CASES)])
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # 34 activations in many cases each
 @pytest.mark.parametrize("name", NAMES)
 def test_every_activation_has_a_verdict_or_a_sentence(name, few_layers):
     # Each in a sixteenth of the cases, another one for each.

@@ -20,13 +20,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 PYTHON = os.environ.get("TPU_CHECK_PYTHON", sys.executable)
 
 
-def has_libtpu():
-    program = "import importlib.metadata as m; m.version('jax'), m.version('libtpu')"
+def has(*packages):
+    program = f"import importlib.metadata as m; [m.version(name) for name in {packages}]"
     return subprocess.run([PYTHON, "-c", program], stderr=subprocess.DEVNULL).returncode == 0
 
 
 needs_libtpu = pytest.mark.skipif(
-    not has_libtpu(),
+    not has("jax", "libtpu"),
     reason="jax and libtpu are not installed: pip install '.[tpu-check]', or set TPU_CHECK_PYTHON",
 )
 

@@ -17,7 +17,7 @@ from experiments import train
 from mfcnn import layers, models
 from mfcnn.layers._sharded import ShardedStack, shard_stacks
 from tests.tolerances import float32
-from tests.tpu.test_compile_check import PYTHON, configuration
+from tests.tpu.test_compile_check import PYTHON, configuration, has
 from tpu import execute, launch, lowering
 from tpu.runner import arrays, directory, draws, state
 
@@ -26,13 +26,8 @@ TIMEOUT = 3000  # seconds, for a machine that does much else
 SMALL = ("--depth=12", "--filters=6", "--batch_size=16", "--subset=200", "--test_subset=40")
 
 
-def has_jax():
-    program = "import importlib.metadata as m; m.version('jax')"
-    return subprocess.run([PYTHON, "-c", program], stderr=subprocess.DEVNULL).returncode == 0
-
-
 needs_jax = pytest.mark.skipif(
-    not has_jax(),
+    not has("jax"),
     reason="jax is not installed: pip install '.[tpu-check]', or set TPU_CHECK_PYTHON",
 )
 
@@ -296,7 +291,7 @@ def test_four_replicas_with_a_spread_stack_train_as_one(trained, tmp_path):
 
 
 @needs_jax
-@pytest.mark.slow
+@pytest.mark.slow  # 24 runs of 20 CPU seconds
 @pytest.mark.parametrize("shard", ["--shard_stack", "--noshard_stack"])
 @pytest.mark.parametrize("devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
@@ -309,7 +304,7 @@ def test_every_program_trains_as_tensorflow_does(trained, tmp_path, optimizer, d
 
 
 @needs_jax
-@pytest.mark.slow
+@pytest.mark.slow  # four programs, one after the other
 def test_a_run_goes_back_and_forth(trained, tmp_path):
     """TensorFlow, then 4 sharded replicas, then 2 unsharded, then TensorFlow again."""
     expected = trained("adam")
@@ -322,7 +317,7 @@ def test_a_run_goes_back_and_forth(trained, tmp_path):
 
 
 @needs_jax
-@pytest.mark.slow
+@pytest.mark.slow  # 400 steps, and again in parts
 @pytest.mark.parametrize(
     ("signum", "schedule"), [(signal.SIGTERM, "constant"), (signal.SIGKILL, "cosine")]
 )
@@ -351,7 +346,7 @@ def test_a_killed_run_goes_on(tmp_path, signum, schedule):
 
 
 @needs_jax
-@pytest.mark.slow
+@pytest.mark.slow  # several programs, one after the other
 def test_a_folder_trains_where_there_is_no_tensorflow(tmp_path):
     network = (*SMALL, "--steps=20", "--eval_every=10")
     options = (*network, "--devices=2", "--shard_stack")
