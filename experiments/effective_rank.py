@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import binary, common, pairs, ranges, sweep
+from experiments import binary, common, pairs, ranges, samarin, sweep
 from experiments.curves import Rows, column
 from mfcnn import data, empirical, models
 
@@ -25,7 +25,6 @@ _CLASSES = 10
 
 # The settings of the presets.
 _QUICK = {"dataset": "mnist", "width_factors": ["1", "2", "5"], "examples": 600}
-_PAPER = {"width_factors": ["1", "2", "5", "10", "25", "60"]}
 
 
 def rank_of_features(
@@ -95,10 +94,12 @@ def define_flags() -> None:
 
 def main(_: list[str]) -> None:
     """Computes the ranks, writes the table and draws the figure."""
-    settings = common.settings(_QUICK, _PAPER, ("architecture",))
+    printed = samarin.set_up(FLAGS.architecture, FLAGS.dataset)
+    paper = {name: printed[name] for name in ("dataset", "width_factors")}
+    settings = common.settings(_QUICK, paper, ("architecture",))
     directory = sweep.open_sweep(settings)
     architecture, dataset, seed = (settings[k] for k in ("architecture", "dataset", "seed"))
-    side = pairs.digits_side(architecture, dataset)
+    side = pairs.side(architecture, dataset)
     images = data.load_arrays(dataset, "train", settings["examples"], seed, resize=side)[0]
     points = [
         {"architecture": architecture, "width_factor": float(factor)}

@@ -1,11 +1,12 @@
 """A network and its linearization: the same start, the same minibatches, momentum.
 
-They share `Run`, which trains either of them on the mean squared error of one-hot targets with
-weight decay; `experiments.linearization` compares the two.
+They share `Run`, which trains either of them, or the logistic regression beside them, by momentum
+with weight decay; `experiments.linearization` compares them.
 """
 
 import pathlib
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -15,18 +16,59 @@ from absl import logging
 from mfcnn import data, models
 from mfcnn.training import Checkpoints, MetricsFile
 
-__all__ = ["KINDS", "Run", "digits_side", "make", "step_cost_ratio", "train", "trajectory"]
+__all__ = [
+    "KINDS",
+    "LOSSES",
+    "SCHEDULES",
+    "Run",
+    "logistic_regression",
+    "make",
+    "side",
+    "step_cost_ratio",
+    "train",
+    "trajectory",
+]
 
 KINDS = ("network", "linearization")
 
 
+def _squares(outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    return tf.square(outputs - targets)
+
+
+# Losses of a batch: of squares the mean over the outputs (as PyTorch's) or their sum (as the
+# paper's equation 3 has it, whose gradient is `classes` times as large).
+LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "mean_squared_error": lambda *pair: tf.reduce_mean(_squares(*pair)),
+    "summed_squared_error": lambda *pair: tf.reduce_mean(tf.reduce_sum(_squares(*pair), 1)),
+    "cross_entropy": lambda outputs, targets: tf.reduce_mean(
+        tf.nn.softmax_cross_entropy_with_logits(targets, outputs)
+    ),
+}
+
+# Factors on the learning rate, by the part of the training that is done and by the epoch.
+SCHEDULES: dict[str, Callable[[float, int], float]] = {
+    "linear": lambda done, epoch: 1 - done,
+    "constant": lambda done, epoch: 1.0,
+    "step": lambda done, epoch: 0.1 ** (epoch // 30),
+}
+
+
 class Run:
-    """Training of one model by momentum and weight decay on one-hot targets."""
+    """Training of one model by momentum and weight decay on one-hot targets.
+
+    The decay is added to the gradient, as PyTorch's: of a linearization it pulls u to zero.
+    """
 
     def __init__(
-        self, model: keras.Model, classes: int, momentum: float, weight_decay: float
+        self,
+        model: keras.Model,
+        classes: int,
+        momentum: float,
+        weight_decay: float,
+        loss: str = "mean_squared_error",
     ) -> None:
-        self.model, self.classes = model, classes
+        self.model, self.classes, self._loss = model, classes, LOSSES[loss]
         self._momentum, self._decay = momentum, weight_decay
         self.variables = [v.value for v in model.trainable_variables]
         self.velocities = [tf.Variable(tf.zeros_like(v)) for v in self.variables]
@@ -39,7 +81,7 @@ class Run:
         with tf.GradientTape() as tape:
             outputs = self.model(images, training=True)
             targets = tf.one_hot(labels, self.classes)
-            loss = tf.reduce_mean(tf.square(outputs - targets))
+            loss = self._loss(outputs, targets)
         for v, velocity, g in zip(
             self.variables, self.velocities, tape.gradient(loss, self.variables)
         ):
@@ -48,28 +90,55 @@ class Run:
         hits = tf.argmax(outputs, 1, output_type=labels.dtype) == labels
         return tf.stack([loss, tf.reduce_mean(tf.cast(hits, tf.float32))])
 
-    def accuracy(self, images: np.ndarray, labels: np.ndarray, batch_size: int = 500) -> float:
-        """The share of examples whose largest output is their class."""
-        parts = range(0, len(labels), batch_size)
-        hits = [
-            np.argmax(self.predict(images[i : i + batch_size]), 1) == labels[i : i + batch_size]
-            for i in parts
-        ]
-        return float(np.mean(np.concatenate(hits)))
+    def accuracy(self, batches: tf.data.Dataset) -> float:
+        """The share of examples whose largest output is their class.
+
+        Args:
+            batches: of (images, labels) or (images, labels, weights), a weight of 0 for a filler.
+        """
+        hits = total = 0.0
+        for images, labels, *weights in batches:
+            counted = weights[0].numpy() if weights else np.ones(len(labels))
+            found = np.argmax(self.predict(images), 1)
+            hits, total = hits + counted @ (found == labels.numpy()), total + counted.sum()
+        return float(hits / total)
 
 
 def make(
-    architecture: str, input_shape: tuple[int, ...], classes: int, width_factor: float, seed: int
+    architecture: str,
+    input_shape: tuple[int, ...],
+    classes: int,
+    width_factor: float,
+    seed: int,
+    weights: pathlib.Path | None = None,
 ) -> dict[str, keras.Model]:
-    """The network and its linearization, by their names in `KINDS`."""
-    build = getattr(models, architecture)
-    network = build(input_shape, classes, width_factor, seed=seed)
+    """The network and its linearization, by their names in `KINDS`.
+
+    Args:
+        architecture: "lenet" or "alexnet".
+        input_shape: (height, width, channels).
+        classes: number of outputs.
+        width_factor: on all widths.
+        seed: of the start.
+        weights: a file of trained weights, about which the network is linearized, or None.
+    """
+    network = getattr(models, architecture)(input_shape, classes, width_factor, seed=seed)
+    if weights is not None:
+        network.load_weights(weights)
     return dict(zip(KINDS, (network, models.linearize(network))))
 
 
-def digits_side(architecture: str, dataset: str) -> int | None:
-    """To what the 8 x 8 digits are enlarged for an architecture; None for other data."""
-    return {"lenet": 28, "alexnet": 64}[architecture] if dataset == "digits" else None
+def logistic_regression(input_shape: tuple[int, ...], classes: int) -> keras.Model:
+    """A linear model on pixels, from zero."""
+    readout = keras.layers.Dense(classes, kernel_initializer="zeros")
+    return keras.Sequential([keras.Input(input_shape), keras.layers.Flatten(), readout])
+
+
+def side(architecture: str, dataset: str) -> int | None:
+    """To what smaller images are enlarged for an architecture; None where they are large enough."""
+    if architecture == "alexnet":
+        return None if dataset == "imagenet_snakes" else 64
+    return 28 if dataset == "digits" else None
 
 
 def train(
@@ -97,15 +166,15 @@ def train(
     )
     checkpoints.restore()
     checkpoints.clean()
-    test, steps = dataset.arrays("test"), dataset.steps_per_epoch
+    test, steps = dataset.test_batches(500), dataset.steps_per_epoch
     for number in range(int(epoch), epochs):
         sums = tf.zeros([2])
         batches = dataset.train_batches(number * steps).take(steps)
         for index, (images, labels) in enumerate(batches, number * steps):
-            share = 1 - index / (epochs * steps) if schedule == "linear" else 1.0
+            share = SCHEDULES[schedule](index / (epochs * steps), number)
             sums += run.step(images, labels, tf.constant(learning_rate * share, tf.float32))
         loss, accuracy = (float(s) / steps for s in sums)
-        test_accuracy = run.accuracy(*test)
+        test_accuracy = run.accuracy(test)
         logging.info("%s epoch %d: loss %.5f test %.4f", directory, number, loss, test_accuracy)
         if not np.isfinite(loss):
             raise FloatingPointError(f"The loss is not finite in epoch {number}; lower the rate.")

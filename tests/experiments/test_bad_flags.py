@@ -19,7 +19,7 @@ NAMES = sorted(
 )
 TPU = ["tpu.launch", "tpu.compile_check", "tpu.execute"]
 # Texts of any kind, which only their use can tell.
-FREE = {"tpu", "worker_logs", "python", "hosts", "export"}
+FREE = {"tpu", "worker_logs", "python", "hosts", "export", "initial_weights"}
 
 
 def module_of(name):

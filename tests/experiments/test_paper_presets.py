@@ -1,4 +1,4 @@
-"""The presets and flagfiles of the CNN paper beside the paper's set-up.
+"""The presets and flagfiles beside the papers' set-ups.
 
 `python -m pytest tests/experiments/test_paper_presets.py -s` prints them.
 """
@@ -9,6 +9,8 @@ import pytest
 from absl import flags
 
 from experiments import (
+    effective_rank,
+    linearization,
     orthogonal_speed,
     train_depths,
     trainability,
@@ -16,6 +18,7 @@ from experiments import (
     vanilla_sweep,
     variance_profiles,
 )
+from tests.experiments import running
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "tpu" / "configs"
 # Section 3 of the paper; where it is silent the authors' public demo. Written out here again, so
@@ -81,6 +84,70 @@ def test_a_preset_is_the_papers_set_up(binary):
     assert settings["filters"] is None and settings["resize"] is None
     widths = {depth: vanilla_sweep.paper_width(depth) for depth in (2, 256, 257, 10_000)}
     assert widths == {2: 256, 256: 256, 257: 128, 10_000: 128}
+
+
+# Sections 3.1 to 3.3 of the linearization paper, written out here again.
+LENET = {
+    "width_factors": ["1", "2", "5", "10", "25", "60"],
+    "epochs": 100,
+    "linear_epochs": 100,
+    "batch_size": 32,
+    "momentum": 0.9,
+    "learning_rate": 0.1,
+    "linear_learning_rates": ["0.1"],
+    "weight_decay": 5e-5,
+    "linear_weight_decays": ["5e-5"],
+    "loss": "mean_squared_error",
+    "trajectory_factors": ["1", "3", "5"],
+}
+ALEXNET = LENET | {
+    "width_factors": ["1", "2", "3", "4"],
+    "weight_decay": 5e-6,
+    "linear_learning_rates": ["0.1", "1"],
+    "linear_weight_decays": ["5e-6", "5e-7"],
+}
+# The paper prints none of these.
+CHOSEN = {"trajectory_steps": 200, "logistic_epochs": 100, "logistic_learning_rate": 0.01}
+NETWORKS = [
+    ([], LENET | {"dataset": "mnist", "schedule": "constant"}),
+    (["--dataset=cifar10"], LENET | {"dataset": "cifar10", "schedule": "step"}),
+    (["--architecture=alexnet"], ALEXNET | {"dataset": "imagenet_snakes", "schedule": "step"}),
+]
+
+
+def settings_of(module, *arguments):
+    """What a binary would run with these flags."""
+    found = []
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(settings, *_):
+        found.append(settings)
+        raise StoppedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.common.prepare_output_dir", stop)
+        with pytest.raises(StoppedError):
+            running.run(module, "unused", "--preset=paper", *arguments)
+    return found[0]
+
+
+@pytest.mark.parametrize(("arguments", "paper"), NETWORKS, ids=["mnist", "cifar10", "alexnet"])
+def test_the_linearization_papers_preset(arguments, paper):
+    settings = settings_of(linearization, *arguments)
+    for name, value in paper.items():
+        print(f"linearization {name:22} paper {value!s:40} preset {settings[name]}")
+    ours = set(settings) - set(paper) - {"preset", "seed", "architecture", "train_size"}
+    assert {name: settings[name] for name in ours - {"initial_weights"}} == CHOSEN
+    assert {name: settings[name] for name in paper} == paper
+    assert settings["train_size"] == 0 and settings["initial_weights"] is None
+    rank = settings_of(effective_rank, *arguments)
+    assert {name: rank[name] for name in ("dataset", "width_factors", "examples")} == {
+        "dataset": paper["dataset"],
+        "width_factors": paper["width_factors"],
+        "examples": 600,
+    }
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_*.flags")), ids=lambda path: path.stem)

@@ -112,7 +112,7 @@ def kernels_of_draws(model, x, draws, standard=False):
     return run().numpy().astype(np.float64)
 
 
-def significance(estimates, expected):
+def significance(estimates, expected, rounding=0.0):
     """The probability that a sum of means is this far from what is expected, by chance.
 
     One test for all entries together, correlated as they are: the squared deviation in the metric
@@ -121,11 +121,12 @@ def significance(estimates, expected):
     Args:
         estimates: list of (factor, samples [draws, entries]) whose means are summed, many draws.
         expected: [entries].
+        rounding: standard error of each entry beside that of the draws: sign has kernels without.
 
     Returns:
         (probability, standard errors [entries]).
     """
-    deviation, covariance = -expected, 0.0
+    deviation, covariance = -expected, rounding**2 * np.eye(len(expected))
     for factor, samples in estimates:
         deviation = deviation + factor * samples.mean(axis=0)
         covariance = covariance + factor**2 * np.cov(samples.T) / len(samples)

@@ -153,7 +153,6 @@ MODELS = {
         periodic(
             n,
             activation="tanh",
-            strides=2,
             kernel_initializer=mfcnn.initializers.ConvolutionDeltaOrthogonal(1.1),
         ),
         L.Flatten(),
