@@ -118,6 +118,7 @@ def load_data(config: vanilla.Config, directory: pathlib.Path) -> data.ImageData
         subset=config["subset"],
         test_subset=config["test_subset"],
         resize=config["resize"],
+        shift=config["shift"],
         cache_dir=str(directory / "cache") if config["dataset"] == "imagenet_snakes" else None,
     )
 

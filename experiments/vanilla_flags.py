@@ -49,6 +49,12 @@ def _define_data(define: _Definer) -> None:
     define.integer("subset", None, "Training examples to use; all if not given.", lower_bound=1)
     define.integer("test_subset", None, "Test examples to use; all if not given.", lower_bound=1)
     define.integer("resize", None, "Side of the images in pixels.", lower_bound=1)
+    define.integer(
+        "shift",
+        0,
+        "Augmentation: training images are moved by up to so many pixels, anew in each epoch.",
+        lower_bound=0,
+    )
 
 
 def _define_network(define: _Definer) -> None:

@@ -50,7 +50,7 @@ KINDS = {
     "positions layers m layer samples initializations batch_size eval_every "
     "steps_per_execution iterations count inputs rank layer_parameters "
     "activation_size activation_bytes seed draws max_bytes order unroll "
-    "block_size max_iterations every",
+    "block_size max_iterations every shift",
     "integer or None": "input_size checkpoint_levels checkpoint_every eval_batch_size subset "
     "test_subset resize tpu_batch groups chunk_size",
     "size": "size kernel_size strides",

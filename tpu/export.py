@@ -81,7 +81,13 @@ def write(
 
     Raises:
         FileExistsError: if there is something at its place.
+        ValueError: training images that are moved.
     """
+    if dataset.shift:
+        raise ValueError(
+            "the exported program trains on images as they are; leave --shift at 0, or train by "
+            f"experiments.train. Received: shift={dataset.shift}"
+        )
     programs = {"train": step.train(), "test": step.test()}
     spec = {
         "replicas": step.replicas,

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from mfcnn.data.sources import Source
 
-__all__ = ["as_tensor", "decoder", "statistics"]
+__all__ = ["as_tensor", "decoder", "moved", "statistics"]
 
 _FILE_SIDE = 224  # what encoded files, which have no common size, become unless asked otherwise
 
@@ -90,3 +90,17 @@ def as_tensor(array: np.ndarray) -> tf.Tensor:
     """A NumPy array, of numbers or of encoded files, as a tensor in host memory."""
     with tf.device("/CPU:0"):  # tf.data reads host memory
         return tf.constant(list(array) if array.dtype == object else array)
+
+
+def moved(images: tf.Tensor, moves: tf.Tensor | None = None) -> tf.Tensor:
+    """Images [b, h, w, c] moved down and right by moves, int32 [b, 2]; zeros come in."""
+    if moves is None:
+        return images
+    for axis in (1, 2):
+        size = images.shape[axis]
+        source = tf.range(size) - moves[:, axis - 1, tf.newaxis]
+        inside = tf.logical_and(source >= 0, source < size)
+        images = tf.gather(images, tf.clip_by_value(source, 0, size - 1), axis=axis, batch_dims=1)
+        shape = [-1, size, 1, 1] if axis == 1 else [-1, 1, size, 1]
+        images *= tf.reshape(tf.cast(inside, images.dtype), shape)
+    return images

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from mfcnn import arguments
 from mfcnn.data import sources
-from mfcnn.data.images import as_tensor, decoder, statistics
+from mfcnn.data.images import as_tensor, decoder, moved, statistics
 
 __all__ = ["ImageData", "load", "load_arrays"]
 
@@ -33,6 +33,7 @@ class ImageData:
         seed: of the shuffles.
         mean: per channel, of the training examples in use, pixels in [0, 1]; float64 [channels].
         std: likewise the standard deviation, 1 for a channel that is constant.
+        shift: training images are moved by up to so many pixels up, down and aside.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ImageData:
     seed: int
     mean: np.ndarray
     std: np.ndarray
+    shift: int
     _splits: dict = dataclasses.field(repr=False)
     _decode: Callable = dataclasses.field(repr=False)
 
@@ -80,7 +82,9 @@ class ImageData:
     ) -> tf.data.Dataset:
         """The endless training batches from a step on; nothing before it is read.
 
-        Each epoch is a new permutation, fixed by (seed, epoch), cut into whole batches.
+        Each epoch is a new permutation, fixed by (seed, epoch), cut into whole batches. With
+        `shift` each image is moved by whole pixels, drawn by (seed, epoch, example), and what
+        comes in is black.
 
         Args:
             start_step: number of global batches that were already used.
@@ -95,7 +99,7 @@ class ImageData:
         Raises:
             ValueError: A negative start_step; replicas that do not divide the batch.
         """
-        batches = self._gather(self._index_batches(start_step, input_context), "train")
+        batches = self._gather(self._train_examples(start_step, input_context), "train")
         return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     def train_order(self, steps: int, start_step: int = 0) -> np.ndarray:
@@ -112,13 +116,14 @@ class ImageData:
             ValueError: a negative number.
         """
         steps = arguments.integer("steps", steps, 0)
-        batches = self._index_batches(start_step, None).take(steps)
-        found = [batch.numpy() for batch in batches]
+        batches = self._train_examples(start_step, None).take(steps)
+        found = [index.numpy() for index, *_ in batches]
         return np.reshape(np.asarray(found, np.int32), [steps, self.batch_size])
 
-    def _index_batches(
+    def _train_examples(
         self, start_step: int, input_context: tf.distribute.InputContext | None
     ) -> tf.data.Dataset:
+        """Batches of (index, with `shift` also the pixels to move by)."""
         start_step = arguments.integer("start_step", start_step, 0)
         size, batch_size, steps = self.train_size, self.batch_size, self.steps_per_epoch
         split, pipeline = self._split_of_batch(batch_size, input_context)
@@ -130,7 +135,12 @@ class ImageData:
             order = tf.reshape(order[: steps * batch_size], [steps, *split])
             done = tf.where(epoch == start_epoch, first_step, 0)
             mine = tf.reshape(order[done:, pipeline], [-1, split[-1]])
-            return tf.data.Dataset.from_tensor_slices(mine)
+            if not self.shift:
+                return tf.data.Dataset.from_tensor_slices((mine,))
+            moves = tf.random.stateless_uniform(
+                [size, 2], seed, -self.shift, self.shift + 1, tf.int32
+            )
+            return tf.data.Dataset.from_tensor_slices((mine, tf.gather(moves, mine)))
 
         epochs = tf.data.Dataset.range(start_epoch, np.iinfo(np.int64).max)
         return epochs.flat_map(index_batches)
@@ -208,9 +218,14 @@ class ImageData:
         images, labels = self._splits[split]
         images, labels = as_tensor(images), as_tensor(labels)
 
-        def example_batch(index: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            batch = self._normalize(tf.gather(images, index))
-            return (batch, tf.gather(labels, index), *weights)
+        def train_batch(index: tf.Tensor, *moves: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            batch = self._normalize(tf.gather(images, index), *moves)
+            return batch, tf.gather(labels, index)
+
+        def test_batch(index: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return self._normalize(tf.gather(images, index)), tf.gather(labels, index), weights
+
+        example_batch = train_batch if split == "train" else test_batch
 
         dataset = indices.map(example_batch, num_parallel_calls=_PARALLEL_CALLS)
         options = tf.data.Options()
@@ -221,10 +236,10 @@ class ImageData:
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return dataset.prefetch(2).with_options(options)
 
-    def _normalize(self, images: tf.Tensor) -> tf.Tensor:
+    def _normalize(self, images: tf.Tensor, *moves: tf.Tensor) -> tf.Tensor:
         # A product: graph optimizers may turn a quotient into one, which rounds differently.
         mean, rate = (tf.constant(value, tf.float32) for value in (self.mean, 1 / self.std))
-        return (self._decode(images) - mean) * rate
+        return (moved(self._decode(images), *moves) - mean) * rate
 
 
 def load(
@@ -237,6 +252,7 @@ def load(
     cache_dir: str | None = None,
     download: bool = True,
     test_subset: int | None = None,
+    shift: int = 0,
 ) -> ImageData:
     """Opens a data set for training.
 
@@ -257,12 +273,15 @@ def load(
             it each call reads all of ImageNet. None keeps nothing.
         download: whether mnist, fashion_mnist and cifar10 are downloaded if not prepared.
         test_subset: number of test examples to use, chosen like `subset`. None is all.
+        shift: training images are moved by up to so many pixels in each direction, anew in each
+            epoch; less than their side. Statistics and test images are of images as they are.
 
     Returns:
         An `ImageData`.
 
     Raises:
-        ValueError: an unknown name, or a batch_size, subset, test_subset or resize out of range.
+        ValueError: an unknown name, or a batch_size, subset, test_subset, resize or shift out of
+            range.
         DatasetNotPreparedError: not prepared and not downloadable; says what to run.
 
     Example:
@@ -281,6 +300,7 @@ def load(
         if size is not None:
             arguments.integer(argument, size, 1)
     arguments.boolean("download", download)
+    shift = arguments.integer("shift", shift, 0)
     source = sources.read(name, data_dir, cache_dir, download)
     train = _take_subset(source.train, subset, seed)
     test = _take_subset(source.test, test_subset, seed, "test_subset")
@@ -290,6 +310,11 @@ def load(
             f"Received: batch_size={batch_size}"
         )
     decode, image_shape = decoder(source, resize)
+    if shift >= min(image_shape[:2]):
+        raise ValueError(
+            f"shift must be less than the images' side, {min(image_shape[:2])}. "
+            f"Received: shift={shift}"
+        )
     mean, std = statistics(train.images, decode, image_shape[-1])
     return ImageData(
         name=name,
@@ -299,6 +324,7 @@ def load(
         seed=seed,
         mean=mean,
         std=std,
+        shift=shift,
         _splits={"train": train, "test": test},
         _decode=decode,
     )

@@ -240,11 +240,56 @@ def test_a_constant_channel_is_centred():
         ({"subset": 0}, "subset must be an integer of at least 1"),
         ({"subset": 1438}, "subset must be at most the 1437.*1438"),
         ({"resize": 0}, "resize must be an integer of at least 1"),
+        ({"shift": -1}, "shift must be an integer of at least 0"),
+        ({"shift": 8}, "shift must be less than the images' side, 8"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, text):
     with pytest.raises(ValueError, match=text):
         data.load(**{"name": "digits", "batch_size": 8, **arguments})
+
+
+def test_moved_images_are_the_images_moved_by_every_number_of_pixels_once_an_epoch():
+    record, still = (data.load("digits", 50, seed=3, subset=100, shift=s) for s in (2, 0))
+    black = -still.mean / still.std
+    found = np.zeros([5, 5], int)
+    for epoch in range(8):
+        moved, images = (take(each.train_batches(2 * epoch), 2) for each in (record, still))
+        for (image, label), (plain, plain_label) in zip(_examples(moved), _examples(images)):
+            assert label == plain_label
+            padded = np.pad(plain[..., 0], 2, constant_values=black.item())
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (8, 8))
+            equal = np.all(np.isclose(windows, image[..., 0], atol=1e-6), axis=(-2, -1))
+            assert equal.any()
+            found += equal
+    # 800 draws of 25 moves (some windows of an image are equal): none is rare, none is usual.
+    assert found.min() > 10 and found.max() < 80
+    assert [len(np.unique(record.train_order(2, start))) for start in (0, 6)] == [100, 100]
+
+
+def _examples(batches):
+    return [example for images, labels in batches for example in zip(images, labels)]
+
+
+def test_moves_do_not_depend_on_where_the_run_began_nor_on_the_number_of_workers():
+    record = data.load("digits", 8, seed=1, subset=40, shift=3)
+    whole = take(record.train, 9)
+    for (images, labels), (again, labels_again) in zip(whole[4:], take(record.train_batches(4), 5)):
+        np.testing.assert_array_equal(images, again)
+        np.testing.assert_array_equal(labels, labels_again)
+    halves = [
+        take(record.train_batches(0, tf.distribute.InputContext(2, index, 2)), 9)
+        for index in range(2)
+    ]
+    for (images, _), (first, _), (second, _) in zip(whole, *halves):
+        np.testing.assert_array_equal(images, np.concatenate([first, second]))
+
+
+def test_test_images_and_arrays_are_not_moved():
+    record, still = (data.load("digits", 8, subset=40, shift=s) for s in (3, 0))
+    for name in ("train", "test"):
+        np.testing.assert_array_equal(record.arrays(name)[0], still.arrays(name)[0])
+    np.testing.assert_array_equal(next(iter(record.test))[0], next(iter(still.test))[0])
 
 
 def test_bad_splits_and_steps_are_refused(digits):

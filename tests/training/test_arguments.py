@@ -86,6 +86,7 @@ BAD = {
         "subset": [*COUNTS, 10_000],
         "test_subset": [*COUNTS, 10_000],
         "resize": COUNTS,
+        "shift": [-1, 0.5, True, "0", None, 8],
         "download": FLAGS,
     },
     "load_arrays": {
