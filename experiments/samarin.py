@@ -41,7 +41,8 @@ def accuracy(
     """
     values = _ACCURACIES.get((architecture, dataset, model, rate, split), ())
     factors = _LENET_FACTORS if architecture == "lenet" else _ALEXNET_FACTORS
-    return dict(zip(factors, values)).get(factor, float("nan")) / 100
+    printed: dict[float, float] = dict(zip(factors, values))
+    return printed.get(factor, float("nan")) / 100
 
 
 def set_up(architecture: str, dataset: str | None) -> Mapping[str, Any]:
