@@ -1,13 +1,18 @@
-"""Statistics of the tangent kernel over random initializations, all in one batched computation.
+"""Statistics of the tangent kernel over random initializations, without drawing a weight matrix.
 
-With a_l the activations, D_l = diag(phi'(h_l)) and G_l = (d h_l / d w) (d h_l / d w)^T, the Gram
-matrix of the Jacobian of a layer's pre-activations for one input,
+With a_l the activations, h_{l+1} = W a_l + b, delta_l the gradient of the output by h_l,
 
-    G_{l+1} = W D_l G_l D_l W^T + (c_w |a_l|^2 + c_b) 1,
+    Theta(x, x) = sum_l |delta_l|^2 (c_w |a_{l-1}|^2 + c_b),
 
-where c_w = 1, c_b = 1 in the standard parameterization, and c_w = weight_variance / width,
-c_b = bias_variance in the NTK parameterization. A readout of one output after each layer gives the
-kernel Theta(x, x) of all depths in one pass, for a batch of networks at once.
+where c_w = c_b = 1 in the standard parameterization, c_w = weight_variance / fan_in and
+c_b = bias_variance in the NTK parameterization. For one input a layer's W, of Gaussian entries of
+variance s^2, is met twice only: as W a_l and as W^T delta_{l+1}. W a_l is Gaussian of variance
+s^2 |a_l|^2. Given that, W is W a a^T / |a|^2 + W' (1 - a a^T / |a|^2) with an independent W', so
+
+    W^T delta = a (W a . delta) / |a|^2 + (1 - a a^T / |a|^2) g,   g of variance s^2 |delta|^2.
+
+This is the distribution of a network of that width, not an approximation, for 2 width random
+numbers a layer in place of width^2. Each depth has networks of its own, all in one batch.
 """
 
 from typing import Any, NamedTuple
@@ -15,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.optimize
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from mfcnn import activations, arguments
 from mfcnn.meanfield import relu_critical_ratio
@@ -22,7 +28,7 @@ from mfcnn.meanfield import relu_critical_ratio
 __all__ = ["NTKMoments", "fitted_exponent", "ntk_moments", "ntk_samples"]
 
 _PARAMETERIZATIONS = ("standard", "ntk")
-_KERNEL, _BIAS, _READOUT = range(3)
+_FORWARD, _BIAS, _BACKWARD, _READOUT = range(4)
 
 
 class NTKMoments(NamedTuple):
@@ -45,7 +51,7 @@ class NTKMoments(NamedTuple):
 def ntk_moments(
     activation: str | activations.Activation,
     width: int,
-    depth: int,
+    depth: ArrayLike,
     weight_variance: float,
     bias_variance: float,
     initializations: int = 200,
@@ -58,10 +64,10 @@ def ntk_moments(
     Args:
         activation: a name or a `mfcnn.activations.Activation`.
         width: units of each hidden layer.
-        depth: the largest number of hidden layers.
+        depth: the largest number of hidden layers, or an array of those that are wanted.
         weight_variance: sigma_w^2.
         bias_variance: sigma_b^2.
-        initializations: number of independent networks, at least 2.
+        initializations: number of independent networks of each depth, at least 2.
         input_size: number of inputs; by default the width.
         parameterization: "standard" or "ntk", see `ntk_samples`.
         seed: of all draws.
@@ -97,13 +103,20 @@ def ntk_moments(
     ratio = count * squares[:, 0] / total[:, 0] ** 2
     left_out = (count - 1) * (squares - scaled**2) / (total - scaled) ** 2
     error = np.sqrt((count - 1) * np.var(left_out, axis=1))
-    return NTKMoments(np.arange(1, len(samples) + 1), samples.mean(1), ratio, error)
+    return NTKMoments(_depths(depth), samples.mean(1), ratio, error)
+
+
+def _depths(depth: ArrayLike) -> np.ndarray:
+    """1 to depth, or the depths that are given."""
+    if np.ndim(depth):
+        return np.asarray(arguments.depths(np.ravel(depth), least=1))
+    return np.arange(1, arguments.depth(depth) + 1)
 
 
 def ntk_samples(
     activation: str | activations.Activation,
     width: int,
-    depth: int,
+    depth: ArrayLike,
     weight_variance: float,
     bias_variance: float,
     initializations: int = 200,
@@ -120,18 +133,19 @@ def ntk_samples(
     Args:
         activation: a name or a `mfcnn.activations.Activation`.
         width: units of each hidden layer.
-        depth: the largest number of hidden layers.
+        depth: the largest number of hidden layers, or an array of those that are wanted.
         weight_variance: sigma_w^2.
         bias_variance: sigma_b^2.
-        initializations: number of independent networks.
+        initializations: number of independent networks of each depth.
         input_size: number of inputs; by default the width.
         parameterization: "standard" (gradients by weights and biases, the paper's equation 1) or
             "ntk".
         seed: of all draws; another chunk_size draws others.
-        chunk_size: networks that are held at once; None is as many as have 10^7 weights a layer.
+        chunk_size: networks that are held at once; None is as many as have 10^7 units.
 
     Returns:
-        float64 [depth, initializations]: row l is for networks with l + 1 hidden layers.
+        float64 [depths, initializations]; the rows are independent, row l is for networks with
+        l + 1 hidden layers or the l-th number of them that was asked for.
 
     Raises:
         ValueError: for sizes below 1, negative variances or an unknown parameterization.
@@ -144,22 +158,26 @@ def ntk_samples(
     Source: finite-width paper, section 3.
     """
     phi = activations.get(activation)
-    width, depth = arguments.integer("width", width, 1), arguments.depth(depth)
+    width, depths = arguments.integer("width", width, 1), _depths(depth)
     count = arguments.integer("initializations", initializations, 1)
     inputs = width if input_size is None else arguments.integer("input_size", input_size, 1)
     weight_variance = arguments.variance("weight_variance", weight_variance)
     bias_variance = arguments.variance("bias_variance", bias_variance)
     ntk = arguments.choice("parameterization", parameterization, _PARAMETERIZATIONS) == "ntk"
     seed = arguments.integer("seed", seed, 0)
-    fitting = max(1, 10**7 // max(width * width, width * inputs))
-    chunk = fitting if chunk_size is None else arguments.integer("chunk_size", chunk_size, 1)
-    chunk = min(count, chunk)
     variances = tf.constant([weight_variance, bias_variance], tf.float64)
-    parts = [
-        _program(phi, width, depth, chunk, inputs, ntk, variances, tf.constant([seed, i])).numpy()
-        for i in range(-(-count // chunk))
-    ]
-    samples = np.concatenate(parts, axis=1)[:, :count]
+    rows = []
+    for layers in depths.tolist():
+        fitting = max(1, 10**7 // (width * layers))
+        chunk = fitting if chunk_size is None else arguments.integer("chunk_size", chunk_size, 1)
+        chunk = min(count, chunk)
+        one = tf.random.experimental.stateless_fold_in([seed, 0], layers)
+        parts = [
+            _program(phi, width, tf.constant(layers), chunk, inputs, ntk, variances, one, i)
+            for i in map(tf.constant, range(-(-count // chunk)))
+        ]
+        rows.append(np.concatenate(parts)[:count])
+    samples = np.array(rows)
     if not np.all(np.isfinite(samples)):
         raise OverflowError(
             f"Theta is not finite in float64 at weight_variance={weight_variance}, depth={depth}"
@@ -170,64 +188,70 @@ def ntk_samples(
 def _chunk_samples(
     phi: activations.Activation,
     width: int,
-    depth: int,
+    depth: tf.Tensor,
     count: int,
     input_size: int,
     ntk: bool,
     variances: tf.Tensor,
     seed: tf.Tensor,
+    chunk: tf.Tensor,
 ) -> tf.Tensor:
-    weight_variance, bias_variance = variances[0], variances[1]
+    """Theta of `count` networks of one depth: forward, and back."""
+    salt = tf.random.experimental.stateless_fold_in(seed, chunk)
 
-    def deviation(fan_in: int) -> tf.Tensor:
-        return tf.sqrt(weight_variance / fan_in)
+    def factor(squares: tf.Tensor, fan_in: int) -> tf.Tensor:
+        return variances[0] / fan_in * squares + variances[1] if ntk else squares + 1.0
 
-    def norm(a: tf.Tensor, fan_in: int) -> tf.Tensor:
-        squares = tf.reduce_sum(a * a, -1)
-        if ntk:
-            return weight_variance / fan_in * squares + bias_variance
-        return squares + 1.0
+    def deviation(squares: tf.Tensor, fan_in: int) -> tf.Tensor:
+        return tf.sqrt(variances[0] / fan_in * squares)[:, None]
 
-    def bias(layer: Any) -> tf.Tensor:
-        return tf.sqrt(bias_variance) * _normal(seed, layer, _BIAS, [count, width])
+    def normal(layer: Any, kind: int) -> tf.Tensor:
+        return _normal(salt, layer, kind, [count, width])
 
-    def kernel(layer: Any, fan_in: int) -> tf.Tensor:
-        return deviation(fan_in) * _normal(seed, layer, _KERNEL, [count, width, fan_in])
+    def forward(layer: Any, squares: tf.Tensor, signals: Any) -> tuple:
+        """W a and W a + b of a layer; the first has the inputs' size behind it."""
+        before = tf.where(layer == 0, deviation(squares, input_size), deviation(squares, width))
+        product = before * normal(layer, _FORWARD)
+        h = product + tf.sqrt(variances[1]) * normal(layer, _BIAS)
+        squares = tf.reduce_sum(tf.square(phi.phi(h)), -1)
+        return layer + 1, squares, signals.write(layer, tf.stack([product, h]))
 
-    identity = tf.eye(width, dtype=tf.float64)
-    x = tf.ones([count, input_size], tf.float64)
-    h = tf.linalg.matvec(kernel(0, input_size), x) + bias(0)
-    gram = norm(x, input_size)[:, None, None] * identity
-    samples = tf.TensorArray(tf.float64, depth, element_shape=[count])
+    signals = tf.TensorArray(tf.float64, depth, element_shape=[2, count, width])
+    inputs = tf.fill([count], tf.constant(input_size, tf.float64))
+    _, squares, signals = tf.while_loop(
+        lambda layer, *_: layer < depth, forward, (0, inputs, signals), parallel_iterations=1
+    )
 
-    def body(layer: Any, h: Any, gram: Any, samples: Any) -> tuple:
-        a, slope = phi.phi(h), phi.phi_prime(h)
-        readout = deviation(width) * _normal(seed, layer, _READOUT, [count, width]) * slope
-        theta = tf.reduce_sum(readout * tf.linalg.matvec(gram, readout), -1) + norm(a, width)
-        samples = samples.write(layer, theta)
-        # The layer after the last readout is not needed, and drawing it does no harm.
-        w = kernel(layer + 1, width)
-        h = tf.linalg.matvec(w, a) + bias(layer + 1)
-        backward = w * slope[:, None, :]
-        gram = tf.matmul(tf.matmul(backward, gram), backward, transpose_b=True)
-        return layer + 1, h, gram + norm(a, width)[:, None, None] * identity, samples
+    def backward(layer: Any, product: Any, delta: Any, theta: Any) -> tuple:
+        """From delta of the layer above `layer`, and its W a, to that of `layer`."""
+        mine, h = tf.unstack(signals.read(layer))
+        a = phi.phi(h)
+        squares, norms = tf.reduce_sum(a * a, -1), tf.reduce_sum(delta * delta, -1)
+        free = deviation(norms, width) * normal(layer, _BACKWARD)
+        along = tf.reduce_sum(product * delta, -1) - tf.reduce_sum(a * free, -1)
+        gradient = free + tf.math.divide_no_nan(along, squares)[:, None] * a
+        theta += norms * factor(squares, width)
+        return layer - 1, mine, gradient * phi.phi_prime(h), theta
 
-    return tf.while_loop(
-        lambda layer, *_: layer < depth,
-        body,
-        (tf.constant(0), h, gram, samples),
+    # The readout has one output, of which delta is 1: its W^T delta is free.
+    product, h = tf.unstack(signals.read(depth - 1))
+    delta = deviation(tf.ones_like(squares), width) * normal(depth, _READOUT) * phi.phi_prime(h)
+    *_, delta, theta = tf.while_loop(
+        lambda layer, *_: layer >= 0,
+        backward,
+        (depth - 2, product, delta, factor(squares, width)),
         parallel_iterations=1,
-        maximum_iterations=depth,
-    )[3].stack()
+    )
+    return theta + tf.reduce_sum(delta * delta, -1) * factor(inputs, input_size)
 
 
-# One for all calls: other variances and seeds need no new trace.
+# One for all calls: other depths, variances and seeds need no new trace.
 _program = tf.function(_chunk_samples, autograph=False)
 
 
 def _normal(seed: tf.Tensor, layer: Any, kind: int, shape: list[int]) -> tf.Tensor:
-    """Standard normal numbers of one layer: kernel, bias or readout, the networks first."""
-    salt = tf.random.experimental.stateless_fold_in(seed, 3 * layer + kind)
+    """Standard normal numbers of one layer, the networks first."""
+    salt = tf.random.experimental.stateless_fold_in(seed, 4 * layer + kind)
     return tf.random.stateless_normal(shape, salt, dtype=tf.float64)
 
 
@@ -242,8 +266,8 @@ def fitted_exponent(
         max_depth_over_width: leaves out deeper networks, whose heavy tails need more samples.
 
     Returns:
-        (exponent, error): a weighted least-squares fit of the logarithm. The error is that of the
-        best single depth, since all depths come from the same networks.
+        (exponent, error): a weighted least-squares fit of the logarithm. The depths are
+        independent, and so are their errors.
 
     Raises:
         ValueError: if no depth is below the bound.
@@ -275,4 +299,4 @@ def fitted_exponent(
         return (np.log(relu_critical_ratio(depth, width, exponent)) - np.log(ratio)) / error
 
     fit = scipy.optimize.least_squares(lambda p: residual(p[0]), [5.0])
-    return float(fit.x[0]), float(np.min(1 / np.abs(fit.jac[:, 0])))
+    return float(fit.x[0]), float(1 / np.linalg.norm(fit.jac[:, 0]))
