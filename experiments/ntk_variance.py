@@ -164,7 +164,7 @@ def draw_maps(rows: Rows, across: str) -> Figure:
 
 def draw_curves(rows: Rows, law: empirical.NTKMoments) -> Figure:
     """Figure 2 by depth and by depth / width with the law at (2, 0), and a test of the law."""
-    figure, axes = common.subplots(1, 3, figsize=(14, 4))
+    figure, axes = common.subplots(1, 3, figsize=(14, 4.6))
     styles = dict(zip(sorted({row["width"] for row in rows}), ("-", "--", ":", "-.")))
     curves = curves_of(rows, "weight_variance", "bias_variance", "width")
     limit = resolved_ratio(rows[0]["initializations"])
@@ -183,7 +183,8 @@ def draw_curves(rows: Rows, law: empirical.NTKMoments) -> Figure:
     _draw_law(axes[2], law)
     for axis in axes:
         axis.set(yscale="log", ylabel="E[Theta^2] / E[Theta]^2")
-    axes[1].legend(fontsize=6, ncols=2)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", fontsize=7, ncols=6)
     axes[2].legend()
     return figure
 

@@ -180,7 +180,7 @@ def ntk_samples(
     samples = np.array(rows)
     if not np.all(np.isfinite(samples)):
         raise OverflowError(
-            f"Theta is not finite in float64 at weight_variance={weight_variance}, depth={depth}"
+            f"Theta is not finite in float64 at weight_variance={weight_variance}, depth={depth!r}"
         )
     return samples
 
