@@ -16,6 +16,7 @@ from experiments.vanilla_flags import OPTIMIZERS, configuration, define_flags, d
 from mfcnn import data, layers, meanfield, models, training
 
 __all__ = [
+    "MEASURED_DEPTH",
     "OPTIMIZERS",
     "configuration",
     "define_flags",
@@ -38,7 +39,7 @@ PROFILES = {"delta_orthogonal": "delta", "orthogonal": "orthogonal", "gaussian":
 
 # Deeper networks take their rate from smaller ones of the same q_star * depth, if that is small
 # enough for these to have a small q_star too.
-_MEASURED_DEPTH = 20_000
+MEASURED_DEPTH = 20_000
 _SMALLER_DEPTHS = (500, 1000, 2000)
 _LARGEST_KAPPA = 25
 
@@ -62,7 +63,7 @@ def learning_rate(
     images, rho = next(iter(dataset.train_batches()))[0][:32], config["rho"]
     kappa = config["depth"] * (config["q_star"] or 1 / config["depth"])
     critical = config["weight_variance"] is None and kappa <= _LARGEST_KAPPA
-    if config["depth"] > _MEASURED_DEPTH and critical:
+    if config["depth"] > MEASURED_DEPTH and critical:
         rate, lambda_max = _rate_by_law(config, kappa, dataset, images)
         where = f", {training.LAW_SAFETY} * depth * the largest / layer of {_SMALLER_DEPTHS} layers"
     else:

@@ -1,0 +1,233 @@
+"""How the best learning rate falls with depth, by SGD, momentum and Adam: theory and grids.
+
+    python -m experiments.rate_laws
+
+Theory gives each network a rate: rho * 2 / lambda_max of its own NTK (SGD, momentum) or 0.01 /
+depth (Adam). Every network trains at several multiples of it. The best multiple of the first depth
+is carried to the others: by theory, as 1 / depth and as depth^-3/2, two rules in use. Draws the
+last training loss against the multiple, and the rates against depth, to depths where theory's is
+known but nothing is trained. Prints what each rule loses to the best of the grid.
+"""
+
+import functools
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+from absl import flags
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from experiments import binary, common, ranges, sweep, vanilla, vanilla_sweep
+from experiments.curves import Rows, column, curves_of
+
+FLAGS = flags.FLAGS
+OPTIMIZERS = ("sgd", "momentum", "adam")
+# What each rule makes of a rate when the depth is multiplied by a factor.
+RULES = {"1 / depth": -1.0, "depth^-3/2": -1.5}
+
+_QUICK = vanilla_sweep.network_settings(
+    dataset="digits",
+    depths=["32", "320", "3200", "10000"],
+    untrained_depths=["10", "100", "1000", "100000", "1000000"],
+    optimizers=list(OPTIMIZERS),
+    multiples=["0.125", "0.25", "0.5", "1", "2", "4", "8"],
+    filters=4,
+    padding="same",
+    strides=["2", "2"],
+    readout="flatten",
+    batch_size=16,
+    steps=200,
+    eval_every=50,
+    checkpoint_every=200,
+    test_subset=300,
+)
+_PAPER = {
+    "dataset": "mnist",
+    "filters": 16,
+    "strides": ["2", "2", "2"],
+    "batch_size": 32,
+    "steps": 1000,
+    "eval_every": 100,
+    "checkpoint_every": 100,
+    "test_subset": 1000,
+}
+
+
+class Rates:
+    """Theory's learning rate by optimizer and depth.
+
+    Args:
+        networks: of the sweep.
+    """
+
+    def __init__(self, networks: vanilla_sweep.Networks) -> None:
+        self._networks = networks
+
+    def __call__(self, optimizer: str, depth: int) -> float:
+        """The rate that `--learning_rate=auto` takes; momentum and SGD share it."""
+        return self._rate("adam" if optimizer == "adam" else "sgd", depth)
+
+    @functools.cache  # noqa: B019 - one object, as long as the binary runs
+    def _rate(self, optimizer: str, depth: int) -> float:
+        auto = {"optimizer": optimizer, "depth": depth, "learning_rate": "auto"}
+        config, dataset = self._networks.settings | auto, self._networks.dataset
+        # Adam's is a law, and beyond the measured depths the others' is one of smaller networks.
+        needed = optimizer == "sgd" and depth <= vanilla.MEASURED_DEPTH
+        model = vanilla.make_model(config, dataset.image_shape, dataset.classes) if needed else None
+        return vanilla.learning_rate(config, model, dataset)[0]
+
+
+def measure(
+    networks: vanilla_sweep.Networks, rates: Rates, point: sweep.Point, folder: pathlib.Path
+) -> Rows:
+    """Trains the network of a point (multiple 0: none) and returns its rate and its last row."""
+    rate = rates(point["optimizer"], point["depth"])
+    row = {"learning_rate": rate, "train_loss": math.nan, "test_accuracy": math.nan}
+    if not point["multiple"]:
+        return [row]
+    row["learning_rate"] = rate * point["multiple"]
+    network = {name: point[name] for name in ("optimizer", "depth")}
+    curve = networks.curve(network, folder, learning_rate=str(row["learning_rate"]))
+    if curve and curve[-1]["step"] == networks.settings["steps"]:
+        row |= {name: float(curve[-1][name]) for name in ("train_loss", "test_accuracy")}
+    return [row]
+
+
+def best(rows: Rows) -> dict[str, Any]:
+    """The row of the least training loss; diverged ones have none."""
+    return min(
+        rows, key=lambda row: math.inf if math.isnan(row["train_loss"]) else row["train_loss"]
+    )
+
+
+def loss_at(rows: Rows, rate: float) -> float:
+    """The training loss at a rate, between the grid's points by the logarithms; NaN beyond it."""
+    found = sorted((math.log(row["learning_rate"]), row["train_loss"]) for row in rows)
+    grid, losses = np.transpose(found)
+    at = np.log(rate)
+    if min(abs(at - grid[[0, -1]])) < 1e-9:  # an end, but for rounding
+        at = np.clip(at, grid[0], grid[-1])
+    return float(np.exp(np.interp(at, grid, np.log(losses), left=math.nan, right=math.nan)))
+
+
+def carried(first: dict[str, Any], theory: dict[float, float], depth: float) -> dict[str, float]:
+    """The rate of each rule at a depth, from the best row of the first depth.
+
+    Args:
+        first: that row.
+        theory: theory's rate by depth.
+        depth: where to.
+
+    Returns:
+        dict from the rule, "theory" among them, to the rate.
+    """
+    rate, factor = first["learning_rate"], depth / first["depth"]
+    rules = {name: rate * factor**power for name, power in RULES.items()}
+    return {"theory": rate * theory[depth] / theory[first["depth"]], **rules}
+
+
+def theory_of(rows: Rows) -> dict[float, float]:
+    """Theory's rate by depth, from the rows of one optimizer."""
+    return {row["depth"]: row["learning_rate"] / (row["multiple"] or 1) for row in rows}
+
+
+def report(rows: Rows) -> None:
+    """Prints, for each optimizer and depth, the best of the grid and what the rules lose to it."""
+    for (optimizer,), mine in curves_of(rows, "optimizer").items():
+        trained = curves_of([row for row in mine if row["multiple"]], "depth")
+        first = best(next(iter(trained.values())))
+        for (depth,), grid in trained.items():
+            top = best(grid)
+            print(
+                f"{optimizer}, {depth:.0f} layers: loss {top['train_loss']:.3g} at "
+                f"{top['learning_rate']:.3g}, {top['multiple']:g} of theory's"
+                + "".join(
+                    f"; {name} {loss_at(grid, rate) / top['train_loss'] - 1:+.0%}"
+                    for name, rate in carried(first, theory_of(mine), depth).items()
+                )
+            )
+
+
+def draw(rows: Rows) -> Figure:
+    """A panel of losses for each optimizer, and one of rates against depth."""
+    optimizers = curves_of(rows, "optimizer")
+    figure, axes = common.subplots(
+        1, len(optimizers) + 1, figsize=(1 + 3.6 * (len(optimizers) + 1), 3.6), squeeze=False
+    )
+    depths = sorted({row["depth"] for row in rows if row["multiple"]})
+    for index, ((optimizer,), mine) in enumerate(optimizers.items()):
+        trained = curves_of([row for row in mine if row["multiple"]], "depth")
+        for (depth,), grid in trained.items():
+            color = colormaps["viridis"](0.9 * depths.index(depth) / max(len(depths) - 1, 1))
+            x, y = column(grid, "multiple"), column(grid, "train_loss")
+            axes[0, index].plot(x, y, "o-", color=color, label=f"{depth:.0f} layers")
+        axes[0, index].set(xscale="log", title=optimizer, xlabel="rate / theory's rate")
+        _draw_rates(axes[0, -1], optimizer, mine, f"C{index}")
+    axes[0, 0].set(ylabel="last training loss")
+    axes[0, 0].legend()
+    axes[0, -1].set(xscale="log", yscale="log", xlabel="depth", ylabel="learning rate")
+    axes[0, -1].set_title("best of the grid (points), carried (lines)")
+    axes[0, -1].legend(fontsize=7)
+    return figure
+
+
+def _draw_rates(axis: Any, optimizer: str, rows: Rows, color: str) -> None:
+    trained = curves_of([row for row in rows if row["multiple"]], "depth").values()
+    tops, theory = [best(grid) for grid in trained], theory_of(rows)
+    axis.plot(column(tops, "depth"), column(tops, "learning_rate"), "o", color=color)
+    depths = sorted(theory)
+    lines = [carried(tops[0], theory, depth) for depth in depths]
+    axis.plot(depths, [line["theory"] for line in lines], "-", color=color, label=optimizer)
+    for name, style in zip(RULES, (":", "--")):
+        axis.plot(depths, [line[name] for line in lines], style, color=color, lw=0.8)
+
+
+def define_flags() -> None:
+    """Defines the flags of this binary."""
+    vanilla_sweep.define_flags("rate_laws", "depths")
+    common.define_numbers(
+        "untrained_depths",
+        None,
+        "Depths of which theory's rate alone is asked. Default: the preset's.",
+        integers=True,
+        lower_bound=1,
+        empty=True,
+    )
+    common.define_names(
+        "optimizers", None, f"Some of {', '.join(OPTIMIZERS)}. Default: the preset's.", OPTIMIZERS
+    )
+    common.define_numbers(
+        "multiples", None, "Of theory's rate. Default: the preset's.", **ranges.RELATIVE_RATE
+    )
+
+
+def main(_: list[str]) -> None:
+    """Trains all networks, writes the table, draws the figure, prints the laws."""
+    settings = common.settings(_QUICK, _PAPER)
+    directory = sweep.open_sweep(settings)
+    networks = vanilla_sweep.Networks(settings)
+    multiples = {int(depth): [0.0] for depth in settings["untrained_depths"]}
+    multiples |= {
+        int(depth): [float(m) for m in settings["multiples"]] for depth in settings["depths"]
+    }
+    points = [
+        {"optimizer": optimizer, "depth": depth, "multiple": multiple}
+        for depth in multiples
+        for optimizer in settings["optimizers"]
+        for multiple in multiples[depth]
+    ]
+    rows = sweep.run(
+        points,
+        functools.partial(measure, networks, Rates(networks)),
+        directory,
+        cost=lambda point: (point["depth"] + 20) if point["multiple"] else 20_000,
+    )
+    if rows is not None:
+        report(rows)
+        common.save_figure(draw(rows), directory / "rate_laws.png")
+
+
+if __name__ == "__main__":
+    binary.start(define_flags, main)
