@@ -74,12 +74,7 @@ class Block:
         shapes = [
             [tuple(x.shape) for x in keras.tree.flatten(tensors)] for tensors in (inputs, outputs)
         ]
-        same = len(shapes[0]) == len(shapes[1]) and shapes[0] == shapes[1]
-        try:
-            keras.tree.assert_same_structure(inputs, outputs)
-        except (TypeError, ValueError):
-            same = False
-        if not same:
+        if shapes[0] != shapes[1] or _form(inputs) != _form(outputs):
             raise ValueError(
                 "Repeat needs a block whose output has its input's structure and shape. "
                 f"Received: block {self.layer.name!r} from {shapes[0]} to {shapes[1]}"
@@ -165,3 +160,10 @@ class Block:
             losses = [tf.cast(tf.reduce_sum(loss), tf.float32) for loss in result.losses]
             after.append(tf.add_n([rest[0], *losses]))
         return (*outputs, *after), result.values
+
+
+def _form(tensors: Any) -> Any:
+    """A structure without its tensors; a list and a tuple of the same things are one form."""
+    if isinstance(tensors, dict):
+        return {name: _form(value) for name, value in tensors.items()}
+    return [_form(value) for value in tensors] if isinstance(tensors, (list, tuple)) else None

@@ -150,7 +150,8 @@ class Repeat(StackedLayer):
         # Keras leaves None out of flat structures of masks; those attached to tensors count then.
         if len(masks) != len(flat):
             masks = [borrowed.get_mask(x) for x in flat]
-        plan = self._plan(inputs, flat, masks, bool(training))
+        training = _python_bool(training)
+        plan = self._plan(inputs, flat, masks, training)
         held, structure = self._held, plan.structure
         state = [tf.cast(x, dtype) for x, dtype in zip(flat, structure.dtypes)]
         state += [tf.cast(m, tf.float32) for m in masks if m is not None]
@@ -159,7 +160,7 @@ class Repeat(StackedLayer):
         parameters = [values[i] for i in (*plan.trained, *plan.others)]
         if not parameters:
             parameters = [tf.range(self.depth)]  # a stack without weights still has a depth
-        results = self._loop_of(plan, state, bool(training))(tuple(state), tuple(parameters))
+        results = self._loop_of(plan, state, training)(tuple(state), tuple(parameters))
         for index, value in zip(plan.updated, results[len(state) :]):
             held.stacks[index].assign(value)
         outputs = [tf.cast(y, self.compute_dtype) for y in results[: len(flat)]]
@@ -373,6 +374,16 @@ def _shape_structure(input_shape: Any) -> Any:
     if all(size is None or isinstance(size, (int, np.integer)) for size in input_shape):
         return tuple(input_shape)
     return [_shape_structure(shape) for shape in input_shape]
+
+
+def _python_bool(training: Any) -> bool:
+    """The call's mode, which decides what is compiled, as Keras's own layers have it."""
+    if tf.is_tensor(training) and not hasattr(training, "numpy"):
+        raise ValueError(
+            "training must be a Python boolean inside a compiled function: what it decides is "
+            f"compiled. Use tf.cond over two calls. Received: training={training}"
+        )
+    return bool(training)
 
 
 def _map_shapes(function: Callable[[tuple[int | None, ...]], Any], shapes: Any) -> Any:

@@ -277,6 +277,40 @@ def test_low_rank_updates_are_repeated():
     assert [tuple(w.shape) for w in layer.non_trainable_weights] == [(3, 6, 6)]
 
 
+@keras.saving.register_keras_serializable("test_repeat")
+class Swap(L.Layer):
+    """(a, b) to (b, a + D b), as a tuple: what Keras passes on as a list comes back as one."""
+
+    def build(self, shapes):
+        self.dense = L.Dense(shapes[0][-1], dtype=self.dtype_policy)
+        self.dense.build(shapes[1])
+
+    def call(self, tensors):
+        a, b = tensors
+        return b, a + self.dense(b)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_block_of_several_tensors_takes_tuples_and_lists(kind):
+    layer = Repeat(Swap(dtype="float64"), 3)
+    a, b = np.random.default_rng(0).standard_normal([2, 4, 5])
+    found = layer(kind([tf.constant(a), tf.constant(b)]))
+    kernels, biases = (np.asarray(v) for v in layer.trainable_variables)
+    for kernel, bias in zip(kernels, biases):
+        a, b = b, a + b @ kernel + bias
+    assert type(found) is kind
+    assert worst(found, [a, b]) < TOLERANCE
+
+
+def test_the_mode_of_a_compiled_call_is_a_python_boolean():
+    layer = Repeat(L.Dropout(0.5), 2)
+    x = tf.ones([4, 5])
+    layer(x)
+    assert np.all(layer(x, training=tf.constant(False)) == x)
+    with pytest.raises(ValueError, match="training must be a Python boolean.*tf.cond"):
+        tf.function(lambda mode: layer(x, training=mode))(tf.constant(True))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
