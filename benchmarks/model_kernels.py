@@ -1,6 +1,6 @@
 """Infinite-width kernels of keras.applications at 32x32: exact, sampled, or why not.
 
-    python -m benchmarks.model_kernels --inputs=2 --channels=256
+    python -m benchmarks.model_kernels --channels=64
 
 Each model has a process of its own: CPU seconds to read the model and to compute the kernel of the
 inputs, and the peak of its resident memory above what libraries and the model take. A sampled
@@ -62,8 +62,8 @@ def main() -> None:
     """Prints the table, a process for each model."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="*", default=MODELS)
-    parser.add_argument("--inputs", type=int, default=2)
-    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--inputs", type=int, default=1)
+    parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--pooling", help="avg or max: the model without its top")
     parser.add_argument("--one", help="a model measured in this process")
     options = parser.parse_args()

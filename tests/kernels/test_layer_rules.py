@@ -341,6 +341,23 @@ def test_draws_have_a_seed():
     assert not np.allclose(one, other)
 
 
+def test_axes_in_front_are_kept_by_kernels_in_several_blocks(monkeypatch):
+    """Outputs, and the draws of a sampled kernel, of which only the blocks' means may differ."""
+    x = two_inputs((6, 2))[[0, 1, 0]] * np.array([1.0, 1.0, 2.0])[:, None, None]
+    inputs = keras.Input([6, 2])
+    h = L.Conv1D(8, 2, activation="relu", **weights())(inputs)
+    outputs = dense()(L.Flatten()(h)), dense()(L.GlobalAveragePooling1D()(h))
+    both = kernels.from_keras(keras.Model(inputs, outputs))
+    sampled = kernels.from_keras(pooled(8, lambda: L.MaxPooling1D(2)), sampled=200)
+    whole = both(x), both(x, x[:2]), sampled(x)
+    monkeypatch.setattr("mfcnn.kernels._models.model_kernel._BLOCK", 1)  # a pair at a time
+    parts = both(x), both(x, x[:2]), sampled(x)
+    for one, other in zip(whole[:2], parts[:2]):
+        np.testing.assert_allclose(one.ntk, other.ntk, rtol=1e-12)
+    errors = np.hypot(whole[2].ntk_error, parts[2].ntk_error)
+    assert np.all(np.abs(whole[2].ntk - parts[2].ntk) < 6 * errors)  # of few draws
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["max", "global", "filters", "two activations"])
 def test_sampled_kernels_are_the_means_of_finite_networks(pooling):

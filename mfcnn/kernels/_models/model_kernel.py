@@ -189,9 +189,10 @@ class _ModelKernel(_base.Kernel):
             ]
             nngp, ntk = (tf.stack(field) for field in zip(*values))
             if not self.sampled:
-                return nngp[0], ntk[0], tf.zeros([], tf.float64)
+                return nngp[0], ntk[0], tf.zeros(nngp.shape[1:-2], tf.float64)
             n1 = len(rows)
-            return nngp[..., :n1, n1:], ntk[..., :n1, n1:], tf.zeros([], tf.float64)
+            scale = tf.zeros(nngp.shape[:-2], tf.float64)
+            return nngp[..., :n1, n1:], ntk[..., :n1, n1:], scale
 
         size = max(1, math.isqrt(_BLOCK // min(_BLOCK, plan.entries)))
         if self.sampled:
