@@ -3,11 +3,13 @@
     TFDS_DATA_DIR=../shared/tfds python -m experiments.effective_rank
 
 The matrix of the features grad_w f_l(w0, x_i) has a row for each example and output, 6,000 at 600
-examples. It is never formed: its singular values come from the tangent kernel, in float64.
+examples. It is never formed: its singular values come from the tangent kernel, in float64, which is
+computed in blocks of half a gigabyte; peak_mb in the table is the largest memory of the process.
 """
 
 import functools
 import pathlib
+import resource
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -59,6 +61,8 @@ def measure(images: np.ndarray, seed: int, point: Mapping[str, Any], folder: pat
             "rows": _CLASSES * len(images),
             "effective_rank": rank,
             "cpu_seconds": time.process_time() - start,
+            # Of the process: weights in float64, the kernel of all rows, and what is at work.
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
     ]
 

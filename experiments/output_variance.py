@@ -1,10 +1,12 @@
-"""Variance of a trained network's output: theorem 5.3 of the finite-width paper, and Figures 5, 6.
+"""Variance and bias of a trained network's output: theorem 5.3 of the finite-width paper.
 
     TFDS_DATA_DIR=../shared/tfds python -m experiments.output_variance --dataset=mnist
 
 An ensemble of networks, all in one batched computation, is trained by full-batch gradient descent
 to a small loss; the variance of its outputs on test inputs is compared with theorem 5.3 and with
-the exact variance of a wide ensemble. Beside it kappa_1 / kappa_2 by depth. The theorem takes all
+the exact variance of a wide ensemble. Beside it is the bias, the squared distance of the mean
+output to the true one, which the paper's expected error R(x) adds to the variance and the theorem
+leaves open; and kappa_1 / kappa_2 by depth. The theorem takes all
 covariances of inputs to be equal; the kernels of narrow networks are random, which adds a variance
 of the order 1 / width, the more the smaller kappa_1 / kappa_2 is.
 """
@@ -86,11 +88,26 @@ class Network(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Training inputs [s, d] with targets [s], and test inputs [t, d]."""
+    """Training inputs [s, d] with targets [s], and test inputs [t, d] with theirs [t]."""
 
     x: np.ndarray
     y: np.ndarray
     x_test: np.ndarray
+    y_test: np.ndarray
+
+
+class Predicted(NamedTuple):
+    """What theory says of a wide ensemble, means over the test inputs.
+
+    Attributes:
+        theorem: the variance by theorem 5.3, with means over the data.
+        exact: the variance of the analytic kernels.
+        bias: the squared distance of their mean output to the true one.
+    """
+
+    theorem: float
+    exact: float
+    bias: float
 
 
 def trained_ensemble(
@@ -110,7 +127,7 @@ def trained_ensemble(
     """
     theta = network.kernel()(examples.x, get="ntk")
     rate = tf.constant(1 / np.linalg.eigvalsh(theta.numpy())[-1], tf.float32)
-    inputs, targets, test = (tf.constant(part, tf.float32) for part in examples)
+    inputs, targets, test = (tf.constant(part, tf.float32) for part in examples[:3])
     weights = network.draw(inputs.shape[1], networks, seed)
 
     @tf.function(autograph=False)
@@ -130,8 +147,8 @@ def trained_ensemble(
     return outputs.numpy(), error.numpy()
 
 
-def predicted_variances(network: Network, examples: Examples) -> tuple[float, float]:
-    """(theorem 5.3 with means over the data, the exact mean for the analytic kernel)."""
+def predicted(network: Network, examples: Examples) -> Predicted:
+    """Variance and bias of wide networks that are trained to the end."""
     nngp, theta = (
         np.array(k) for k in network.kernel()(np.concatenate([examples.x, examples.x_test]))
     )
@@ -143,17 +160,37 @@ def predicted_variances(network: Network, examples: Examples) -> tuple[float, fl
     theorem = meanfield.trained_output_variance(kappa_1, kappa_2, q, q_sr, s)
     smoother = np.linalg.solve(theta[:s, :s], theta[:s, s:]).T
     rows = np.concatenate([-smoother, np.eye(n - s)], axis=1)
-    return theorem, float(np.mean(np.sum(rows @ nngp * rows, axis=1)))
+    exact = float(np.mean(np.sum(rows @ nngp * rows, axis=1)))
+    return Predicted(theorem, exact, float(np.mean((smoother @ examples.y - examples.y_test) ** 2)))
+
+
+def decomposed(outputs: np.ndarray, y_test: np.ndarray) -> dict[str, float]:
+    """Unbiased estimates of variance and bias from outputs [networks, t].
+
+    The squared distance of the mean of n networks to the truth is above that of the mean over all
+    by a n-th of the variance. Variance and bias add up to the mean squared error.
+
+    Returns:
+        dict with measured (the variance), its standard error over the networks (the test inputs of
+        one network are not independent), and measured_bias.
+    """
+    count = len(outputs)
+    squares = np.mean((outputs - outputs.mean(0)) ** 2, axis=1)
+    variance = float(squares.sum() / (count - 1))
+    bias = float(np.mean((outputs.mean(0) - y_test) ** 2)) - variance / count
+    error = float(squares.std() / np.sqrt(count))
+    return {"measured": variance, "error": error, "measured_bias": bias}
 
 
 def load(settings: Mapping[str, Any]) -> Examples:
     """Images as vectors with |x|^2 = d, odd and even classes as targets of 1 and -1."""
-    name, seed = settings["dataset"], settings["seed"]
-    x, labels = data.load_arrays(name, "train", settings["examples"], seed)
-    x_test, _ = data.load_arrays(name, "test", 50, seed)
-    x, x_test = (a.reshape(len(a), -1).astype("float64") for a in (x, x_test))
-    x, x_test = (a / np.sqrt(np.mean(a**2, axis=1, keepdims=True)) for a in (x, x_test))
-    return Examples(x, np.where(labels % 2, 1.0, -1.0), x_test)
+    parts: list[np.ndarray] = []
+    for split, count in (("train", settings["examples"]), ("test", 50)):
+        images, labels = data.load_arrays(settings["dataset"], split, count, settings["seed"])
+        x = images.reshape(count, -1).astype("float64")
+        x /= np.sqrt(np.mean(x**2, axis=1, keepdims=True))
+        parts += [x, np.where(labels % 2, 1.0, -1.0)]
+    return Examples(*parts)
 
 
 def measure(
@@ -169,31 +206,32 @@ def measure(
     )
     sizes = settings["networks"], settings["steps"]
     outputs, loss = trained_ensemble(network, examples, *sizes, settings["seed"])
-    theorem, exact = predicted_variances(network, examples)
-    # By groups of networks, since the test points of one network are not independent.
-    squares = np.mean((outputs - outputs.mean(0)) ** 2, axis=1)
-    count = len(squares)
+    theory = predicted(network, examples)
     return [
-        {
-            "measured": float(squares.sum() / (count - 1)),
-            "error": float(squares.std() / np.sqrt(count)),
-            "exact_wide": exact,
-            "theorem": theorem,
+        decomposed(outputs, examples.y_test)
+        | {
+            "exact_wide": theory.exact,
+            "theorem": theory.theorem,
+            "bias_wide": theory.bias,
             "training_error": float(loss.mean()),
         }
     ]
 
 
 def draw(rows: Rows, settings: Mapping[str, Any]) -> Figure:
-    """Measured and predicted variances; kappa_1 / kappa_2 by depth."""
-    figure, (left, right) = common.subplots(1, 2, figsize=(9.5, 3.7))
+    """Measured and predicted variances and biases; kappa_1 / kappa_2 by depth."""
+    figure, (left, middle, right) = common.subplots(1, 3, figsize=(13, 3.7))
     for (width,), mine in sorted(curves_of(rows, "width").items()):
         x, measured, error = (column(mine, k) for k in ("weight_variance", "measured", "error"))
         label = f"trained, width {width:.0f}"
         left.errorbar(x, measured, 2 * error, fmt="o", capsize=2, label=label)
+        middle.plot(x, column(mine, "measured_bias"), "o", label=label)
     left.plot(x, column(mine, "exact_wide"), "k-", label="wide networks, exact")
     left.plot(x, column(mine, "theorem"), "k--", label="theorem 5.3")
+    middle.plot(x, column(mine, "bias_wide"), "k-", label="wide networks, exact")
     left.set(xlabel="weight variance", ylabel="variance of the output", yscale="log")
+    middle.set(xlabel="weight variance", ylabel="bias, squared", ylim=(0, None))
+    middle.set_title("R(x) is the sum of both")
     left.set_title(f"depth {settings['depth']}")
     depths = range(1, 21)
     for w in x:
@@ -204,7 +242,7 @@ def draw(rows: Rows, settings: Mapping[str, Any]) -> Figure:
         ratios = [form.kappa_1 / form.kappa_2 for form in forms]
         right.plot(depths, ratios, label=f"$\\sigma_w^2$ = {w:g}")
     right.set(xlabel="hidden layers", ylabel="$\\kappa_1 / \\kappa_2$", yscale="log")
-    for axis in (left, right):
+    for axis in (left, middle, right):
         axis.legend()
     return figure
 

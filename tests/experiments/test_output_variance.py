@@ -15,14 +15,29 @@ def test_a_trained_ensemble_has_the_variance_of_wide_networks():
     """
     rng = np.random.default_rng(0)
     x, x_test = (rng.normal(size=(n, 30)) for n in (5, 40))
-    examples = output_variance.Examples(x, np.zeros(5), x_test)
+    examples = output_variance.Examples(x, np.zeros(5), x_test, np.ones(40))
     network = output_variance.Network("erf", 2, 100, 2.0, 0.1)
     outputs, loss = output_variance.trained_ensemble(network, examples, 200, 400, 0)
     assert loss.max() < 1e-4
     squares = np.mean((outputs - outputs.mean(0)) ** 2, axis=1)
-    _, exact = output_variance.predicted_variances(network, examples)
+    theory = output_variance.predicted(network, examples)
+    exact = theory.exact
+    assert theory.bias == 1  # the mean output is 0
     error = squares.std() / np.sqrt(200)
     assert abs(squares.sum() / 199 - exact) < 4 * error + 0.04 * exact
+
+
+def test_variance_and_bias_are_unbiased_and_add_up_to_the_squared_error():
+    """Many ensembles of three networks: the means of both, four standard errors."""
+    rng = np.random.default_rng(0)
+    outputs = 0.7 + 2.0 * rng.normal(size=(4000, 3, 2))
+    found = [output_variance.decomposed(one, np.full(2, 0.2)) for one in outputs]
+    for name, value in (("measured", 4.0), ("measured_bias", 0.25)):
+        values = np.array([row[name] for row in found])
+        assert abs(values.mean() - value) < 4 * values.std() / np.sqrt(len(values))
+    total = found[0]["measured"] + found[0]["measured_bias"]
+    squares = np.mean((outputs[0] - 0.2) ** 2)
+    assert abs(total - squares) < 1e-12
 
 
 def test_the_binary_writes_its_files(tmp_path, pictures):
@@ -35,5 +50,8 @@ def test_the_binary_writes_its_files(tmp_path, pictures):
     assert_drawn(panel.line("wide networks, exact"), [2], [row["exact_wide"]])
     assert_drawn(panel.line("theorem 5.3"), [2], [row["theorem"]])
     assert_drawn(panel.lines[0][1:], [2], [row["measured"]])
+    bias = picture.panel("sum of both")
+    assert_drawn(bias.line("wide networks, exact"), [2], [row["bias_wide"]])
+    assert_drawn(bias.line("trained, width 16"), [2], [row["measured_bias"]])
     assert panel.legend[-1] == "trained, width 16"
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 2
