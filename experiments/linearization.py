@@ -30,9 +30,9 @@ _REGRESSION = "logistic_regression"
 # The settings of the quick preset that are not the paper's; those are in `samarin.set_up`.
 _QUICK = {
     "width_factors": ["1", "2"],
-    "epochs": 3,
-    "linear_epochs": 6,
-    "logistic_epochs": 3,
+    "epochs": 2,
+    "linear_epochs": 3,
+    "logistic_epochs": 2,
     "schedule": "linear",
     "trajectory_steps": 100,
     "trajectory_factors": ["1", "3"],

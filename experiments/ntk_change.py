@@ -214,7 +214,7 @@ def draw(rows: Rows, bias_variance: float) -> Figure:
     # One scale for all maps of a quantity, so that steps and widths can be compared.
     changes = np.array([r["change"] for r in rows])
     changes = changes[np.isfinite(changes) & (changes > 0)]
-    norms = {
+    norms: dict[str, Any] = {
         "change": LogNorm(max(changes.min(initial=1), 1e-4), min(changes.max(initial=1), 1e2)),
         "least_loss_share": LogNorm(1e-3, 1),
     }

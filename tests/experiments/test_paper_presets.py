@@ -11,6 +11,8 @@ from absl import flags
 from experiments import (
     effective_rank,
     linearization,
+    ntk_change,
+    ntk_variance,
     orthogonal_speed,
     train_depths,
     trainability,
@@ -148,6 +150,46 @@ def test_the_linearization_papers_preset(arguments, paper):
         "width_factors": paper["width_factors"],
         "examples": 600,
     }
+
+
+# Sections 3 and 4 and appendix D of the finite-width paper.
+FINITE_WIDTH = {
+    ntk_variance: (
+        {
+            "activations": ["tanh", "relu"],
+            "widths": ["50", "100", "200", "500"],
+            "bias_variance": 1.0,
+            "bias_width": 100,
+            "initializations": 200,
+        },
+        # Ranges and grids are read off the pictures, or not printed; the law's test is ours.
+        {"depth", "depth_count", "grid", "bias_variances", "curve_depth", "curve_widths"}
+        | {"law_networks"},
+    ),
+    ntk_change: (
+        {
+            "activations": ["tanh", "relu"],
+            "widths": ["128", "256", "512"],
+            "dataset": "mnist",
+            "examples": 128,
+            "learning_rate": 1e-5,
+            "max_steps": 100_000,
+        },
+        {"depths", "grid", "bias_variance"},
+    ),
+}
+
+
+@pytest.mark.parametrize("binary", list(FINITE_WIDTH), ids=lambda module: module.__name__)
+def test_the_finite_width_papers_presets(binary):
+    paper, chosen = FINITE_WIDTH[binary]
+    settings = settings_of(binary)
+    for name in (*paper, *sorted(chosen)):
+        print(f"{binary.__name__} {name:16} paper {paper.get(name)!s:32} preset {settings[name]}")
+    assert {name: settings[name] for name in paper} == paper
+    assert set(settings) - set(paper) - {"preset", "seed"} == chosen
+    assert ntk_variance._CURVES == ((1, 1), (1.5, 1), (2, 0), (3, 1))
+    assert (ntk_change._PATIENCE, ntk_change._LEAST_DECREASE) == (100, 1e-7)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_*.flags")), ids=lambda path: path.stem)
