@@ -24,7 +24,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 # The quick runs that experiments/README.md shows; those with data need TFDS_DATA_DIR for MNIST.
 FIGURES := phase_diagram gradient_norms weight_spectrum kernel_modes fourier_modes \
-	jacobian_spectrum condition_numbers ntk_spectrum kappa perturbation ntk_prediction ntk_variance \
+	jacobian_spectrum condition_numbers ntk_spectrum kappa kernel_limits ntk_modes perturbation \
+	eigenvector_overlap deep_predictor learning_curves ntk_prediction ntk_variance \
 	output_variance effective_rank ntk_change linearization learning_rates \
 	trainability_generalization trainability orthogonal_speed variance_profiles train_depths \
 	train_depths_sgd train_depths_momentum train_depths_modes \

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from experiments import samples
 from mfcnn import kernels
 
 __all__ = ["ARCHITECTURES", "inputs", "make_kernel"]
@@ -21,8 +22,7 @@ def inputs(
 ) -> np.ndarray:
     """Images [m, size, size, 3] whose pixels all have pre-activations of variance q*."""
     x = rng.normal(size=(m, size, size, 3))
-    power = (limit.q_star - bias_variance) / weight_variance
-    return x * np.sqrt(power / np.mean(x**2, axis=-1, keepdims=True))
+    return samples.at_fixed_point(x, limit, weight_variance, bias_variance, pixels=True)
 
 
 def make_kernel(

@@ -7,6 +7,9 @@ kappa = sum over layers of (1/L) q^(l-1) p^l, with q the covariance of the activ
 and p the covariance of the gradients arriving at it
 (`mfcnn.meanfield.mean_field_ntk`). The figure shows inputs of unit norm and
 covariance x . x' in [0, 1], in the ordered phase, on the border and in the chaotic phase.
+Dashed lines are the limits of kappa_1 / kappa_2: 1 in the ordered phase, on the border 3 (erf) and,
+since relu's kink slows the off-diagonal down, 4 (relu). Relu's correlations know no chaos: beyond
+sigma_w^2 = 2 its q grows, and the ratio goes where it goes on the border.
 """
 
 from collections.abc import Mapping
@@ -23,8 +26,17 @@ from mfcnn import meanfield
 
 FLAGS = flags.FLAGS
 _PHASES = ("ordered", "border", "chaotic")
+# Of kappa_1 / kappa_2 at infinite depth.
+_LIMITS = {
+    ("erf", "ordered"): 1.0,
+    ("erf", "border"): 3.0,
+    ("relu", "ordered"): 1.0,
+    ("relu", "border"): 4.0,
+    ("relu", "chaotic"): 4.0,
+}
 
-# The settings of the presets.
+# The settings of the presets. The paper says only in which phase the variances lie: those of
+# `starts` and the depths are choices.
 _QUICK = {"max_depth": 30}
 _PAPER = {"max_depth": 100}
 
@@ -97,8 +109,15 @@ def draw(rows: Rows) -> Figure:
             color = colormaps["viridis"](c)
             top.semilogy(depths, kappa_2, color=color)
             bottom.semilogy(depths, kappa_1 / kappa_2, color=color, label=f"{c:.2f}")
-        top.set(title=rf"{activation}, {phase}: $\kappa_2$")
-        bottom.set(title=rf"{activation}, {phase}: $\kappa_1/\kappa_2$", xlabel="depth")
+        limit = _LIMITS.get((activation, phase))
+        if limit:
+            bottom.axhline(limit, color="k", lw=0.8, ls="--", label=f"limit {limit:g}")
+        top.set(title=rf"{activation}, {phase}: $\kappa_2$", ylabel=r"$\kappa_2$", xlabel="depth")
+        bottom.set(
+            title=rf"{activation}, {phase}: $\kappa_1/\kappa_2$",
+            ylabel=r"$\kappa_1/\kappa_2$",
+            xlabel="depth",
+        )
     axes[2, 0].legend(title=r"$x\cdot x'$", fontsize=6)
     return figure
 

@@ -4,6 +4,9 @@
 
 For FCN, CNN-F and CNN-P in the ordered, critical and chaotic phase: lambda_max, lambda_rest and
 kappa over depth, the law beside each, and the rates fitted to the measured curves beside theory.
+The law's amplitudes are read at one depth, the dotted vertical line: deeper is prediction, and
+before it the law may not hold yet. FCN and CNN-F have one law; their circles lie in each other.
+Thin horizontal lines are the limits of kappa: 1 in chaos, (m + 2) / 2 or (m d + 2) / 2 else.
 """
 
 from collections.abc import Mapping
@@ -24,7 +27,7 @@ FIELDS = ("lambda_max", "lambda_rest", "condition_number")
 _SYMBOLS = dict(zip(FIELDS, (r"$\lambda_{max}$", r"$\lambda_{rest}$", r"$\kappa$")))
 _FACTORS = {"ordered": 0.8, "critical": 1.0, "chaotic": 1.5}
 
-# The settings of the presets.
+# The settings of the presets: the paper's table has no numbers, all but erf are choices.
 _QUICK = {
     "inputs": 6,
     "size": 4,
@@ -65,6 +68,9 @@ def measure_curve(
         )
         for name in ("nngp", "ntk")
     }
+    kappa = {"ordered": np.inf, "chaotic": 1.0}.get(limit.phase)
+    if kappa is None:
+        kappa = float(kernels.spectrum_law(limit, 1, m, positions=positions, pool=pool)[-1])
     rows = []
     for index, depth in enumerate(depths):
         for name, matrices in (("nngp", result.nngp), ("ntk", result.ntk)):
@@ -76,6 +82,8 @@ def measure_curve(
                     "architecture": architecture,
                     "kernel": name,
                     "depth": int(depth),
+                    "fit_depth": int(depths[middle]),
+                    "kappa_limit": kappa,
                 }
             )
             for field in FIELDS:
@@ -197,6 +205,7 @@ def draw(rows: Rows) -> Figure:
             scale = "log" if phase == "critical" else "linear"
             title = f"{phase}: {_SYMBOLS[field]}"
             axis.set(title=title, xlabel="depth", yscale="log", xscale=scale)
+            axis.set_ylabel(f"{_SYMBOLS[field]} of the NTK")
     axes[0, 0].legend(title="circles measured, lines law", fontsize=7, title_fontsize=7)
     return figure
 
@@ -210,6 +219,9 @@ def _draw_field(axis: Axes, rows: Rows, field: str) -> None:
         axis.plot(depth, found, "o", label=label, **look)
         good = (law > 0) & np.isfinite(law) & np.isfinite(found)
         axis.plot(depth[good], law[good], "-", color=f"C{i}")
+        if field == "condition_number" and np.isfinite(curve[0]["kappa_limit"]):
+            axis.axhline(curve[0]["kappa_limit"], color=f"C{i}", lw=0.7)
+    axis.axvline(rows[0]["fit_depth"], color="k", lw=0.7, ls=":")
 
 
 def define_flags() -> None:

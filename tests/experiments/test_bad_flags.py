@@ -106,7 +106,11 @@ AT_RUN_TIME = [
     ("linearization", ["--dataset=digits", "--batch_size=5000"], "batch_size"),
     ("effective_rank", ["--dataset=digits", "--examples=100000"], "subset"),
     ("ntk_change", ["--examples=100000"], "subset"),
-    ("ntk_prediction", ["--train_size=100000"], "subset"),
+    ("ntk_prediction", ["--dataset=digits", "--train_size=100000"], "subset"),
+    ("kernel_limits", ["--examples=100000"], "subset"),
+    ("eigenvector_overlap", ["--test_size=100000"], "subset"),
+    ("deep_predictor", ["--train_size=100000"], "subset"),
+    ("learning_curves", ["--examples=100000"], "subset"),
     ("learning_rates", ["--dataset=digits", "--examples=100000"], "subset"),
     ("learning_rates", ["--dataset=digits", "--examples=1000"], "subset"),  # of the test split
     (

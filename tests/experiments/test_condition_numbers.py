@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments import condition_numbers
+from experiments import condition_numbers, phases
 from mfcnn import kernels
 from tests.experiments.pictures import assert_drawn
 from tests.experiments.running import run, table
@@ -13,7 +13,7 @@ from tests.tolerances import float64
 def test_curves_are_those_of_a_plain_recursion():
     depths, m, size, seed = [2, 9], 4, 3, 3
     rows = condition_numbers.measure_curve("chaotic", "fcn", m, size, depths, 0.5, seed)
-    variances = condition_numbers.variances("chaotic", "erf", 0.5)
+    variances = phases.variances("chaotic", "erf", 0.5)
     limit = kernels.limits("erf", *variances)
     x = condition_numbers.inputs(np.random.default_rng(seed), m, size, limit, *variances)
     for row, depth in zip(rows, depths):

@@ -9,13 +9,23 @@ import pytest
 from absl import flags
 
 from experiments import (
+    condition_numbers,
+    deep_predictor,
     effective_rank,
+    eigenvector_overlap,
+    kernel_limits,
+    learning_curves,
+    learning_rates,
     linearization,
     ntk_change,
+    ntk_modes,
+    ntk_prediction,
+    ntk_spectrum,
     ntk_variance,
     orthogonal_speed,
     train_depths,
     trainability,
+    trainability_generalization,
     vanilla,
     vanilla_sweep,
     variance_profiles,
@@ -65,6 +75,79 @@ FIGURES = {
         "profiles": ["gs0", "gs1", "gs2", "gs3", "gs4"],
         "batch_size": 100,
     },
+}
+# Sections 2 and 4 of the NTK paper: what it prints, and what it leaves open, which are our choices.
+NTK_FIGURES = {
+    learning_rates: (  # figure 2: "width 2048 using 1k training samples"
+        {
+            "dataset": "cifar10",
+            "resize": None,
+            "activation": "erf",
+            "bias_std": 0.43,
+            "depths": ["5", "10", "20", "40"],
+            "width": 2048,
+            "examples": 1000,
+        },
+        {"weight_stds", "steps", "eval_every", "early_steps", "checkpoint_every", "rhos"},
+    ),
+    trainability_generalization: (  # figure 3, top: 16k samples, b = 1024, eta = 0.3 eta_theory
+        {
+            "dataset": "cifar10",
+            "resize": None,
+            "activation": "erf",
+            "rho": 0.3,
+            "subset": 16384,
+            "test_subset": None,
+            "batch_size": 1024,
+        },
+        {
+            "bias_variance",
+            "weight_variances",
+            "depths",
+            "width",
+            "kernel_size",
+            "steps",
+            "eval_every",
+            "checkpoint_every",
+        },
+    ),
+    ntk_prediction: (  # figure 3, bottom: "1k train set", 20 x 20 configurations
+        {
+            "dataset": "cifar10",
+            "resize": None,
+            "activation": "erf",
+            "train_size": 1000,
+            "grid": 20,
+            "normalization": "fixed_point",  # section 3: inputs "normalized to have variance q*"
+        },
+        {"test_size", "max_depth", "bias_variance", "ridge"},
+    ),
+    condition_numbers: (  # figures 1 and 4; of the labels the text prints 12-6 alone
+        {"architectures": ["fcn", "cnn_f", "cnn_p"]},
+        {"configurations", "max_depth", "q_star"},
+    ),
+    ntk_spectrum: (  # the table of appendix C.1
+        {"architectures": ["fcn", "cnn_f", "cnn_p"]},
+        {"inputs", "size", "max_depth", "q_star"},
+    ),
+    # Of what the documents write and do not draw.
+    kernel_limits: (
+        {"activation": "erf"},
+        {"q_star", "correlations", "max_depth", "dataset", "examples"},
+    ),
+    eigenvector_overlap: (
+        {"activation": "erf"},
+        {"q_star", "dataset", "train_size", "test_size", "max_depth", "ranks", "ridge"},
+    ),
+    deep_predictor: (
+        {"activation": "erf"},
+        {"q_star", "dataset", "train_size", "test_size", "max_depth", "ridges"},
+    ),
+    learning_curves: (
+        {"activation": "erf"},
+        {"q_star", "dataset", "resize", "examples", "depth", "width", "seeds", "rho", "steps"},
+    ),
+    ntk_modes: ({"activation": "erf"}, {"q_star", "positions", "amplitude", "max_depth"}),
 }
 # What differs in a flagfile by choice, with the reason in the file.
 CHOICES = {
