@@ -91,7 +91,7 @@ def draw(curves: Rows, rows: Rows) -> Figure:
         mine = [row for row in rows if row["phase"] == phase]
         _draw_depths(bottom, mine, max(column(curves, "k")))
         top.set(title=phases.TITLES[phase], xlabel="k / m")
-        bottom.set(xlabel="depth", xscale="log")
+        bottom.set(title=f"{phases.TITLES[phase]}, over depth", xlabel="depth", xscale="log")
         for axis in (top, bottom):
             axis.legend(fontsize=7, loc="lower right" if axis is top else "lower left")
     axes[0, 0].set(ylabel="share of $w_1 ... w_k$ in the span of $v_1 ... v_k$", ylim=(0, 1.02))

@@ -111,10 +111,11 @@ def draw(rows: Rows) -> Figure:
             bottom.semilogy(depths, kappa_1 / kappa_2, color=color, label=f"{c:.2f}")
         limit = _LIMITS.get((activation, phase))
         if limit:
-            bottom.axhline(limit, color="k", lw=0.8, ls="--", label=f"limit {limit:g}")
+            bottom.axhline(limit, color="k", lw=0.8, ls="--")
         top.set(title=rf"{activation}, {phase}: $\kappa_2$", ylabel=r"$\kappa_2$", xlabel="depth")
+        goal = f", to {limit:g}" if limit else ""
         bottom.set(
-            title=rf"{activation}, {phase}: $\kappa_1/\kappa_2$",
+            title=rf"{activation}, {phase}: $\kappa_1/\kappa_2${goal}",
             ylabel=r"$\kappa_1/\kappa_2$",
             xlabel="depth",
         )

@@ -172,7 +172,8 @@ def _curves(axis: Axes, rows: Rows, value: Any, law: Any) -> None:
     for i, ((start,), curve) in enumerate(curves_of(rows, "correlation").items()):
         layers = column(curve, "layer")
         axis.plot(layers, value(curve), "o", ms=3, mfc="none", color=f"C{i}", label=f"{start:g}")
-        axis.plot(layers, law(curve), "-", lw=1, color=f"C{i}")
+        if np.any(np.isfinite(law(curve))):  # a pair that is still too far from its limit has none
+            axis.plot(layers, law(curve), "-", lw=1, color=f"C{i}")
     axis.axvline(rows[0]["fit_layer"], color="k", lw=0.6, ls=":")
 
 
