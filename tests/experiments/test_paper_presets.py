@@ -5,6 +5,7 @@
 
 import pathlib
 
+import numpy as np
 import pytest
 from absl import flags
 
@@ -273,6 +274,28 @@ def test_the_finite_width_papers_presets(binary):
     assert set(settings) - set(paper) - {"preset", "seed"} == chosen
     assert ntk_variance._CURVES == ((1, 1), (1.5, 1), (2, 0), (3, 1))
     assert (ntk_change._PATIENCE, ntk_change._LEAST_DECREASE) == (100, 1e-7)
+
+
+@pytest.mark.parametrize("binary", list(NTK_FIGURES), ids=lambda module: module.__name__)
+def test_a_preset_of_the_ntk_paper_is_its_set_up_and_all_else_a_named_choice(binary):
+    paper, choices = NTK_FIGURES[binary]
+    settings = binary._QUICK | getattr(binary, "_PAPER", {})
+    for name, value in settings.items():
+        said = f"paper {paper[name]!s:.48}" if name in paper else "a choice"
+        print(f"{binary.__name__:40} {name:18} preset {value!s:48.48} {said}")
+    assert {name: settings[name] for name in paper} == paper
+    assert set(settings) == set(paper) | choices and not set(paper) & choices
+
+
+def test_the_ntk_papers_grids():
+    """Ten weight variances and ten rates from 0.1 to 10 (figure 2), 20 x 20 networks (figure 3)."""
+    assert len(learning_rates._PAPER["weight_stds"]) == 10
+    rhos = {float(rho) for rho in learning_rates._PAPER["rhos"]}
+    assert {float(f"{rho:.3g}") for rho in np.geomspace(0.1, 10, 10)} <= rhos
+    grid = trainability_generalization._PAPER
+    assert len(set(grid["depths"])) == len(set(grid["weight_variances"])) == 20
+    assert len(ntk_prediction.depths_of(20, ntk_prediction._PAPER["max_depth"])) == 20
+    assert (12, 6) in condition_numbers._PAPER["configurations"]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_*.flags")), ids=lambda path: path.stem)
