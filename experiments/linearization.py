@@ -10,6 +10,7 @@ a CSV file for each, and so are the trained networks: --initial_weights=THAT_FOL
 starts from them. `--preset=paper` has the paper's settings for the network and the data.
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
@@ -42,13 +43,17 @@ _QUICK = {
 
 def load(settings: Mapping[str, Any]) -> data.ImageData:
     """The data of the settings."""
-    return data.load(
+    loaded = data.load(
         settings["dataset"],
         settings["batch_size"],
         seed=settings["seed"],
         subset=settings["train_size"] or None,
         resize=pairs.side(settings["architecture"], settings["dataset"]),
     )
+    if settings["normalize"]:
+        return loaded
+    unit = {"mean": np.zeros_like(loaded.mean), "std": np.ones_like(loaded.std)}
+    return dataclasses.replace(loaded, **unit)
 
 
 def pair(
@@ -226,6 +231,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "initial_weights", None, "Folder of another run, whose trained networks are the start."
     )
+    flags.DEFINE_boolean("normalize", True, "Pixels of mean 0 and variance 1; else in [0, 1].")
     override("width_factors", "Factors of the widths.", numbers, **ranges.WIDTH_FACTOR)
     for name, whose in (("", "networks"), ("linear_", "linearizations"), ("logistic_", "logistic")):
         override(f"{name}epochs", f"Epochs of the {whose}; 0 leaves out.", lower_bound=0)
@@ -237,7 +243,7 @@ def define_flags() -> None:
 def settings_of_flags() -> dict[str, Any]:
     """The preset of the network and the data, with the flags that were given."""
     paper = dict(samarin.set_up(FLAGS.architecture, FLAGS.dataset)) | {"logistic_epochs": 100}
-    others = "architecture", "logistic_learning_rate", "initial_weights"
+    others = "architecture", "logistic_learning_rate", "initial_weights", "normalize"
     return common.settings(paper | _QUICK, paper, others)
 
 

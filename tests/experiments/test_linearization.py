@@ -101,6 +101,16 @@ def test_training_starts_from_the_networks_of_another_run(tmp_path):
         run(linearization, tmp_path / "third", *again, "--width_factors=0.7")
 
 
+@pytest.mark.parametrize(("normalize", "low", "high"), [(True, -4, 4), (False, 0, 1)])
+def test_pixels_are_normalized_or_in_the_unit_interval(normalize, low, high):
+    settings = {"dataset": "digits", "batch_size": 4, "seed": 0, "train_size": 64}
+    images, _ = linearization.load(
+        settings | {"architecture": "lenet", "normalize": normalize}
+    ).arrays("train")
+    assert low <= images.min() and images.max() <= high
+    assert (abs(images.mean()) < 1e-3) == normalize
+
+
 @pytest.mark.parametrize("binary", [linearization, effective_rank], ids=lambda m: m.__name__)
 @pytest.mark.parametrize(
     "dataset",

@@ -193,7 +193,12 @@ ALEXNET = LENET | {
     "linear_weight_decays": ["5e-6", "5e-7"],
 }
 # The paper prints none of these.
-CHOSEN = {"trajectory_steps": 200, "logistic_epochs": 100, "logistic_learning_rate": 0.01}
+CHOSEN = {
+    "trajectory_steps": 200,
+    "logistic_epochs": 100,
+    "logistic_learning_rate": 0.01,
+    "normalize": True,
+}
 NETWORKS = [
     ([], LENET | {"dataset": "mnist", "schedule": "constant"}),
     (["--dataset=cifar10"], LENET | {"dataset": "cifar10", "schedule": "step"}),

@@ -8,10 +8,11 @@ from tests.experiments.pictures import assert_drawn
 from tests.experiments.running import run, table
 
 
-def test_a_kernel_of_equal_covariances_has_no_perturbation():
+def test_equal_covariances_have_no_perturbation_and_the_theorems_variance():
     theta = np.full([8, 8], 0.5) + 0.5 * np.eye(8)
-    found = perturbation.compared(theta, np.array([1.0, -1.0, 1.0, 1.0]))
-    assert max(found.values()) < 1e-14
+    found = perturbation.compared(theta, 2 * theta)
+    assert max(found["spread"], found["norm"]) < 1e-14
+    assert found["theorem"] == pytest.approx(1)  # there it is exact
 
 
 def test_eps_is_the_perturbation_over_the_eigenvalue_of_its_direction():
@@ -19,7 +20,7 @@ def test_eps_is_the_perturbation_over_the_eigenvalue_of_its_direction():
     theta, size = np.full([4, 4], 0.5) + 0.5 * np.eye(4), 0.01
     theta[0, 1] = theta[1, 0] = 0.5 - size
     theta[2, 3] = theta[3, 2] = 0.5 + size  # of the test inputs, so that the mean stays
-    found = perturbation.compared(theta, np.array([1.0, 0.5]))
+    found = perturbation.compared(theta, theta)
     # Of two training inputs the mean kernel has 0.5 along e_1 - e_2 and 1.5 along e_1 + e_2.
     assert found["norm"] == pytest.approx(size / 0.5)
     assert found["spread"] == pytest.approx(np.sqrt(4 / 12) * size / 0.5)

@@ -114,6 +114,7 @@ def main() -> None:
             )
             file.flush()
             rows += new
+            done.add(name)
             keras.backend.clear_session()
     print(report(rows))
 
