@@ -52,8 +52,8 @@ def load(settings: Mapping[str, Any]) -> data.ImageData:
     )
     if settings["normalize"]:
         return loaded
-    unit = {"mean": np.zeros_like(loaded.mean), "std": np.ones_like(loaded.std)}
-    return dataclasses.replace(loaded, **unit)
+    zeros, ones = np.zeros_like(loaded.mean), np.ones_like(loaded.std)
+    return dataclasses.replace(loaded, mean=zeros, std=ones)
 
 
 def pair(

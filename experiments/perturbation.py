@@ -63,11 +63,12 @@ def compared(theta: np.ndarray, nngp: np.ndarray) -> dict[str, float]:
     smoother = np.linalg.solve(theta[:n, :n], theta[:n, n:]).T
     rows = np.concatenate([-smoother, np.eye(n)], axis=1)
     exact = np.mean(np.sum(rows @ nngp * rows, axis=1))
-    form = theta[0, 0], off.mean(), nngp[0, 0], nngp[outside].mean()
+    ntk_form = float(theta[0, 0]), float(off.mean())
+    nngp_form = float(nngp[0, 0]), float(nngp[outside].mean())
     return {
         "spread": float(off.std() / off.mean()),
         "norm": float(np.linalg.norm(difference, 2)),
-        "theorem": meanfield.trained_output_variance(*map(float, form), n) / float(exact),
+        "theorem": meanfield.trained_output_variance(*ntk_form, *nngp_form, n) / float(exact),
     }
 
 

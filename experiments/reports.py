@@ -20,40 +20,13 @@ from absl import flags
 from matplotlib.figure import Figure
 
 import mfcnn
-from experiments import binary, common, zoo
+from experiments import applications, binary, common, zoo
 
 FLAGS = flags.FLAGS
 _QUICK = {"inputs": 8, "draws": 4, "models": 100}
 _PAPER = {"draws": 10}
 _QUANTITIES = ("variance", "correlation", "gradient", "weight_gradient")
-_PIXELS = ("EfficientNet", "MobileNetV3", "ConvNeXt")  # that scale pixels themselves
-_SIZES = {
-    "VGG16": 32,
-    "ResNet50": 32,
-    "ResNet50V2": 32,
-    "MobileNet": 32,
-    "MobileNetV2": 32,
-    "MobileNetV3Small": 32,
-    "DenseNet121": 32,
-    "EfficientNetB0": 32,
-    "EfficientNetV2B0": 32,
-    "ConvNeXtTiny": 32,
-    "InceptionV3": 75,
-    "Xception": 71,
-    "NASNetMobile": 32,
-}
 _Made = tuple[keras.Model, Any]
-
-
-def _application(name: str, count: int, seed: int) -> _Made:
-    """One of keras.applications, with random pixels or normal numbers."""
-    size = _SIZES[name]
-    make = getattr(keras.applications, name)
-    model = make(weights=None, input_shape=(size, size, 3), classes=10)
-    rng, shape = np.random.default_rng(seed), (count, size, size, 3)
-    pixels = name.startswith(_PIXELS)
-    x = rng.uniform(0, 255, shape) if pixels else rng.standard_normal(shape)
-    return model, x.astype("float32")
 
 
 def cases(count: int, seed: int) -> dict[str, Callable[[], _Made]]:
@@ -62,7 +35,9 @@ def cases(count: int, seed: int) -> dict[str, Callable[[], _Made]]:
     digits = mfcnn.data.load_arrays("digits", "train", subset=count)[0]
     small = {name: lambda one=one: (one, digits) for name, one in zoo.wide().items()}
     odd = {name: lambda make=make: make(rng, count) for name, make in zoo.odd().items()}
-    large = {name: lambda name=name: _application(name, count, seed) for name in _SIZES}
+    large = {
+        name: lambda name=name: applications.make(name, count, seed) for name in applications.SIZES
+    }
     return {**large, **small, **odd}
 
 
