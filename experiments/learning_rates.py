@@ -5,9 +5,9 @@
 Fully connected networks are trained by full-batch gradient descent at rho = eta / eta_theory.
 First row: the best accuracy over training, the paper's figure. Second row: the largest training
 loss of the first steps over the first loss. Theory, linear in the weights, says that the error
-along the largest eigenvector grows from rho = 1 on; that is where the early loss begins to rise. A
-network of finite width then finds weights of a smaller lambda_max and learns after all, so that the
-accuracy breaks later, at 1.6 to 2.5. Prints both places for each network.
+along the largest eigenvector grows from rho = 1 on; there the early loss begins to rise in wide,
+shallow networks. A finite network then finds weights of a smaller lambda_max and learns
+after all, so that the accuracy breaks later, at 2 and more. Prints both places for each network.
 """
 
 import functools
@@ -38,7 +38,7 @@ _QUICK = {
     "eval_every": 2,
     "early_steps": 20,
     "checkpoint_every": 60,
-    "rhos": "0.25 0.5 0.8 0.9 1 1.1 1.2 1.4 1.6 2 2.5".split(),
+    "rhos": "0.25 0.5 0.8 0.9 1 1.1 1.2 1.4 1.6 2 2.5 4".split(),
 }
 _PAPER = {
     "dataset": "cifar10",
