@@ -55,7 +55,8 @@ _PAPER = {
         for rho in sorted([*np.geomspace(0.1, 10, 10), 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 2, 2.5])
     ],
 }
-_CEILING = 1e6  # of what is drawn: beyond, the loss overflows
+_CEILING = 5.0  # of the early loss as drawn: beyond, it overflows before long
+_TICKS = [0.1, 0.25, 0.5, 1, 2, 4, 10]
 _RISEN = (
     1.01  # of the early loss over the first: rounding and sampling have no part in full batches
 )
@@ -103,10 +104,13 @@ def draw(rows: Rows) -> Figure:
         for axis in (top, bottom):
             axis.axvline(1, color="k", lw=0.8)
             axis.set(xscale="log", xlabel="$\\eta / \\eta_{theory}$")
+            limits = axis.get_xlim()
+            axis.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
+            axis.set(xlim=limits)
+            axis.minorticks_off()
         top.set(title=f"depth {depth:.0f}")
-        bottom.set(yscale="log")
     axes[0, 0].set_ylabel("best accuracy (dashed: test)")
-    axes[1, 0].set_ylabel("largest early loss / first loss")
+    axes[1, 0].set_ylabel(f"largest early loss / first loss\n({_CEILING:g}: that or more)")
     axes[0, 0].legend(fontsize=7)
     return figure
 
