@@ -59,7 +59,7 @@ def measure(name: str, count: int, seed: int) -> tuple[list[dict[str, Any]], Cur
     rows, found = [], {}
     for start in ("before", "after"):
         one = model if start == "before" else mfcnn.repair(model, x, seed=seed)
-        report = mfcnn.diagnose(one, x, draws=0, tangent_kernel=False, training=False)
+        report = mfcnn.diagnose(one, x, draws=0, tangent_kernel=False)
         found[start] = curves(report)
         row: dict[str, Any] = {"model": name, "start": start}
         row |= {"layers": len(found[start]["gradient"])}

@@ -1,15 +1,16 @@
 """Weights of one layer on the critical line: their variances, and the kernels that have them."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from mfcnn import initializers
 from mfcnn.activations import Activation
+from mfcnn.diagnosis._tracing import DEPTHWISE, SEPARABLE
 
-__all__ = ["critical_weights", "kernel_initializer", "variance_before"]
+__all__ = ["Kernel", "critical_weights", "kernel_initializer", "kernels", "variance_before"]
 
 
 def variance_before(function: Activation | None, depth: int) -> float:
@@ -51,32 +52,69 @@ def critical_weights(function: Activation, q: float, target: float) -> tuple[flo
     return variance, float(np.clip(here + target - q, 0.0, max(there, 0.0))), mean
 
 
+class Kernel(NamedTuple):
+    """A kernel of a layer.
+
+    Attributes:
+        variable: [*window, channels, filters], or [*window, channels, multiplier].
+        initializer: the layer's attribute for its initializer.
+        by_channel: whether each channel has filters of its own.
+    """
+
+    variable: Any
+    initializer: str
+    by_channel: bool
+
+    def of_constants(self, values: np.ndarray) -> np.ndarray:
+        """What the kernel makes of a constant in each channel, away from borders."""
+        kernel = np.asarray(self.variable, np.float64)
+        kernel = kernel.sum(axis=tuple(range(kernel.ndim - 2)))
+        return (values[:, None] * kernel).ravel() if self.by_channel else values @ kernel
+
+
+def kernels(layer: Any) -> list[Kernel]:
+    """The kernels of a layer, in the order in which its inputs meet them."""
+    if isinstance(layer, SEPARABLE):
+        return [
+            Kernel(layer.depthwise_kernel, "depthwise_initializer", True),
+            Kernel(layer.pointwise_kernel, "pointwise_initializer", False),
+        ]
+    if isinstance(layer, DEPTHWISE):
+        return [Kernel(layer.kernel, "depthwise_initializer", True)]
+    return [Kernel(layer._kernel, "kernel_initializer", False)]
+
+
 def kernel_initializer(
-    layer: Any, variance: float, twins: tuple[bool, bool], seed: int
+    layer: Any, kernel: Kernel, variance: float, twins: tuple[bool, bool], seed: int
 ) -> tuple[str, Any]:
     """The kind of kernel, and an initializer of this weight variance.
 
     Args:
         layer: whose kernel it is.
+        kernel: one of `kernels(layer)`.
         variance: sigma_w^2; where inputs are twins, of a layer on one of each pair.
         twins: whether the inputs and the outputs are twins.
         seed: of the kernel.
     """
-    shape = list(layer._kernel.shape)
+    shape = list(kernel.variable.shape)
+    if kernel.by_channel:
+        deviation = math.sqrt(variance / math.prod(shape[:-2]))
+        return "gaussian", keras.initializers.RandomNormal(0.0, deviation, seed)
     for axis, paired in zip((-2, -1), twins):
         shape[axis] //= 1 + paired
-    kind, initializer = _half(layer, tuple(shape), variance, seed)
+    strides = 1 if isinstance(layer, SEPARABLE) else getattr(layer, "strides", 1)
+    plain = max(np.ravel(strides)) == 1 and getattr(layer, "groups", 1) == 1
+    kind, initializer = _half(plain, tuple(shape), variance, seed)
     if not any(twins):
         return kind, initializer
     return f"mirrored {kind}", initializers.Mirrored(initializer, *twins)
 
 
-def _half(layer: Any, shape: tuple[int, ...], variance: float, seed: int) -> tuple[str, Any]:
+def _half(plain: bool, shape: tuple[int, ...], variance: float, seed: int) -> tuple[str, Any]:
     channels, filters = shape[-2:]
     gain = math.sqrt(variance * max(channels, filters) / channels)
     if len(shape) == 2:
         return "orthogonal", keras.initializers.Orthogonal(gain, seed)
-    plain = max(np.ravel(layer.strides)) == 1 and layer.groups == 1
     if plain and channels <= filters:
         return "delta-orthogonal", initializers.ConvolutionDeltaOrthogonal(gain, seed)
     deviation = math.sqrt(variance / math.prod(shape[:-1]))

@@ -51,8 +51,9 @@ def repair(
     get 1 / B of it, so that all sums together do not multiply the variance by more than e.
 
     Kernels are orthogonal in dense layers, delta-orthogonal in convolutions of stride 1 with no
-    more channels coming in than going out, and Gaussian in others. Dense, Conv1D to Conv3D and
-    PeriodicConvolution are changed; other layers are kept as they are, and the table says so.
+    more channels coming in than going out, and Gaussian in others, as in those of single channels.
+    Dense, Conv1D to Conv3D, PeriodicConvolution, depthwise and separable convolutions are changed;
+    other layers are kept as they are, and the table says so.
 
     Args:
         model: a built `keras.Model` that can be serialized, or the path of a `.keras` file.
@@ -158,7 +159,7 @@ class _Repairer:
             self._keep(layer, "not among the chosen layers")
         elif _tracing.is_normalization(layer):
             self._normalization(layer)
-        elif not isinstance(layer, _tracing.KERNELS):
+        elif not isinstance(layer, _tracing.WEIGHTED):
             self._keep(layer, f"{type(layer).__name__} is not known here")
         elif not by_data:
             self._by_theory(layer, origin, inputs)
@@ -264,11 +265,18 @@ class _Repairer:
         mean: float = 0.0,
     ) -> str:
         """New weights and biases of these variances, and a bias that takes out the inputs' mean."""
-        kernel, bias = layer._kernel, layer.bias
-        name, initializer = _critical.kernel_initializer(layer, variances[0], twins, seed)
-        layer.kernel_initializer = initializer
-        values = np.asarray(initializer(kernel.shape, dtype="float32"), np.float64)
-        self._assign(kernel, values)
+        bias, names = layer.bias, []
+        passed = np.full(_critical.kernels(layer)[0].variable.shape[-2], mean)
+        for index, kernel in enumerate(reversed(_critical.kernels(layer))):
+            # All but the last of a layer's kernels keep the mean square.
+            variance = variances[0] if index == 0 else 1.0
+            name, initializer = _critical.kernel_initializer(
+                layer, kernel, variance, twins, seed + 2 * index
+            )
+            setattr(layer, kernel.initializer, initializer)
+            shape = kernel.variable.shape
+            self._assign(kernel.variable, np.asarray(initializer(shape, dtype="float32"), float))
+            names.append(name)
         if bias is not None:
             initializer = keras.initializers.Zeros()
             if variances[1] > 0:
@@ -278,9 +286,10 @@ class _Repairer:
                     initializer = initializers.Mirrored(initializer)
             layer.bias_initializer = initializer
             numbers = np.asarray(initializer(bias.shape, dtype="float32"), np.float64)
-            numbers = numbers - mean * values.sum(axis=tuple(range(values.ndim - 1)))
-            self._assign(bias, numbers)
-        return name
+            for kernel in _critical.kernels(layer):
+                passed = kernel.of_constants(passed)
+            self._assign(bias, numbers - passed)
+        return names[0]
 
     def _seed(self) -> int:
         return int(self._rng.integers(2**31))

@@ -19,11 +19,15 @@ from mfcnn import layers as own
 from mfcnn.activations import Activation
 from mfcnn.diagnosis import _walk
 
-__all__ = ["KERNELS", "Origin", "Trace", "is_normalization"]
+__all__ = ["DEPTHWISE", "KERNELS", "SEPARABLE", "WEIGHTED", "Origin", "Trace", "is_normalization"]
 
 L = keras.layers
-# Layers whose kernel [*window, channels, filters] can be given new values.
+# Layers that can be given new values: those of a kernel [*window, channels, filters], those of a
+# kernel [*window, channels, multiplier] for each channel alone, and those of both.
 KERNELS = (L.Dense, L.Conv1D, L.Conv2D, L.Conv3D, own.PeriodicConvolution)
+DEPTHWISE = (L.DepthwiseConv1D, L.DepthwiseConv2D)
+SEPARABLE = (L.SeparableConv1D, L.SeparableConv2D)
+WEIGHTED = KERNELS + DEPTHWISE + SEPARABLE
 _NORMALIZATIONS = (
     L.BatchNormalization,
     L.LayerNormalization,
@@ -121,7 +125,7 @@ class Trace:
             for layer in _walk.leaves(self._model):
                 wrapped = self._wrapped(layer)
                 stack.enter_context(_walk.replaced(layer, "call", wrapped))
-                if isinstance(layer, KERNELS) and callable(layer.activation):
+                if isinstance(layer, WEIGHTED) and callable(layer.activation):
                     listening = self._listening(layer, layer.activation)
                     stack.enter_context(_walk.replaced(layer, "activation", listening))
             yield
@@ -175,7 +179,7 @@ class Trace:
         """The origin of what a layer returns."""
         depth = max(origin.depth for origin in origins)
         first = origins[0]
-        if isinstance(layer, KERNELS):
+        if isinstance(layer, WEIGHTED):
             return self._behind_kernel(layer, depth + 1)
         if is_normalization(layer):
             return Origin("linear", tail=layer, depth=depth)
