@@ -171,15 +171,21 @@ def decomposed(outputs: np.ndarray, y_test: np.ndarray) -> dict[str, float]:
     by a n-th of the variance. Variance and bias add up to the mean squared error.
 
     Returns:
-        dict with measured (the variance), its standard error over the networks (the test inputs of
-        one network are not independent), and measured_bias.
+        dict with measured (the variance) and measured_bias, and their standard errors over the
+        networks, of the bias by leaving out each (the test inputs of one are not independent).
     """
     count = len(outputs)
     squares = np.mean((outputs - outputs.mean(0)) ** 2, axis=1)
     variance = float(squares.sum() / (count - 1))
     bias = float(np.mean((outputs.mean(0) - y_test) ** 2)) - variance / count
-    error = float(squares.std() / np.sqrt(count))
-    return {"measured": variance, "error": error, "measured_bias": bias}
+    left_out = (outputs.sum(0) - outputs) / (count - 1)
+    biases = np.mean((left_out - y_test) ** 2, axis=1)
+    return {
+        "measured": variance,
+        "error": float(squares.std() / np.sqrt(count)),
+        "measured_bias": bias,
+        "bias_error": float(np.sqrt(count - 1) * biases.std()),
+    }
 
 
 def load(settings: Mapping[str, Any]) -> Examples:
@@ -225,7 +231,8 @@ def draw(rows: Rows, settings: Mapping[str, Any]) -> Figure:
         x, measured, error = (column(mine, k) for k in ("weight_variance", "measured", "error"))
         label = f"trained, width {width:.0f}"
         left.errorbar(x, measured, 2 * error, fmt="o", capsize=2, label=label)
-        middle.plot(x, column(mine, "measured_bias"), "o", label=label)
+        bias, bias_error = column(mine, "measured_bias"), column(mine, "bias_error")
+        middle.errorbar(x, bias, 2 * bias_error, fmt="o", capsize=2, label=label)
     left.plot(x, column(mine, "exact_wide"), "k-", label="wide networks, exact")
     left.plot(x, column(mine, "theorem"), "k--", label="theorem 5.3")
     middle.plot(x, column(mine, "bias_wide"), "k-", label="wide networks, exact")
