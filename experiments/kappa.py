@@ -20,12 +20,12 @@ from absl import flags
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from experiments import binary, common
+from experiments import binary, common, phases
 from experiments.curves import Rows, column, curves_of
 from mfcnn import meanfield
 
 FLAGS = flags.FLAGS
-_PHASES = ("ordered", "border", "chaotic")
+_PHASES = phases.FINITE_WIDTH_PHASES
 # Of kappa_1 / kappa_2 at infinite depth.
 _LIMITS = {
     ("erf", "ordered"): 1.0,
@@ -36,7 +36,7 @@ _LIMITS = {
 }
 
 # The settings of the presets. The paper says only in which phase the variances lie: those of
-# `starts` and the depths are choices.
+# `phases.finite_width_starts` and the depths are choices.
 _QUICK = {"max_depth": 30}
 _PAPER = {"max_depth": 100}
 
@@ -64,24 +64,12 @@ def kappas(
     return np.array([f.kappa_1 for f in forms]), np.array([f.kappa_2 for f in forms])
 
 
-def starts() -> dict[tuple[str, str], tuple[float, float]]:
-    """(weight_variance, bias_variance) by activation and phase."""
-    critical, bias = map(float, meanfield.critical_point("erf", 0.5))
-    erf = (0.7 * critical, bias), (critical, bias), (1.6 * critical, bias)
-    relu = (1.5, 0.05), (2.0, 0.0), (2.5, 0.05)
-    return {
-        (activation, phase): variances
-        for activation, found in (("erf", erf), ("relu", relu))
-        for phase, variances in zip(_PHASES, found)
-    }
-
-
 def measure(settings: Mapping[str, Any]) -> Rows:
     """Rows of activation, phase, correlation and depth."""
     correlations = np.linspace(0.0, 0.95, 8)
     depths = np.unique(np.round(np.geomspace(1, settings["max_depth"], 16)).astype(int))
     rows = []
-    for (activation, phase), variances in starts().items():
+    for (activation, phase), variances in phases.finite_width_starts().items():
         kappa_1, kappa_2 = kappas(activation, variances, depths, correlations)
         rows += [
             {

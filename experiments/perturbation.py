@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import binary, common, kappa
+from experiments import binary, common, phases
 from experiments.curves import Rows, column, curves_of
 from mfcnn import data, meanfield
 
@@ -77,7 +77,7 @@ def measure(settings: Mapping[str, Any]) -> Rows:
     covariances = load(settings)
     depths = np.unique(np.round(np.geomspace(1, settings["max_depth"], 6)).astype(int))
     rows, pairs = [], np.triu_indices(len(covariances), 1)
-    for (activation, phase), variances in kappa.starts().items():
+    for (activation, phase), variances in phases.finite_width_starts().items():
         for depth in map(int, depths):
             form = meanfield.mean_field_ntk(activation, depth, *variances, covariances[pairs])
             theta, nngp = (one * np.eye(len(covariances)) for one in (form.kappa_1, form.q))

@@ -43,7 +43,7 @@ def test_the_figures_are_the_binaries_of_experiments(capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nothing"], "'nothing' is none of train"), (["figure", "x"], "'x' is none of condition")],
+    [(["nothing"], "'nothing' is none of train"), (["figure", "x"], "'x' is none of before_after")],
 )
 def test_an_unknown_name_is_refused_with_those_that_are_known(arguments, message):
     with pytest.raises(SystemExit, match=message):
