@@ -11,7 +11,13 @@ does not depend on the scale of weights: of relu and other homogeneous layers it
                                              by its own size in 1,000 steps at rate 1e-3: an error.
     q g > e^6 of the last layer's            chaos: small steps turn the outputs over. Networks
                                              train to about six depth scales (CNN paper, section 3):
-                                             an error, from e^3 on a warning.
+                                             an error, from e^3 on a warning. Weights behind which
+                                             normalization stands have no scale of their own: they
+                                             grow until the steps fit, and a net is slow where
+                                             another is lost: an error from 1e10 on. Measured: of
+                                             dense relu nets with batch normalization 30 and 40
+                                             layers (1e6, 1e9) learn digits in 3,000 steps of Adam,
+                                             60 (1e13) do not; ResNet50 (1e5) does in 150.
     1 - c < 1e-4, 1e-6 of the first layer's  two inputs of the correlation c look alike. The NTK's
                                              eigenvalues for their difference are proportional to
                                              1 - c: 10,000 steps of gradient descent are a warning,
@@ -32,6 +38,7 @@ __all__ = ["LOST", "SLOW", "effective_depth", "findings", "verdict"]
 SLOW, LOST = 1e-4, 1e-6
 _EPSILON = 1e-7  # of keras.optimizers.Adam
 _CHAOS = 6 / math.log(10)  # six depth scales, as a decimal logarithm
+_NORMALIZED_CHAOS = 10.0
 _HALF = 0.5
 _LARGE_OUTPUT = 1e4  # a standard deviation of 100 at the outputs
 _REPAIR = "mfcnn.repair(model, x) gives it weights on the critical line."
@@ -80,7 +87,8 @@ def _gradients(weighted: Sequence[Layer], runs: Sequence[Run]) -> list[Finding]:
     growth = [-math.inf if lost else share - shares[-1] for share in shares]
     found = []
     if max(growth) > _CHAOS / 2:
-        found.append(_chaotic(weighted, growth, runs))
+        limit = _NORMALIZED_CHAOS if _is_normalized(weighted) else _CHAOS
+        found.append(_chaotic(weighted, growth, limit, runs))
     if max(shares) < 2 * math.log10(_EPSILON):
         found.append(_unseen(weighted, shares, runs))
     if abs(ratios[0]) > -math.log10(SLOW) and not found:
@@ -88,14 +96,22 @@ def _gradients(weighted: Sequence[Layer], runs: Sequence[Run]) -> list[Finding]:
     return found
 
 
-def _chaotic(weighted: Sequence[Layer], growth: Sequence[float], runs: Sequence[Run]) -> Finding:
+def _is_normalized(weighted: Sequence[Layer]) -> bool:
+    """Whether at least every second layer with a kernel has a normalization of its own."""
+    count = sum(one.kind.endswith("Normalization") for one in weighted)
+    return 2 * count >= len(weighted) - count
+
+
+def _chaotic(
+    weighted: Sequence[Layer], growth: Sequence[float], limit: float, runs: Sequence[Run]
+) -> Finding:
     place = _last_beyond([value > _CHAOS / 2 for value in growth])
     reason = (
         "the gradient explodes on the way back: a small change of the weights here changes the "
         f"outputs (squared) 10^{growth[place]:.1f} times as much as one at the end, in the worst "
         f"layer 10^{max(growth):.1f} times."
     )
-    severity = "error" if max(growth) > _CHAOS else "warning"
+    severity = "error" if max(growth) > limit else "warning"
     return Finding(weighted[place].name, 10.0 ** max(growth), reason, _advice(runs), severity)
 
 
