@@ -29,7 +29,7 @@ FIGURES := phase_diagram gradient_norms weight_spectrum kernel_modes fourier_mod
 	output_variance effective_rank ntk_change linearization learning_rates \
 	trainability_generalization trainability orthogonal_speed variance_profiles train_depths \
 	train_depths_sgd train_depths_momentum train_depths_modes \
-	variance_profiles_circular
+	variance_profiles_circular before_after rate_laws
 
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out %/__init__.py %_child.py, \
 	$(wildcard benchmarks/*.py)))
