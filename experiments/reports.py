@@ -1,6 +1,6 @@
 """A report for each of many models: its time, its memory, and how far theory is from measurement.
 
-    python -m experiments.reports --output_dir=experiments/results/diagnose_reports
+    python -m experiments.reports --output_dir=experiments/results/reports
 
 metrics.csv has a row for each model: thirteen of keras.applications with weights=None at their
 least size, and small ones of many kinds. Batch normalization takes its moving statistics, so that
@@ -120,7 +120,7 @@ def main(_: list[str]) -> None:
 
 def define_flags() -> None:
     """Defines the flags of this binary."""
-    common.define_flags("diagnose_reports")
+    common.define_flags("reports")
     common.define_override("inputs", "The number of inputs.", lower_bound=2)
     common.define_override("draws", "Initializations beside the theory.", lower_bound=2)
     common.define_override("models", "At most so many models.", lower_bound=1)
