@@ -196,7 +196,6 @@ def define_flags() -> None:
         "Depths of which theory's rate alone is asked. Default: the preset's.",
         integers=True,
         lower_bound=1,
-        empty=True,
     )
     common.define_names(
         "optimizers", None, f"Some of {', '.join(OPTIMIZERS)}. Default: the preset's.", OPTIMIZERS
