@@ -137,8 +137,10 @@ class ImageData:
             mine = tf.reshape(order[done:, pipeline], [-1, split[-1]])
             if not self.shift:
                 return tf.data.Dataset.from_tensor_slices((mine,))
+            # A seed of its own: the shuffle sorts by this one's numbers.
+            own = tf.random.experimental.stateless_fold_in(seed, 1)
             moves = tf.random.stateless_uniform(
-                [size, 2], seed, -self.shift, self.shift + 1, tf.int32
+                [size, 2], own, -self.shift, self.shift + 1, tf.int32
             )
             return tf.data.Dataset.from_tensor_slices((mine, tf.gather(moves, mine)))
 

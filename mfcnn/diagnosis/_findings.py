@@ -32,6 +32,7 @@ import numpy as np
 from mfcnn import meanfield
 from mfcnn.diagnosis._records import Finding, Layer
 from mfcnn.diagnosis._theory import Run
+from mfcnn.diagnosis._tracing import NORMALIZATION_KINDS
 
 __all__ = ["LOST", "SLOW", "effective_depth", "findings", "verdict"]
 
@@ -98,7 +99,7 @@ def _gradients(weighted: Sequence[Layer], runs: Sequence[Run]) -> list[Finding]:
 
 def _is_normalized(weighted: Sequence[Layer]) -> bool:
     """Whether at least every second layer with a kernel has a normalization of its own."""
-    count = sum(one.kind.endswith("Normalization") for one in weighted)
+    count = sum(one.kind in NORMALIZATION_KINDS for one in weighted)
     return 2 * count >= len(weighted) - count
 
 

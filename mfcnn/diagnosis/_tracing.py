@@ -19,7 +19,16 @@ from mfcnn import layers as own
 from mfcnn.activations import Activation
 from mfcnn.diagnosis import _walk
 
-__all__ = ["DEPTHWISE", "KERNELS", "SEPARABLE", "WEIGHTED", "Origin", "Trace", "is_normalization"]
+__all__ = [
+    "DEPTHWISE",
+    "KERNELS",
+    "NORMALIZATION_KINDS",
+    "SEPARABLE",
+    "WEIGHTED",
+    "Origin",
+    "Trace",
+    "is_normalization",
+]
 
 L = keras.layers
 # Layers that can be given new values: those of a kernel [*window, channels, filters], those of a
@@ -34,6 +43,7 @@ _NORMALIZATIONS = (
     L.RMSNormalization,
     L.GroupNormalization,
 )
+NORMALIZATION_KINDS = frozenset(kind.__name__ for kind in _NORMALIZATIONS)
 _JOINS = (
     L.Add,
     L.Subtract,

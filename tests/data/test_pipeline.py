@@ -285,6 +285,22 @@ def test_moves_do_not_depend_on_where_the_run_began_nor_on_the_number_of_workers
         np.testing.assert_array_equal(images, np.concatenate([first, second]))
 
 
+def test_moves_are_drawn_by_other_numbers_than_the_order(monkeypatch):
+    seeds = []
+    for name in ("stateless_uniform", "experimental.stateless_shuffle"):
+        home, _, name = name.rpartition(".")
+        home = getattr(tf.random, home) if home else tf.random
+        original = getattr(home, name)
+
+        def listening(*arguments, original=original, **options):
+            seeds.append([one for one in arguments if tf.is_tensor(one) and one.shape == [2]][-1])
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(home, name, listening)
+    next(iter(data.load("digits", 8, seed=1, subset=40, shift=3).train))
+    assert len(seeds) >= 2 and seeds[0] is not seeds[1]
+
+
 def test_test_images_and_arrays_are_not_moved():
     record, still = (data.load("digits", 8, subset=40, shift=s) for s in (3, 0))
     for name in ("train", "test"):
