@@ -89,6 +89,12 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "export", None, "Write the program, its data and a runner to this folder, which is new."
     )
+    flags.register_validator(
+        "shift",
+        lambda value: value == 0,
+        "shift must be 0: the exported program trains on images as they are, experiments.train "
+        "moves them",
+    )
 
 
 def write_folder(config: vanilla.Config, folder: pathlib.Path, machine: Machine) -> int:
