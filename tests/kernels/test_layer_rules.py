@@ -1,12 +1,14 @@
 """Which rule reads a layer: its class decides, and what a subclass or a user changes counts."""
 
+from collections import Counter
+
 import keras
 import numpy as np
 import pytest
 
 import mfcnn
 from mfcnn import kernels
-from mfcnn.kernels._models import registry
+from mfcnn.kernels._models import operations, pairs, registry, sampled
 from tests.kernels.test_every_layer import deviation, two_inputs
 from tests.kernels.test_wide_networks import SIGNIFICANT, convolution, dense, sequential, weights
 
@@ -356,6 +358,37 @@ def test_axes_in_front_are_kept_by_kernels_in_several_blocks(monkeypatch):
         np.testing.assert_allclose(one.ntk, other.ntk, rtol=1e-12)
     errors = np.hypot(whole[2].ntk_error, parts[2].ntk_error)
     assert np.all(np.abs(whole[2].ntk - parts[2].ntk) < 6 * errors)  # of few draws
+
+
+def test_a_draw_computes_what_is_drawn_once_and_nothing_that_no_draw_reads(monkeypatch):
+    """Three blocks with filters of single channels, whose wide layers' activations are drawn."""
+    computed = []
+    own = pairs.Evaluation.own
+
+    def counting(self, node):
+        if node not in self._own:
+            computed.append(node)
+        return own(self, node)
+
+    monkeypatch.setattr(pairs.Evaluation, "own", counting)
+    inputs = keras.Input([6, 4, 2])
+    x = L.Conv2D(4, 3, padding="same", **weights())(inputs)
+    for _ in range(3):
+        y = L.ReLU(6.0)(L.Conv2D(8, 1, **weights())(x))
+        y = L.DepthwiseConv2D(3, padding="same", depthwise_initializer="he_normal")(y)
+        x = L.Add()([x, L.Conv2D(4, 1, **weights())(L.ReLU(6.0)(y))])
+    model = keras.Model(inputs, dense()(L.Flatten()(x)))
+    kernel = kernels.from_keras(model, sampled=30)
+    x = two_inputs((6, 4, 2))
+    result = kernel(x[[0, 1, 0]])  # equal inputs are drawn together
+    for name in ("nngp", "ntk"):
+        value = getattr(result, name).numpy()
+        np.testing.assert_array_equal(value[[0, 1]][:, [0, 1]], value[[2, 1]][:, [2, 1]])
+    assert not any(isinstance(node, operations.Elementwise) for node in computed)
+    times = Counter(computed)
+    drawn = [node for node in times if isinstance(node, sampled.Activated)]
+    assert len(drawn) == 3 and all(times[node] == 8 for node in drawn)
+    assert min(times.values()) == 1 and max(times.values()) == 8
 
 
 @pytest.mark.slow

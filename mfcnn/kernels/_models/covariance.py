@@ -183,6 +183,7 @@ def activate(
     layout: Layout,
     dual: Any,
     same: tf.Tensor | None,
+    symmetric: bool = False,
 ) -> Covariance:
     """One activation of two Gaussian signals a and b.
 
@@ -193,6 +194,7 @@ def activate(
         layout: of the covariance.
         dual: the dual maps of the activation.
         same: where first and second inputs are equal, [n1, n2]; None if a and b are two signals.
+        symmetric: whether the second inputs are the first, in their order.
     """
     (a1, b1), (a2, b2) = variance1, variance2
     n1, n2 = value.nngp.shape[-2:]
@@ -212,13 +214,16 @@ def activate(
     equal = None if same is None else _coincident(value.nngp, layout, same)
     left, right = tf.reshape(a1, [-1, 1]), tf.reshape(b2, [1, -1])
     nngp, slope = dual.maps(left, right, as_matrix(value.nngp, layout), equal)
-    self1, self2 = (
-        _own(dual, k, a, b, layout, same is not None)
-        for k, a, b in ((value.self1, a1, b1), (value.self2, a2, b2))
-    )
     shape = [int(n) for n in value.nngp.shape]
-    slope = from_matrix(slope, shape, layout)
-    return Covariance(self1, self2, from_matrix(nngp, shape, layout), slope * value.ntk)
+    nngp, slope = (from_matrix(k, shape, layout) for k in (nngp, slope))
+    if symmetric:
+        self1 = self2 = tf.linalg.diag_part(nngp)
+    else:
+        self1, self2 = (
+            _own(dual, k, a, b, layout, same is not None)
+            for k, a, b in ((value.self1, a1, b1), (value.self2, a2, b2))
+        )
+    return Covariance(self1, self2, nngp, slope * value.ntk)
 
 
 def _coincident(kernel: tf.Tensor, layout: Layout, same: tf.Tensor) -> tf.Tensor:

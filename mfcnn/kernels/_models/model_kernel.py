@@ -16,6 +16,7 @@ from mfcnn.kernels._models import rules_joins as _joins
 from mfcnn.kernels._models import rules_positions as _positions
 from mfcnn.kernels._models import rules_weights as _weights
 from mfcnn.kernels._models.nodes import Data, Node
+from mfcnn.kernels._models.sampled import Sampled
 
 __all__ = ["from_keras"]
 
@@ -178,21 +179,14 @@ class _ModelKernel(_base.Kernel):
         ids1, ids2 = _base.identities(x1, x2)
 
         def block(rows: np.ndarray, columns: np.ndarray) -> tuple[tf.Tensor, ...]:
-            first, other = tf.gather(x1, rows), tf.gather(second, columns)
+            inputs = tf.gather(x1, rows), tf.gather(second, columns)
             ids = tf.gather(ids1, rows), tf.gather(ids2, columns)
-            if self.sampled:  # all inputs of a block are drawn together
-                first = other = tf.concat([first, other], 0)
-                ids = (tf.concat(ids, 0),) * 2
-            same = tf.equal(ids[0][:, None], ids[1][None, :])
-            values = [
-                self._block(plan, shapes, (first, other), same, draw) for draw in range(self._draws)
-            ]
-            nngp, ntk = (tf.stack(field) for field in zip(*values))
-            if not self.sampled:
-                return nngp[0], ntk[0], tf.zeros(nngp.shape[1:-2], tf.float64)
-            n1 = len(rows)
-            scale = tf.zeros(nngp.shape[:-2], tf.float64)
-            return nngp[..., :n1, n1:], ntk[..., :n1, n1:], scale
+            if self.sampled:
+                nngp, ntk = self._draw(plan, shapes, inputs, np.concatenate(ids))
+            else:
+                same = tf.equal(ids[0][:, None], ids[1][None, :])
+                nngp, ntk = self._block(plan, shapes, inputs, same)
+            return nngp, ntk, tf.zeros(nngp.shape[:-2], tf.float64)
 
         size = max(1, math.isqrt(_BLOCK // min(_BLOCK, plan.entries)))
         if self.sampled:
@@ -212,7 +206,7 @@ class _ModelKernel(_base.Kernel):
                 f"Received: x1.shape={x1.shape}, sampled={self.sampled}"
             )
         same = _first_layer.same_inputs(x1, x2)
-        nngp, ntk = self._block(plan, shapes, (x1, second), same, 0)
+        nngp, ntk = self._block(plan, shapes, (x1, second), same)
         if x2 is None:
             nngp, ntk = ((k + tf.linalg.matrix_transpose(k)) / 2 for k in (nngp, ntk))
         return nngp, ntk, tf.zeros([], tf.float64)
@@ -223,16 +217,48 @@ class _ModelKernel(_base.Kernel):
         shapes: Sequence[Sequence[int]],
         inputs: tuple[tf.Tensor, tf.Tensor],
         same: tf.Tensor,
-        draw: int,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         tensors = [_split(x, shapes) for x in inputs]
         evaluation = pairs.Evaluation(list(zip(*tensors)), same, plan.pairs, plan.loops)
-        if self.sampled:
+        return _kernels(evaluation.run(plan.order, plan.outputs))
+
+    def _draw(
+        self,
+        plan: "_Plan",
+        shapes: Sequence[Sequence[int]],
+        inputs: tuple[tf.Tensor, tf.Tensor],
+        ids: np.ndarray,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `_block`, for each draw: all inputs of the block are drawn together, equal ones once.
+
+        Args:
+            plan: what to compute.
+            shapes: of the model's inputs.
+            inputs: the first and the second ones.
+            ids: numbers that are equal for equal inputs, those of the first and then of the second.
+        """
+        _, places, back = np.unique(ids, return_index=True, return_inverse=True)
+        tensors = _split(tf.gather(tf.concat(inputs, 0), places), shapes)
+        same = tf.eye(len(places), dtype=tf.bool)
+        evaluation = pairs.Evaluation([(x, x) for x in tensors], same, plan.pairs, plan.loops)
+        evaluation.keep(plan.fixed, plan.frontier)
+        values = []
+        for draw in range(self._draws):
             evaluation.sample(self._channels, (self.seed, draw))
-        results = evaluation.run(plan.order, plan.outputs)
-        nngp, ntk = ([getattr(r, name) for r in results] for name in ("nngp", "ntk"))
-        nngp, ntk = (v[0] if len(v) == 1 else tf.stack(v) for v in (nngp, ntk))
+            values.append(_kernels(evaluation.run(plan.random, plan.outputs)))
+        rows, columns = np.split(back, [inputs[0].shape[0]])
+        nngp, ntk = (
+            tf.gather(tf.gather(tf.stack(field), rows, axis=-2), columns, axis=-1)
+            for field in zip(*values)
+        )
         return nngp, ntk
+
+
+def _kernels(results: Sequence[Any]) -> tuple[tf.Tensor, tf.Tensor]:
+    """NNGP and NTK of one output, or of several, in front."""
+    nngp, ntk = ([getattr(r, name) for r in results] for name in ("nngp", "ntk"))
+    nngp, ntk = (v[0] if len(v) == 1 else tf.stack(v) for v in (nngp, ntk))
+    return nngp, ntk
 
 
 def _split(x: tf.Tensor, shapes: Sequence[Sequence[int]]) -> list[tf.Tensor]:
@@ -255,8 +281,11 @@ class _Plan:
     """The nodes of a model in the order of their evaluation.
 
     Attributes:
-        order: all nodes, parents first.
+        order: all nodes whose covariances are computed, first to last.
         outputs: those of the model's outputs.
+        random: those of the order that are drawn, or made of what is.
+        fixed: the others.
+        frontier: those of the others that `random` reads.
         pairs: whether all pairs of positions are needed.
         entries: the entries of the largest covariance of two inputs.
         loops: compiled loops of stacks.
@@ -265,6 +294,14 @@ class _Plan:
     def __init__(self, signals: Sequence[Any]) -> None:
         self.outputs = [self._output(signal) for signal in signals]
         self.order = pairs.ordered(self.outputs)
+        drawn: set[Node] = set()
+        for node in self.order:
+            if isinstance(node, Sampled) or not drawn.isdisjoint(node.reads):
+                drawn.add(node)
+        self.random = [node for node in self.order if node in drawn]
+        self.fixed = [node for node in self.order if node not in drawn]
+        read = {one for node in self.random for one in node.reads}.union(self.outputs)
+        self.frontier = [node for node in self.fixed if node in read and not isinstance(node, Data)]
         self.loops: dict[Any, Any] = {}
         self.pairs = any(node.asks_pairs for node in self.order)
         self.entries = max(pairs.entries(node, self.pairs) for node in self.order)

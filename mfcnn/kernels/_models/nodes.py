@@ -40,8 +40,13 @@ class Node:
         # The fields, each of mean zero, in which it is linear; None behind an activation.
         self.fresh: frozenset | None = None
 
+    @property
+    def reads(self) -> tuple["Node", ...]:
+        """The nodes from whose covariances its own is computed."""
+        return self.parents
+
     def covariance(self, evaluation: "Evaluation") -> Covariance:
-        """Of the node with itself, from those of its parents."""
+        """Of the node with itself, from those of the nodes that it reads."""
         raise NotImplementedError
 
     def mean(self, evaluation: "Evaluation") -> Means:

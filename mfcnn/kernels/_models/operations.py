@@ -134,7 +134,9 @@ class Elementwise(Node):
         value, layout = evaluation.own(parent), evaluation.layout(parent)
         q1, q2 = evaluation.variances(parent)
         dual = functions.dual(self.function, q1, q2)
-        return covariance.activate(value, (q1, q1), (q2, q2), layout, dual, evaluation.same)
+        return covariance.activate(
+            value, (q1, q1), (q2, q2), layout, dual, evaluation.same, evaluation.symmetric
+        )
 
     def mean(self, evaluation: "Evaluation") -> Means:
         """E[phi(z)], by the variance alone."""

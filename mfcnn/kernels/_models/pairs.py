@@ -107,9 +107,8 @@ def _same_function(node: Elementwise, a: Node, b: Node) -> Callable[..., Covaria
         value = values[0] or evaluation.zero(node.sizes)
         (a1, a2), (b1, b2) = evaluation.variances(a), evaluation.variances(b)
         dual = functions.dual(node.function, a1, a2, b1, b2)
-        return covariance.activate(
-            value, (a1, b1), (a2, b2), evaluation.layout(node), dual, same=None
-        )
+        layout, symmetric = evaluation.layout(node), evaluation.symmetric
+        return covariance.activate(value, (a1, b1), (a2, b2), layout, dual, None, symmetric)
 
     return combine
 
@@ -159,13 +158,24 @@ class Evaluation:
             loops: a dict that keeps compiled loops from one block to the next.
         """
         self.inputs, self.same, self.pairs, self.loops = inputs, same, pairs, loops
+        self.symmetric = all(one is other for one, other in inputs)
         self.channels, self._seed, self._drawn = 0, (0, 0), 0
         self._own: dict[Node, Covariance] = {}
+        self._kept: frozenset[Node] = frozenset()
+        # Remembered: what a mean is computed from may be dropped when it is asked for again.
+        self._means: dict[Node, Means] = {}
         self._data: dict[Node, tuple[tf.Tensor, tf.Tensor]] = {}
 
+    def keep(self, order: Sequence[Node], nodes: Sequence[Node]) -> None:
+        """Computes nodes, with those before them in their order, that all draws have in common."""
+        self._kept = frozenset(nodes)
+        self.run(order, nodes)
+
     def sample(self, channels: int, seed: tuple[int, int]) -> None:
-        """Lets nodes without closed form draw as many channels."""
-        self.channels, self._seed = channels, seed
+        """Lets nodes without closed form draw as many channels, and forgets earlier draws."""
+        self.channels, self._seed, self._drawn = channels, seed, 0
+        self._own = {node: value for node, value in self._own.items() if node in self._kept}
+        self._means = {}
 
     def normal(self, shape: Sequence[int]) -> tf.Tensor:
         """Standard normal numbers, other ones at each call."""
@@ -185,16 +195,16 @@ class Evaluation:
         """
         uses: dict[Node, int] = {node: 1 for node in outputs}
         for node in order:
-            for parent in node.parents:
+            for parent in node.reads:
                 uses[parent] = uses.get(parent, 0) + 1
         for node in order:
             if not isinstance(node, Data):
                 self.own(node)
                 if visit is not None:
                     visit(node)
-            for parent in node.parents:
+            for parent in node.reads:
                 uses[parent] -= 1
-                if not uses[parent]:
+                if not uses[parent] and parent not in self._kept:
                     self._own.pop(parent, None)
         return [self.own(node) for node in outputs]
 
@@ -220,7 +230,13 @@ class Evaluation:
 
     def mean(self, node: Node) -> Means:
         """The mean of a node at first and second inputs; None is zero."""
-        return None if node.centered else node.mean(self)
+        if node not in self._means:
+            self._means[node] = None if node.centered else node.mean(self)
+        return self._means[node]
+
+    def remember_mean(self, node: Node, mean: Means) -> None:
+        """Of a node that is drawn, with its covariance, from the same channels."""
+        self._means[node] = mean
 
     def data(self, node: Data) -> tuple[tf.Tensor, tf.Tensor]:
         """The tensors of a node that is not random."""
@@ -277,12 +293,12 @@ def entries(node: Node, pairs: bool) -> int:
 
 
 def ordered(outputs: Sequence[Node]) -> list[Node]:
-    """All nodes below some, parents first; a model may be deeper than Python's recursion."""
+    """Some nodes and all that they read, first to last; deeper than Python's recursion maybe."""
     done: dict[Node, None] = {}
     waiting = list(reversed(outputs))
     while waiting:
         node = waiting[-1]
-        missing = [parent for parent in node.parents if parent not in done]
+        missing = [parent for parent in node.reads if parent not in done]
         if not missing:
             done.setdefault(waiting.pop())
         waiting.extend(missing)

@@ -197,7 +197,7 @@ def evaluate(nodes: Sequence[Node], inputs: Sequence[tf.Tensor]) -> dict[Node, M
     rows = tf.concat([tf.reshape(x, [n, -1]) for x in inputs], 1)
     ids, _ = _base.identities(rows, None)
     same = tf.equal(ids[:, None], ids[None, :])
-    evaluation = _Evaluation([(x, x) for x in inputs], same, asks, {})
+    evaluation = pairs.Evaluation([(x, x) for x in inputs], same, asks, {})
     found: dict[Node, Moments] = {}
 
     def visit(node: Node) -> None:
@@ -208,20 +208,6 @@ def evaluate(nodes: Sequence[Node], inputs: Sequence[tf.Tensor]) -> dict[Node, M
     except (ValueError, tf.errors.InvalidArgumentError):
         pass  # a variance that overflows: what comes behind it is not known
     return found
-
-
-class _Evaluation(pairs.Evaluation):
-    """Remembers the means: those below a sum may be dropped when they are asked for again."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._means: dict[Node, Any] = {}
-
-    def mean(self, node: Node) -> Any:
-        """The mean of a node; None is zero."""
-        if node not in self._means:
-            self._means[node] = super().mean(node)
-        return self._means[node]
 
 
 def _without_averages(order: Sequence[Node]) -> list[Node]:

@@ -6,6 +6,7 @@ values. What the layers make of many such channels, values and tangents, has the
 with J the Jacobian of the values, E[J t (J t)'] = E[J Theta J'].
 """
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from mfcnn.kernels._models.taps import Taps
 if TYPE_CHECKING:
     from mfcnn.kernels._models.pairs import Evaluation
 
-__all__ = ["Activated", "Maximum"]
+__all__ = ["Activated", "Maximum", "Sampled"]
 
 _JITTER = 1e-10  # of the mean variance: a covariance of equal pixels has no Cholesky factor
 # Nodes whose channels are functions of their parents' channels.
@@ -42,6 +43,21 @@ Draw = tuple[tf.Tensor, tf.Tensor]  # values and tangents, [*sizes, inputs, chan
 
 class Sampled(Node):
     """A node whose covariance is the mean over random channels."""
+
+    @functools.cached_property
+    def reads(self) -> tuple[Node, ...]:
+        """The Gaussian nodes that are drawn, and what a normalization on the way divides by."""
+        found: dict[Node, None] = {}
+        waiting = list(self.parents)
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, Normalized):
+                found.update(dict.fromkeys(node.parents[1:]))
+            if isinstance(node, (Sampled, Depthwise, *_OF_THE_PARENTS)):
+                waiting += node.parents[: _arguments(node)]
+            else:
+                found[node] = None
+        return tuple(found)
 
     def covariance(self, evaluation: "Evaluation") -> Covariance:
         """The mean products of values and of tangents."""
@@ -56,13 +72,13 @@ class Sampled(Node):
             kernels.append(covariance.from_matrix(product, shape, layout))
         nngp, ntk = kernels
         own = tf.linalg.diag_part(nngp)
+        evaluation.remember_mean(self, (tf.reduce_mean(values, -1),) * 2)
         return Covariance(own, own, nngp, ntk)
 
     def mean(self, evaluation: "Evaluation") -> Means:
-        """The mean over as many channels."""
-        values, _ = Sampler(evaluation).draw(self)
-        mean = tf.reduce_mean(values, -1)
-        return mean, mean
+        """The mean over the same channels."""
+        self.covariance(evaluation)
+        return evaluation.mean(self)
 
     def draw(self, sampler: "Sampler") -> Draw:
         """Channels of it."""
@@ -121,6 +137,11 @@ def _activated(function: Activation, drawn: Draw) -> Draw:
     return function.phi(values), function.phi_prime(values) * tangents
 
 
+def _arguments(node: Node) -> int:
+    """The parents whose channels go into one channel: of a normalized node only the first."""
+    return 1 if isinstance(node, Normalized) else len(node.parents)
+
+
 class Sampler:
     """Channels of the nodes under one, drawn together."""
 
@@ -142,7 +163,7 @@ class Sampler:
             return self._depthwise(node)
         if not isinstance(node, _OF_THE_PARENTS):
             return self._gaussian(node)
-        drawn = [self.draw(parent) for parent in node.parents[: self._arguments(node)]]
+        drawn = [self.draw(parent) for parent in node.parents[: _arguments(node)]]
         if isinstance(node, Weighted):
             return tuple(
                 sum(factor * part for factor, part in zip(node.factors, parts))
@@ -169,11 +190,6 @@ class Sampler:
             return node.factor * x, node.factor * t + by_factor * one * x + by_shift * other
         mean, deviation = (s[..., None] for s in node.statistics(self._evaluation, 0))
         return (x - mean) / deviation, t / deviation
-
-    @staticmethod
-    def _arguments(node: Node) -> int:
-        """The parents whose channels go into one channel: of a normalized node only the first."""
-        return 1 if isinstance(node, Normalized) else len(node.parents)
 
     def _normal(self, shape: list[int]) -> tf.Tensor:
         return self._evaluation.normal(shape)
