@@ -50,18 +50,18 @@ KINDS = {
     "positions layers m layer samples initializations batch_size eval_every "
     "steps_per_execution iterations count inputs rank layer_parameters "
     "activation_size activation_bytes seed draws max_bytes order unroll "
-    "block_size max_iterations every shift",
+    "block_size max_iterations every shift num_heads key_dim",
     "integer or None": "input_size checkpoint_levels checkpoint_every eval_batch_size subset "
     "test_subset resize tpu_batch groups chunk_size",
     "size": "size kernel_size strides",
     "number": "share diagonal off_diagonal time gain rho tolerance max_depth_over_width "
     "budget memory_limit learning_rate timeout kappa memory_budget eta tau "
     "zeta mean_square momentum beat",
-    "variance": "weight_variance bias_variance input_variance q_star q kappa_1 kappa_2 "
-    "q_sr ridge noise width_factor readout_scale bias_scale "
+    "variance": "weight_variance bias_variance key_variance input_variance q_star q kappa_1 "
+    "kappa_2 q_sr ridge noise width_factor readout_scale bias_scale "
     "input_second_moment input_width_ratio exponent",
     "choice": "stem_padding outputs method padding readout initialization parameterization loss "
-    "kernel form get kind layout solver",
+    "kernel form get kind layout solver mechanism",
     "boolean": "critical_readout gram jit_compile verify orthogonal use_bias last_only fused "
     "verbose artifacts download write pool progress contraction "
     "log_scale nesterov training tangent_kernel mirror_inputs mirror_outputs",

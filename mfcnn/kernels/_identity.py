@@ -184,4 +184,8 @@ def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
 
 def _statistics(model: keras.Model) -> list[Any]:
     """Weights that stand for themselves, not for random ones: those of Normalization, say."""
-    return [w for layer in _layers(model) if not hasattr(layer, "kernel") for w in layer.weights]
+    kept = []
+    for layer in _layers(model):
+        if not hasattr(layer, "kernel") and not isinstance(layer, keras.layers.MultiHeadAttention):
+            kept += layer.weights
+    return kept

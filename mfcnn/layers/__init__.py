@@ -1,5 +1,6 @@
-"""Keras layers: deep stacks as one loop, convolutions on a torus."""
+"""Keras layers: deep stacks as one loop, convolutions on a torus, attention with a kernel."""
 
+from mfcnn.layers._attention import NTKSelfAttention
 from mfcnn.layers._convolution import PADDINGS
 from mfcnn.layers._deep import DeepConvolution, DeepDense, xla_is_faster
 from mfcnn.layers._memory import StackMemory, choose_checkpoint_levels, stack_memory
@@ -13,6 +14,7 @@ __all__ = [
     "DeepDense",
     "NTKConvolution",
     "NTKDense",
+    "NTKSelfAttention",
     "PeriodicConvolution",
     "Repeat",
     "StackMemory",

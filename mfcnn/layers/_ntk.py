@@ -11,7 +11,7 @@ from mfcnn import arguments
 from mfcnn.layers._activated import ActivatedLayer
 from mfcnn.layers._convolution import on_nonempty, pad, padding_name, same_padding
 
-__all__ = ["NTKConvolution", "NTKDense"]
+__all__ = ["NTKConvolution", "NTKDense", "known_channels"]
 
 
 class _NTKLayer(ActivatedLayer):
@@ -68,7 +68,7 @@ class _NTKLayer(ActivatedLayer):
         }
 
 
-def _known_channels(layer: keras.layers.Layer, input_shape: Any) -> int:
+def known_channels(layer: keras.layers.Layer, input_shape: Any) -> int:
     if input_shape[-1] is None:
         raise ValueError(
             f"{type(layer).__name__} needs an input whose last axis has a known size. "
@@ -125,7 +125,7 @@ class NTKDense(_NTKLayer):
 
     def build(self, input_shape: Any) -> None:
         """Makes w [fan_in, units] and beta [units]."""
-        fan_in = _known_channels(self, input_shape)
+        fan_in = known_channels(self, input_shape)
         self._add_weights((fan_in, self.units), fan_in)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: fan_in})
 
@@ -191,7 +191,7 @@ class NTKConvolution(_NTKLayer):
 
     def build(self, input_shape: Any) -> None:
         """Makes w [k1, k2, channels, filters] and beta [filters]."""
-        channels = _known_channels(self, input_shape)
+        channels = known_channels(self, input_shape)
         self._add_weights(
             (*self.kernel_size, channels, self.filters), math.prod(self.kernel_size) * channels
         )

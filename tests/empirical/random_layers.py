@@ -222,6 +222,7 @@ _SEQUENCES: dict[str, Callable] = {
     "bidirectional": lambda: L.Bidirectional(L.SimpleRNN(2, return_sequences=True)),
     "time distributed": lambda: L.TimeDistributed(L.Dense(3, "tanh")),
     "heads": lambda: _Self("heads"),
+    "ntk attention": lambda: layers.NTKSelfAttention(3, 2, 4, bias_variance=0.1),
     "groups of heads": lambda: _Self("groups"),
     "additive attention": lambda: _Self("additive"),
     "dot attention": lambda: _Self("dot"),

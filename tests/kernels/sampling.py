@@ -18,6 +18,8 @@ _NAMES = {
     "depthwise_kernel": "depthwise_initializer",
     "pointwise_kernel": "pointwise_initializer",
     "_embeddings": "embeddings_initializer",
+    "key_kernel": "",
+    "value_kernel": "",
     "bias": "bias_initializer",
     "gamma": "gamma_initializer",
     "beta": "beta_initializer",
@@ -32,26 +34,36 @@ def _weights(model):
         if isinstance(layer, keras.Model):
             yield from _weights(layer)
             continue
-        for name, initializer_name in _NAMES.items():
-            variable = getattr(layer, name, None)
-            if not isinstance(variable, keras.Variable) or id(variable) in seen:
-                continue
-            seen.add(id(variable))
-            if isinstance(layer, (L.DepthwiseConv1D, L.DepthwiseConv2D)) and name == "kernel":
-                initializer_name = "depthwise_initializer"
-            initializer = getattr(layer, initializer_name, None)
-            if initializer is None:  # NTK parameterization
-                initializer = keras.initializers.RandomNormal(stddev=1.0)
-            config = initializer.get_config()
-            if "seed" in config:
-                config["seed"] = keras.random.SeedGenerator(np.random.randint(2**31))
-            fresh = type(initializer).from_config(config)
-            yield layer, variable, fresh, id(variable) in trained
+        parts = [layer]
+        if isinstance(layer, L.MultiHeadAttention):
+            parts = [layer.query_dense, layer.key_dense, layer.value_dense, layer.output_dense]
+        for part in parts:
+            yield from _weights_of(part, seen, trained)
+
+
+def _weights_of(layer, seen, trained):
+    """Those of one layer, each once."""
+    for name, initializer_name in _NAMES.items():
+        variable = getattr(layer, name, None)
+        if not isinstance(variable, keras.Variable) or id(variable) in seen:
+            continue
+        seen.add(id(variable))
+        if isinstance(layer, (L.DepthwiseConv1D, L.DepthwiseConv2D)) and name == "kernel":
+            initializer_name = "depthwise_initializer"
+        initializer = getattr(layer, initializer_name, None)
+        if initializer is None:  # NTK parameterization
+            initializer = keras.initializers.RandomNormal(stddev=1.0)
+        config = initializer.get_config()
+        if "seed" in config:
+            config["seed"] = keras.random.SeedGenerator(np.random.randint(2**31))
+        fresh = type(initializer).from_config(config)
+        yield layer, variable, fresh, id(variable) in trained
 
 
 def _deviations(layer, variable, initializer, standard):
     """Standard deviation of each entry: the weight is this times a standard normal one."""
-    if standard or isinstance(layer, (layers.NTKDense, layers.NTKConvolution)):
+    scaled = layers.NTKDense, layers.NTKConvolution, layers.NTKSelfAttention
+    if standard or isinstance(layer, scaled):
         return 1.0
     shape = tuple(variable.shape)[1 if hasattr(layer, "depth") else 0 :]
     if len(shape) < 2:

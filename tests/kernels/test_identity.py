@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mfcnn import activations, kernels
+from mfcnn import activations, kernels, layers
 from mfcnn.kernels import _identity
 
 L = keras.layers
@@ -170,6 +170,28 @@ def test_models_are_identified_by_what_no_json_holds():
     assert _identity.describe(normalized[0]) == _identity.describe(normalized[1])
     normalized[0].layers[0].adapt(VECTORS)
     assert _identity.describe(normalized[0]) != _identity.describe(normalized[1])
+
+
+ATTENTION = {
+    "num_heads": (2, 3),
+    "key_dim": (4, 5),
+    "mechanism": ("softmax", "relu"),
+    "key_variance": (0.8, 0.9),
+    "weight_variance": (1.5, 1.6),
+    "bias_variance": (0.1, 0.2),
+}
+
+
+@pytest.mark.parametrize("name", [None, *ATTENTION])
+def test_attention_is_identified_by_every_argument_and_by_no_weight(name):
+    def described(changed):
+        options = {key: pair[key == changed] for key, pair in ATTENTION.items()}
+        inputs = keras.Input([5, 3])
+        x = layers.NTKSelfAttention(4, **options)(inputs)
+        x = L.MultiHeadAttention(2, 3)(x, x)
+        return _identity.describe(keras.Model(inputs, L.Dense(1)(L.Flatten()(x))))
+
+    assert (described(name) == described(None)) == (name is None)
 
 
 def test_what_the_caller_changes_later_changes_no_kernel():

@@ -294,7 +294,6 @@ def test_inputs_may_be_lists_and_of_any_dtype(convert):
     "layer, message",
     [
         (lambda: dense(8, activation=lambda z: z - z + 1.0 * (z > 0)), "no derivative|dual maps"),
-        (lambda: L.Masking(), "mask"),
     ],
 )
 def test_other_refusals(layer, message):

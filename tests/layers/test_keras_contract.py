@@ -34,6 +34,12 @@ LAYERS = {
         (2, 4, 4, 3),
         1,
     ),
+    "NTKSelfAttention": (
+        layers.NTKSelfAttention,
+        {"units": 3, "num_heads": 2, "key_dim": 4, "mechanism": "relu", "bias_variance": 0.1},
+        (2, 4, 3),
+        4,
+    ),
     "PeriodicConvolution": (
         layers.PeriodicConvolution,
         {"filters": 2, "kernel_size": 3, "strides": 2},
@@ -61,13 +67,13 @@ def test_keras_finds_no_fault(name):
     losses = ("kernel_regularizer" in options) + ("activity_regularizer" in options)
     case = testing.TestCase()
     case.setUp()
-    same = kind not in (layers.NTKDense, layers.NTKConvolution, layers.PeriodicConvolution)
+    other = layers.NTKDense, layers.NTKConvolution, layers.PeriodicConvolution
     case.run_layer_test(
         kind,
         init_kwargs=options,
         input_shape=shape,
-        expected_output_shape=shape if same else None,
+        expected_output_shape=None if kind in other else shape,
         expected_num_trainable_weights=weights,
         expected_num_losses=losses,
-        supports_masking=kind is layers.Repeat or None,
+        supports_masking=kind in (layers.Repeat, layers.NTKSelfAttention) or None,
     )

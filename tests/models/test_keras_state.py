@@ -24,6 +24,7 @@ LAYERS = {
     "DeepDense": ((3,), lambda **o: layers.DeepDense(3, 3, **o)),
     "NTKDense": ((3,), lambda **o: layers.NTKDense(3, "tanh", bias_variance=0.1, **o)),
     "NTKConvolution": ((4, 4, 3), lambda **o: layers.NTKConvolution(2, 3, "tanh", **o)),
+    "NTKSelfAttention": ((5, 3), lambda **o: layers.NTKSelfAttention(3, 2, 4, **o)),
     "PeriodicConvolution": ((4, 4, 3), lambda **o: layers.PeriodicConvolution(2, 3, **o)),
 }
 

@@ -8,6 +8,7 @@ public name of the library.
 """
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 
@@ -59,6 +60,17 @@ def main() -> None:
         name: values(stax.serial(stax.Dense(1, W, B), function, dense()), (6,))
         for name, function in functions.items()
     }
+
+    def attention(mechanism: str) -> tuple:
+        return stax.GlobalSelfAttention(
+            *(1, 1, 1, 1),
+            W_key_std=0.8,
+            W_query_std=1.1,
+            W_value_std=W,
+            b_std=B,
+            attention_mechanism=mechanism,
+        )
+
     conv, relu = stax.Conv(1, (3, 3), (1, 1), "SAME", W, B), stax.Relu()
     start, flat = (conv, relu), (stax.Flatten(), dense())
     branch = stax.serial(relu, conv)
@@ -87,10 +99,16 @@ def main() -> None:
             relu,
             *flat,
         ),
+        "GlobalSelfAttention": (*start, attention("SOFTMAX"), relu, *flat),
+        "AttentionMechanism": (conv, attention("RELU"), relu, *flat),
+        "attention ABS": (conv, attention("ABS"), relu, *flat),
+        "attention IDENTITY": (conv, attention("IDENTITY"), relu, *flat),
         "repeat": (*start, stax.repeat(stax.serial(conv, relu), 5), *flat),
     }
     for name, layers in networks.items():
         found[name] = values(stax.serial(*layers), (4, 4, 2))
+    sequence = stax.Dense(1, W, B), attention("SOFTMAX"), relu, stax.GlobalAvgPool(), dense()
+    found["masks"] = values(stax.serial(*sequence), (5, 2), masked, 0.0)
     names = {
         module.__name__.replace("neural_tangents", "nt"): sorted(
             name for name in dir(module) if not name.startswith("_")
@@ -105,9 +123,21 @@ MATRIX = np.array([[0.5, 0.5, 0, 0], [0, 1.0, 0, 0], [0, 0.25, 0.5, 0.25]])
 DIMENSIONS = (((1,), (1,)), ((), ()))
 
 
-def values(network: tuple, shape: tuple[int, ...]) -> list[float]:
+def masked(shape: tuple[int, ...]) -> np.ndarray:
+    """The inputs with zeros at some positions, which a mask leaves out."""
+    x = inputs(shape)
+    x[0, 3:] = x[1, 1] = x[2, :2] = 0.0
+    return x
+
+
+def values(
+    network: tuple,
+    shape: tuple[int, ...],
+    make: Callable[[tuple[int, ...]], np.ndarray] = inputs,
+    mask_constant: float | None = None,
+) -> list[float]:
     """NNGP and then NTK at two pairs."""
-    kernel = network[2](inputs(shape), None, ("nngp", "ntk"))
+    kernel = network[2](make(shape), None, ("nngp", "ntk"), mask_constant=mask_constant)
     return [float(matrix[i, i + 1]) for matrix in (kernel.nngp, kernel.ntk) for i in range(2)]
 
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import mfcnn
-from tests.site.neural_tangents_values import MATRIX, inputs
+from tests.site.neural_tangents_values import MATRIX, inputs, masked
 from tests.tolerances import float32, float64
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -56,8 +56,8 @@ FUNCTIONS = {
 LESS_EXACT = {"ElementwiseNumerical": 1e-5, "Dense": float32.rounded}
 
 
-def kernels_at_pairs(kernel, shape):
-    nngp, ntk = kernel(inputs(shape))
+def kernels_at_pairs(kernel, shape, make=inputs):
+    nngp, ntk = kernel(make(shape))
     return [float(matrix[i, i + 1]) for matrix in (nngp, ntk) for i in range(2)]
 
 
@@ -114,6 +114,12 @@ def contracted():
     return sequential(convolution(), Contraction(), L.Flatten(), dense())
 
 
+def attention(mechanism, first="relu"):
+    """There the variances of keys and queries, and of values and outputs, are products too."""
+    layer = mfcnn.layers.NTKSelfAttention(1, 1, 1, mechanism, 0.8 * 1.1, W, B)
+    return sequential(convolution(activation=first), layer, L.ReLU(), L.Flatten(), dense())
+
+
 def end():
     return [convolution(), L.Flatten(), dense()]
 
@@ -155,6 +161,10 @@ NETWORKS = {
         L.Flatten(),
         dense(),
     ),
+    "GlobalSelfAttention": lambda: attention("softmax"),
+    "AttentionMechanism": lambda: attention("relu", None),
+    "attention ABS": lambda: attention("abs", None),
+    "attention IDENTITY": lambda: attention("identity", None),
     "repeat": lambda: sequential(*[convolution() for _ in range(6)], L.Flatten(), dense()),
 }
 
@@ -170,6 +180,23 @@ def test_a_layer_has_the_kernel_of_neural_tangents(name):
     found = kernels_at_pairs(mfcnn.kernels.from_keras(NETWORKS[name]()), (4, 4, 2))
     rtol = LESS_EXACT.get(name, float64.solved)
     np.testing.assert_allclose(found, NEURAL_TANGENTS["values"][name], rtol=rtol)
+
+
+def test_masked_positions_are_left_out_as_neural_tangents_does():
+    model = keras.Sequential(
+        [
+            keras.Input((5, 2)),
+            L.Masking(),
+            dense(),
+            mfcnn.layers.NTKSelfAttention(1, 1, 1, "softmax", 0.8 * 1.1, W, B),
+            L.ReLU(),
+            L.GlobalAveragePooling1D(),
+            dense(),
+        ]
+    )
+    found = kernels_at_pairs(mfcnn.kernels.from_keras(model), (5, 2), masked)
+    # Masking casts the data to float32.
+    np.testing.assert_allclose(found, NEURAL_TANGENTS["values"]["masks"], rtol=float32.rounded)
 
 
 @pytest.mark.parametrize("module", NEURAL_TANGENTS["names"])
@@ -200,12 +227,15 @@ def test_every_function_that_is_named_is_public(name):
 
 
 @pytest.mark.parametrize(
-    "layer", [lambda: L.MultiHeadAttention(2, 4), lambda: L.Masking(), lambda: L.LSTM(4)]
+    "layer", [lambda: L.MultiHeadAttention(2, 4), lambda: L.Attention(), lambda: L.LSTM(4)]
 )
 def test_what_is_said_to_be_missing_is_refused_by_name(layer):
     inputs_ = keras.Input((3, 4))
     x = L.Dense(4)(inputs_)
     layer = layer()
-    x = layer(x, x) if isinstance(layer, L.MultiHeadAttention) else layer(x)
+    if isinstance(layer, L.MultiHeadAttention):
+        x = layer(x, x)
+    else:
+        x = layer([x, x]) if isinstance(layer, L.Attention) else layer(x)
     with pytest.raises(ValueError, match=type(layer).__name__):
         mfcnn.kernels.from_keras(keras.Model(inputs_, L.Dense(1)(L.Flatten()(x))))

@@ -11,6 +11,7 @@ import tensorflow as tf
 from mfcnn import arguments
 from mfcnn.kernels import _base, _blocks, _first_layer
 from mfcnn.kernels._models import pairs, reading, registry
+from mfcnn.kernels._models import rules_attention as _attention
 from mfcnn.kernels._models import rules_channels as _channels
 from mfcnn.kernels._models import rules_joins as _joins
 from mfcnn.kernels._models import rules_positions as _positions
@@ -20,7 +21,8 @@ from mfcnn.kernels._models.sampled import Sampled
 
 __all__ = ["from_keras"]
 
-_RULES = (_channels, _joins, _positions, _weights)  # imported for the rules that they register
+# Imported for the rules that they register.
+_RULES = (_attention, _channels, _joins, _positions, _weights)
 _UNKNOWN = 16  # what stands for a size that only the inputs will say
 _BLOCK = 2**18  # entries of the largest covariance of a block
 _LARGEST = 2**25  # entries of one pair of inputs, 256 MiB a tensor: more is refused
@@ -45,6 +47,7 @@ def from_keras(
     BatchNormalization (in inference mode, at the start), LayerNormalization, RMSNormalization,
     GroupNormalization; Add, Subtract, Average, Multiply, Concatenate and their operators; pooling
     by averages, padding, cropping, upsampling, Resizing, Flatten, Reshape, Permute, RepeatVector;
+    `mfcnn.layers.NTKSelfAttention`; Masking, where means over positions and attention read it;
     Dropout and its like; nested models, layers that are used twice; before the first weights any
     layer without weights. A layer of your own gets a rule by `register_layer_rule`.
 
@@ -54,7 +57,8 @@ def from_keras(
             variance (zeros, the scales of a normalization) add nothing. "standard", W itself is
             trained: what `mfcnn.empirical.ntk` of the model tends to, for its own widths.
         sampled: True takes Monte Carlo estimates where there is no closed form (maximum pooling,
-            activations behind depthwise filters), with 2048 channels in each of 8 draws; an integer
+            activations behind depthwise filters, Keras's attention, which then has infinitely many
+            heads of as many keys as it has), with 2048 channels in each of 8 draws; an integer
             is the number of channels. The result then has the fields nngp_error and ntk_error,
             standard errors of the mean over the draws.
         seed: of the draws.

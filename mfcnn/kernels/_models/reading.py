@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from mfcnn import borrowed
+from mfcnn import layers as own
 from mfcnn.kernels._models import pairs, registry
 from mfcnn.kernels._models.nodes import Data
 from mfcnn.kernels._models.signals import Part, Signal
@@ -42,10 +43,13 @@ class Call:
         node: Keras's record of the call.
         sizes: the size of the output's image.
         channels: the number of its channels.
+        masks: the masks [n, *positions] that Keras calls it with, by the arguments' names.
     """
 
     def __init__(self, layer: Any, node: Any, shape: Sequence[int], settings: Settings) -> None:
         self.layer, self.node, self.settings = layer, node, settings
+        self.masks: dict[str, Data] = {}
+        self.carried: dict[int, Data | None] = {}
         self.shape = tuple(shape)
         self.sizes, self.channels = self.shape[1:-1], self.shape[-1]
 
@@ -53,6 +57,15 @@ class Call:
     def sampled(self) -> bool:
         """Whether Monte Carlo may stand for what has no closed form."""
         return self.settings.sampled
+
+    def carried_mask(self, tensor: Any) -> Data | None:
+        """The mask [n, *positions] that a tensor carries when the model runs, or None."""
+        mask = borrowed.get_mask(tensor)
+        if mask is None:
+            return None
+        if self.carried.get(id(mask)) is None:
+            self.refuse("its input carries a mask that depends on random weights")
+        return self.carried[id(mask)]
 
     def trained(self, variable: Any) -> bool:
         """Whether a weight is trained; None is not."""
@@ -88,11 +101,21 @@ def _input(index: int, shape: Sequence[int]) -> Data:
     return Data(tuple(shape[1:-1]), lambda inputs, side: inputs[index][side])
 
 
+# The layers whose rules read a mask; others that Keras calls with one are refused.
+_MASKED = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.MultiHeadAttention,
+    own.NTKSelfAttention,
+)
+
+
 class _Reader:
     """Walks the graph of a model, and of the models inside it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._carried: dict[int, Data | None] = {}
+        self._masked: set[int] = set()  # the calls that read them
 
     def outputs(
         self, model: keras.Model, inputs: Sequence[Signal], shapes: Sequence[Sequence[int]]
@@ -109,12 +132,14 @@ class _Reader:
                 continue
             operation, index, _ = tensor._keras_history
             node = operation._inbound_nodes[index]
-            missing = [t for t in node.input_tensors if id(t) not in known]
+            carried = self._carried_masks(operation, node)
+            missing = [t for t in (*node.input_tensors, *carried) if id(t) not in known]
             if not missing:
+                self._carried.update((id(mask), known[id(mask)].data()) for mask in carried)
                 arguments = [known[id(t)] for t in node.input_tensors]
                 results = self._apply(operation, node, arguments, sizes)
                 known.update((id(t), signal) for t, signal in zip(node.output_tensors, results))
-            waiting.extend(missing)
+            waiting.extend(reversed(missing))  # masks, the last arguments, are read last
         return [known[id(tensor)] for tensor in model.outputs]
 
     def _apply(
@@ -123,12 +148,16 @@ class _Reader:
         """The outputs of one call of an operation."""
         shapes = _output_shapes(operation, node, sizes)
         sizes.update((id(t), shape) for t, shape in zip(node.output_tensors, shapes))
+        masked = any(borrowed.get_mask(t) is not None for t in node.input_tensors)
         if isinstance(operation, keras.Model):
             self.look_at(operation)
+            inside = [o for o in operation.layers if isinstance(o, keras.layers.Masking)]
+            if masked or inside:
+                raise ValueError(refusal(operation, "a mask goes in or out of a model inside"))
             inner = [sizes[id(t)] for t in node.input_tensors]
             return self.outputs(operation, arguments, inner)
-        if isinstance(operation, keras.layers.Masking):
-            raise ValueError(refusal(operation, "it makes a mask, which is not known here"))
+        if masked and isinstance(operation, keras.layers.Multiply):
+            raise ValueError(refusal(operation, "it replaces what is masked by one"))
         data = [one for one in (signal.data() for signal in arguments) if one is not None]
         if len(data) == len(arguments) and _acts_on_data(operation):
             return [_on_data(operation, node, data, shape, k) for k, shape in enumerate(shapes)]
@@ -136,17 +165,34 @@ class _Reader:
         rule, reason = registry.rule_of(operation)
         if rule is None:
             call.refuse(reason)
-        if any(borrowed.get_mask(t) is not None for t in node.input_tensors):
-            call.refuse("its input carries a mask, which is not known here")
+        call.carried = self._carried
+        signals, call.masks = _without_masks(call, arguments)
         if getattr(operation, "data_format", None) == "channels_first":
             call.refuse("data_format must be 'channels_last'")
         try:
-            result = rule(call, *arguments)
+            result = rule(call, *signals)
         except pairs.UnrelatedError as error:
             call.refuse(str(error), error)
         if not isinstance(result, Signal):
             raise TypeError(f"the rule for {type(operation).__name__} must return a signal")
         return [result]
+
+    def _carried_masks(self, operation: Any, node: Any) -> list[Any]:
+        """The masks that attention finds at its inputs: its call does not name them."""
+        if not isinstance(operation, keras.layers.MultiHeadAttention):
+            return []
+        masks = [borrowed.get_mask(tensor) for tensor in node.input_tensors]
+        masks = [mask for mask in masks if mask is not None]
+        if masks:
+            self._masked.add(id(node))
+        if len(self._masked) > 1:
+            reason = (
+                "another attention layer reads a mask too, and takes it off its input, so that "
+                "which masks are left depends on the order in which layers run. "
+                "mfcnn.layers.NTKSelfAttention takes none off"
+            )
+            raise ValueError(refusal(operation, reason))
+        return masks
 
     def look_at(self, model: keras.Model) -> None:
         """Refuses a model that is more than its graph."""
@@ -162,15 +208,43 @@ def _acts_on_data(operation: Any) -> bool:
     return known is not None or not getattr(operation, "weights", ())
 
 
+def _without_masks(call: Call, arguments: list[Signal]) -> tuple[list[Signal], dict[str, Data]]:
+    """What a layer acts on, and the masks that Keras passes beside it."""
+    names = {
+        id(tensor): name
+        for name, tensor in call.node.arguments.kwargs.items()
+        if name.endswith("mask")
+    }
+    signals, masks = [], {}
+    for tensor, signal in zip(call.node.input_tensors, arguments):
+        name, data = names.get(id(tensor)), signal.data()
+        if name is None:
+            signals.append(signal)
+        elif data is None:
+            call.refuse("its mask depends on random weights")
+        else:
+            masks[name] = data
+    if masks and not isinstance(call.layer, (*_MASKED, keras.layers.BatchNormalization)):
+        call.refuse("its input carries a mask, which has no rule here")
+    return signals, masks
+
+
 def _on_data(
     operation: Any, node: Any, parents: list[Data], shape: tuple[int, ...], output: int
 ) -> Signal:
     """What Keras's own operation makes of data."""
     training = {"training": False} if getattr(operation, "_call_has_training_arg", False) else {}
 
+    # Where numbers are compared, as for a mask, they are rounded as the model rounds them.
+    compares = node.output_tensors[output].dtype == "bool"
+
     def function(*tensors: tf.Tensor) -> tf.Tensor:
-        cast = (tf.cast(x, getattr(operation, "compute_dtype", x.dtype)) for x in tensors)
-        known = {id(symbol): value for symbol, value in zip(node.input_tensors, cast)}
+        values = []
+        for symbol, x in zip(node.input_tensors, tensors):
+            rounds = compares or symbol.dtype == "bool"
+            dtype = symbol.dtype if rounds else getattr(operation, "compute_dtype", x.dtype)
+            values.append(tf.cast(x, dtype))
+        known = {id(symbol): value for symbol, value in zip(node.input_tensors, values)}
         args, kwargs = node.arguments.fill_in(known)
         return tf.cast(tf.nest.flatten(operation(*args, **kwargs | training))[output], tf.float64)
 

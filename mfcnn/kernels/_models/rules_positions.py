@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from mfcnn.kernels._models import sampled
+from mfcnn.kernels._models.mixing import MaskedMean
 from mfcnn.kernels._models.nodes import Node
 from mfcnn.kernels._models.operations import Moved, Reordered
 from mfcnn.kernels._models.registry import newer_layers, refuse, rule
@@ -125,6 +126,12 @@ def average(call: "Call", signal: Signal) -> Signal:
     options = ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias")
     if any(getattr(call.layer, name, False) for name in options):
         call.refuse("it keeps the aspect ratio or antialiases")
+    mask = call.masks.get("mask")
+    if mask is not None:  # of GlobalAveragePooling1D alone
+        if signal.flat:
+            call.refuse("it acts on a flat signal")
+        pooled = signal.each(lambda node: MaskedMean(node, mask))
+        return pooled if call.sizes else pooled.each(lambda node: Reordered((), node, (0,)))
     return _by_positions(call, signal, averages=True)
 
 
@@ -219,6 +226,7 @@ def maximum(call: "Call", signal: Signal) -> Signal:
     return Signal([pooled(part) for part in signal.parts])
 
 
+refuse("its mask would be that of a random signal: put it before the first weights", L.Masking)
 refuse(
     "its maximum over unequal windows or volumes is not known here",
     L.MaxPooling3D,

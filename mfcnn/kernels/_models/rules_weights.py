@@ -17,12 +17,12 @@ from mfcnn.kernels._models.taps import Taps
 if TYPE_CHECKING:
     from mfcnn.kernels._models.reading import Call
 
-__all__: list[str] = []
+__all__ = ["free", "law_of"]
 
 L = keras.layers
 
 
-def _law(
+def law_of(
     call: "Call",
     key: Any,
     variance: float,
@@ -50,7 +50,7 @@ def _law(
     return Law(key, variance, bias_variance, taps, weight_gradient, bias_gradient, gradient_taps)
 
 
-def _free(call: "Call") -> Any:
+def free(call: "Call") -> Any:
     """The layer, if its weights are free numbers."""
     objection = weights.objection(call.layer)
     if objection:
@@ -68,11 +68,11 @@ def _bias_variance(call: "Call") -> float:
 @rule(L.Dense)
 def dense(call: "Call", signal: Signal) -> Signal:
     """Weights over all channels."""
-    layer, channels = _free(call), signal.channels
+    layer, channels = free(call), signal.channels
     shape = tuple(layer.kernel.shape)
     variance, _ = weights.weight_variance(call, layer.kernel_initializer, shape, channels)
     kernel = layer._kernel
-    law = _law(call, id(layer), variance, channels, kernel, layer.bias, _bias_variance(call))
+    law = law_of(call, id(layer), variance, channels, kernel, layer.bias, _bias_variance(call))
     return signal.through(law, signal.sizes, call.channels).activated(call, layer.activation)
 
 
@@ -102,7 +102,7 @@ def _taps(call: "Call", profile: np.ndarray) -> Taps:
 @rule(L.Conv1D, L.Conv2D, L.Conv3D, own.PeriodicConvolution)
 def convolution(call: "Call", signal: Signal) -> Signal:
     """Weights over all channels, of a group each, and the taps."""
-    layer = _free(call)
+    layer = free(call)
     shape = tuple(layer.kernel.shape)
     if layer.groups > 1 and shape[-2] == 1:  # groups of one channel
         each = layer.filters // layer.groups
@@ -115,7 +115,7 @@ def convolution(call: "Call", signal: Signal) -> Signal:
     bias = _bias_variance(call)
 
     def law(key: Any) -> Law:
-        return _law(call, key, variance, shape[-2], layer._kernel, layer.bias, bias, taps)
+        return law_of(call, key, variance, shape[-2], layer._kernel, layer.bias, bias, taps)
 
     if layer.groups == 1 or (len(signal.parts) == 1 and signal.data() is None):
         # Groups of channels that are alike see the same kernel, with weights of their own.
@@ -128,7 +128,7 @@ def convolution(call: "Call", signal: Signal) -> Signal:
 @rule(L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose)
 def transposed(call: "Call", signal: Signal) -> Signal:
     """As a convolution whose taps go from inputs to outputs; its kernel is [*window, out, in]."""
-    layer = _free(call)
+    layer = free(call)
     shape = tuple(layer.kernel.shape)
     variance, profile = weights.weight_variance(call, layer.kernel_initializer, shape, shape[-1])
     rank = profile.ndim
@@ -137,7 +137,7 @@ def transposed(call: "Call", signal: Signal) -> Signal:
         output_padding = (output_padding,) * rank
     taps = Taps(profile, layer.padding, layer.strides, layer.dilation_rate, output_padding)
     bias = _bias_variance(call)
-    law = _law(call, id(layer), variance, shape[-1], layer.kernel, layer.bias, bias, taps)
+    law = law_of(call, id(layer), variance, shape[-1], layer.kernel, layer.bias, bias, taps)
     return signal.through(law, call.sizes, call.channels).activated(call, layer.activation)
 
 
@@ -145,13 +145,13 @@ def _by_channel(
     call: "Call", signal: Signal, kernel: Any, initializer: Any, bias: Any, each: int
 ) -> Signal:
     """`each` filters of every single channel; `bias` is None where there is none."""
-    layer, shape = _free(call), tuple(kernel.shape)
+    layer, shape = free(call), tuple(kernel.shape)
     if signal.data() is not None:
         call.refuse("it acts on the inputs' few channels, whose filters stay random at any width")
     variance, profile = weights.weight_variance(call, initializer, shape, 1)
     taps = Taps(profile, layer.padding, layer.strides, layer.dilation_rate)
     bias_variance = 0.0 if bias is None else _bias_variance(call)
-    law = _law(call, (id(layer), "depthwise"), variance, 1, kernel, bias, bias_variance, taps)
+    law = law_of(call, (id(layer), "depthwise"), variance, 1, kernel, bias, bias_variance, taps)
     parts = [
         Part(part.channels * each, Depthwise(call.sizes, part.node, law)) for part in signal.parts
     ]
@@ -183,14 +183,14 @@ def separable(call: "Call", signal: Signal) -> Signal:
     shape = tuple(layer.pointwise_kernel.shape)
     variance, _ = weights.weight_variance(call, layer.pointwise_initializer, shape, shape[-2])
     kernel, bias = layer.pointwise_kernel, _bias_variance(call)
-    law = _law(call, id(layer), variance, shape[-2], kernel, layer.bias, bias)
+    law = law_of(call, id(layer), variance, shape[-2], kernel, layer.bias, bias)
     return filtered.through(law, call.sizes, call.channels).activated(call, layer.activation)
 
 
 @rule(L.Embedding)
 def embedding(call: "Call", signal: Signal) -> Signal:
     """One random vector for each token."""
-    layer = _free(call)
+    layer = free(call)
     tokens = signal.data()
     if layer.mask_zero:
         call.refuse("it makes a mask; set mask_zero=False")
@@ -210,7 +210,7 @@ def embedding(call: "Call", signal: Signal) -> Signal:
 @rule(own.NTKDense, own.NTKConvolution)
 def standard_normal(call: "Call", signal: Signal) -> Signal:
     """Standard normal weights, scaled when the layer is called: alike in both parameterizations."""
-    layer = _free(call)
+    layer = free(call)
     window = tuple(layer.kernel.shape)[:-2]
     taps = None
     if window:
@@ -230,7 +230,7 @@ def standard_normal(call: "Call", signal: Signal) -> Signal:
 @rule(own.DeepConvolution, own.DeepDense)
 def stack(call: "Call", signal: Signal) -> Signal:
     """`depth` equal layers."""
-    layer, channels = _free(call), signal.channels
+    layer, channels = free(call), signal.channels
     shape = tuple(layer.kernel.shape[1:])
     variance, profile = weights.weight_variance(call, layer.kernel_initializer, shape, channels)
     taps = None
@@ -239,7 +239,7 @@ def stack(call: "Call", signal: Signal) -> Signal:
     bias = 0.0
     if layer.bias is not None:
         bias = weights.bias_variance(call, layer.bias_initializer, shape[-1:])
-    law = _law(call, id(layer), variance, channels, layer.kernel, layer.bias, bias, taps)
+    law = law_of(call, id(layer), variance, channels, layer.kernel, layer.bias, bias, taps)
     layers = Stack(call.sizes, signal.fractions(), law, layer.depth)
     linear = Signal([Part(call.channels, layers)])
     result = linear.activated(call, layer.activation)
@@ -264,13 +264,6 @@ _RECURRENT = (
 )
 refuse(
     "recurrent layers are not known here; write its steps as layers that share weights", *_RECURRENT
-)
-refuse(
-    "attention multiplies signals of the same weights, which stays random without many heads",
-    L.MultiHeadAttention,
-    L.GroupQueryAttention,
-    L.Attention,
-    L.AdditiveAttention,
 )
 refuse("give the layer itself: Dense acts on the last axis of any input", L.TimeDistributed)
 refuse("its kernel is divided by its own largest singular value", L.SpectralNormalization)

@@ -32,7 +32,7 @@ from mfcnn.kernels._models.taps import Taps
 if TYPE_CHECKING:
     from mfcnn.kernels._models.pairs import Evaluation
 
-__all__ = ["Activated", "Maximum", "Sampled"]
+__all__ = ["Activated", "Draw", "Maximum", "Sampled", "Sampler"]
 
 _JITTER = 1e-10  # of the mean variance: a covariance of equal pixels has no Cholesky factor
 # Nodes whose channels are functions of their parents' channels.
@@ -145,10 +145,11 @@ def _arguments(node: Node) -> int:
 class Sampler:
     """Channels of the nodes under one, drawn together."""
 
-    def __init__(self, evaluation: "Evaluation") -> None:
+    def __init__(self, evaluation: "Evaluation", channels: int = 0) -> None:
+        """Takes the number of channels; 0 is that of the evaluation."""
         self._evaluation = evaluation
         self._known: dict[Node, Draw] = {}
-        self._channels = evaluation.channels
+        self._channels = channels or evaluation.channels
 
     def draw(self, node: Node) -> Draw:
         """Values and tangents [*sizes, inputs, channels]; the same at each call."""
