@@ -4,11 +4,13 @@ import functools
 import pkgutil
 
 import keras
+import mpmath
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import integrate, special
+from scipy import integrate
 
+from benchmarks import dual_maps
 from mfcnn import activations, meanfield
 from mfcnn.activations import forms
 
@@ -136,47 +138,36 @@ def first_quick(*names):
     return [names[0], *(pytest.param(name, marks=pytest.mark.slow) for name in names[1:])]
 
 
-def conditional_quadrature(name, q, gap):
-    """E[f(u) f(v)] by SciPy, u = sqrt(q) x and E[. | u] a sum over a fine grid in y."""
+@pytest.mark.parametrize("variance", dual_maps.VARIANCES)
+@pytest.mark.parametrize("name", first_quick(*dual_maps.FUNCTIONS))
+def test_dual_maps_from_tiny_to_raw_variances(name, variance):
+    """To the figure that `python -m benchmarks.dual_maps` shows, and a factor of two."""
+    for gap in dual_maps.GAPS:
+        error, rounding = dual_maps.error(name, variance, gap)
+        assert error < 6e-12 and rounding < 1e-14, gap
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", dual_maps.FUNCTIONS)
+def test_the_sum_that_dual_maps_are_compared_with_is_mpmaths(name):
+    """E[phi(u) E[phi(v) | u]] at q = 1 and c = 0.7, nested Gauss-Legendre quadratures."""
     functions = {
-        "tanh": (np.tanh, lambda x: 1 / np.cosh(np.minimum(np.abs(x), 350)) ** 2),
-        "sigmoid": (special.expit, lambda x: special.expit(x) * special.expit(-x)),
-        "swish": (
-            lambda x: x * special.expit(x),
-            lambda x: special.expit(x) * (1 + x * special.expit(-x)),
-        ),
+        "tanh": mpmath.tanh,
+        "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+        "swish": lambda x: x / (1 + mpmath.exp(-x)),
+        "softplus": lambda x: mpmath.log1p(mpmath.exp(x)),
+        "mish": lambda x: x * mpmath.tanh(mpmath.log1p(mpmath.exp(x))),
     }
-    c, s = 1 - gap, np.sqrt(gap * (2 - gap))
-    # sinh spacing: dense where phi varies, at u = 0 and v = 0, with trapezoidal weights.
-    t = np.arange(-18, 18, 1 / 16)
-    scale = min(1.0, 1 / np.sqrt(q)) / 4
-    x, w = scale * np.sinh(t), scale * np.cosh(t) / 16
-    keep = np.abs(x) < 10
-    x, w = x[keep], w[keep]
-    result = []
-    for f in functions[name]:
-        total = 0.0
-        for a, b in zip(x, w):
-            # v = sqrt(q) r on the same grid: y = (r - c a) / s.
-            y = (x - c * a) / s
-            inner = np.sum(w * np.exp(-y * y / 2) * f(np.sqrt(q) * x)) / s
-            total += b * np.exp(-a * a / 2) * f(np.sqrt(q) * a) * inner
-        result.append(total / (2 * np.pi))
-    return result
+    phi, c = functions[name], mpmath.mpf("0.7")
+    s = mpmath.sqrt(1 - c * c)
 
+    def integrand(a, b):
+        weight = mpmath.exp(-(a * a + b * b) / 2) / (2 * mpmath.pi)
+        return weight * phi(a) * phi(c * a + s * b)
 
-@pytest.mark.parametrize("q", [1e-6, 1.0, 1e4])
-@pytest.mark.parametrize("name", first_quick("tanh", "sigmoid", "swish"))
-def test_dual_maps_from_tiny_to_raw_variances(name, q):
-    activation = activations.get(name)
-    maps = activation.dual(q, q)
-    one = tf.constant(q, tf.float64)
-    for gap in (0.3, 1.6):
-        found = maps.maps(one, one, (1 - gap) * one)
-        expected = conditional_quadrature(name, q, gap)
-        sizes = activation.second_moment(q), activation.derivative_second_moment(q)
-        for value, reference, size in zip(found, expected, sizes):
-            assert abs(value - reference) < 1e-9 * size, gap
+    ends = [-10, -3, 0, 3, 10]
+    expected = mpmath.quad(integrand, ends, ends, method="gauss-legendre", maxdegree=4)
+    assert dual_maps.reference(name, 1.0, 0.3)[0] == pytest.approx(float(expected), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,12 @@ def _activation(name: str):
     return lambda n: sequential([6], *(dense(n, **hidden) for _ in range(layers)), dense())
 
 
+# A network's place decides its seed: new ones are put behind the others.
 NETWORKS = (
     test_wide_networks.MODELS
-    | test_every_layer.MODELS
+    | {n: m for n, m in test_every_layer.MODELS.items() if n not in test_every_layer.ATTENTION}
     | {name: _activation(name) for name in activations.NAMES}
+    | test_every_layer.ATTENTION
 )
 
 

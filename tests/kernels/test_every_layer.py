@@ -307,10 +307,6 @@ def two_sequences(n):
 
 
 MODELS = {
-    "attention": attention,
-    "masked": masked,
-    "heads": heads,
-    "two sequences": two_sequences,
     "normalized": normalized,
     "joined": joined,
     "correlated": correlated,
@@ -324,6 +320,13 @@ MODELS = {
     "volumes": volumes,
     "tokens": tokens,
 }
+ATTENTION = {
+    "attention": attention,
+    "masked": masked,
+    "heads": heads,
+    "two sequences": two_sequences,
+}
+MODELS |= ATTENTION
 QUICK = ("correlated", "siamese", "tokens", "masked")
 # Without a closed form: the channels that are drawn. Errors are 0.2 % at most, of 3 % of networks.
 SAMPLED = {"heads": 4000, "two sequences": 4000}
