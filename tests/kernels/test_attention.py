@@ -31,7 +31,7 @@ def pooled(start, attends=self_attention, positions=None):
 @pytest.mark.parametrize(
     "attends",
     [
-        lambda x: x,
+        lambda x: dense(4)(x),
         self_attention,
         lambda x: dense(4)(L.Add()([x, L.BatchNormalization()(self_attention(x))])),
         lambda x: self_attention(self_attention(x, mechanism="relu"), mechanism="identity"),

@@ -327,7 +327,7 @@ ATTENTION = {
     "two sequences": two_sequences,
 }
 MODELS |= ATTENTION
-QUICK = ("correlated", "siamese", "tokens", "masked")
+QUICK = ("correlated", "siamese", "tokens")
 # Without a closed form: the channels that are drawn. Errors are 0.2 % at most, of 3 % of networks.
 SAMPLED = {"heads": 4000, "two sequences": 4000}
 
