@@ -20,9 +20,10 @@ __all__ = ["DeepConvolution", "DeepDense", "xla_is_faster"]
 # benchmarks/convolution_forms.py: below, what an op costs beside its arithmetic decides.
 _XLA_MAX_ELEMENTS = 2**14
 
-# Where one matrix between all positions is the fastest form under XLA, by the same benchmark.
+# Where one matrix between all positions is the fastest form under XLA, by the same benchmark: the
+# batch has to outweigh the matrix, which each layer makes of its kernel.
 _DENSE_MAX_POSITIONS = 9
-_DENSE_MIN_BATCH = 16
+_DENSE_MIN_BATCH = {"narrow": 16, "wide": 32}
 
 
 class _DeepStack(StackedLayer, ActivatedLayer):
@@ -342,7 +343,8 @@ def _fastest_form(shape: tf.TensorShape) -> str:
     if not borrowed.compiled_by_xla() or _accelerated():
         return "library"
     small = None not in shape and shape[1] * shape[2] <= _DENSE_MAX_POSITIONS
-    return "dense" if small and shape[0] >= _DENSE_MIN_BATCH > shape[3] else "matmul"
+    least = _DENSE_MIN_BATCH["narrow" if (shape[3] or 0) < 16 else "wide"]
+    return "dense" if small and shape[0] >= least else "matmul"
 
 
 def xla_is_faster(filters: int, positions: int) -> bool:
