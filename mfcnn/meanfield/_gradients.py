@@ -21,7 +21,7 @@ from mfcnn.meanfield._averaging import (
 )
 from mfcnn.meanfield._tables import moment_table
 
-__all__ = ["Propagation", "log_gradient_norms", "propagate"]
+__all__ = ["Propagation", "log_gradient_norms", "propagate", "variance_and_slope"]
 
 
 class Propagation(NamedTuple):
@@ -206,6 +206,18 @@ def _passes(
     entering = average(signals[0], profile, padding, adjoint=True)[1]
     ratio = tf.math.log(tf.reduce_sum(entering) / tf.reduce_sum(end)) + log_w
     return log_q[:, 0], slopes[:, 0], norms, scales[0, 1] + ratio
+
+
+def variance_and_slope(
+    table: Any, log_q: tf.Tensor, log_w: tf.Tensor, log_b: tf.Tensor, sphere: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """(log q of the next layer, log chi_1, log E[phi^2]) at log q [n] of positions by themselves.
+
+    log_w and log_b are the logarithms of the two variances, `sphere` is as in `propagate`.
+    """
+    second, scale, slope = _step(table, log_q, sphere)
+    log_second = tf.math.log(second) + scale
+    return _log_sum(log_w + log_second, log_b), log_w + tf.math.log(slope), log_second
 
 
 def _log_sum(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

@@ -106,6 +106,80 @@ def test_layers_beyond_those_passed_through_go_on_as_they_do(monkeypatch):
     )
 
 
+# (activation, weight variance, bias variance, profile, padding): critical with an input far from
+# its fixed point, near it, both phases, growth and decay without end.
+BEYOND = {
+    "critical": ("tanh", *meanfield.critical_point("tanh", 1e-4), "delta", "same"),
+    "critical torus": ("tanh", *meanfield.critical_point("tanh", 1e-4), "uniform", "circular"),
+    "no fixed point but 0": ("tanh", 1.0, 0.0, "delta", "circular"),
+    "nearly critical": ("tanh", 1.002, 0.0, "delta", "same"),
+    "ordered": ("tanh", 1.5, 0.05, "delta", "same"),
+    "chaotic": ("erf", 2.5, 0.05, "uniform", "circular"),
+    "growth": ("relu", 2.001, 0.0, "delta", "same"),
+    "decay": ("relu", 1.99, 0.1, "uniform", "circular"),
+    "smooth": ("gelu", 1.9, 0.0, "delta", "circular"),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_leaps_give_what_every_layer_by_itself_gives(name, monkeypatch):
+    activation, weight_variance, bias_variance, profile, padding = BEYOND[name]
+    inputs = np.linspace(0.1, 2.0, 16).reshape(4, 4)
+
+    def verdict(most):
+        monkeypatch.setattr(_trainability, "_MOST_LAYERS", most)
+        return meanfield.trainability(
+            activation,
+            weight_variance,
+            bias_variance,
+            6000,
+            profile,
+            orthogonal=profile == "delta",
+            size=4,
+            padding=padding,
+            input_variance=inputs,
+            width=64,
+        )
+
+    leaps, layers = verdict(400), verdict(6000)
+    # A leap's error is (1 / 200)^2 / 12 of the change of a logarithm, which is at most 1e4 here.
+    for field in ("log10_gradient_ratio", "log10_output_variance"):
+        ours, exact = getattr(leaps, field), getattr(layers, field)
+        np.testing.assert_allclose(ours, exact, rtol=2e-6, atol=2e-4, err_msg=field)
+    for field in ("jacobian_mean", "log_spread", "width_deviation"):
+        ours, exact = getattr(leaps, field), getattr(layers, field)
+        np.testing.assert_allclose(ours, exact, rtol=2e-3, err_msg=field)
+    # Quantiles of a law that stands on six variances.
+    for field in ("s_min", "s_max"):
+        ours, exact = np.log([np.clip(getattr(v, field), 1e-300, 1e300) for v in (leaps, layers)])
+        assert abs(ours - exact) < 0.05 + 1e-3 * abs(exact), field
+
+
+def test_a_million_layers_are_a_thousand_on_another_scale():
+    # tanh with q_star = 1 / depth: q goes like 1 / depth, and so does the mean of s^2.
+    shallow, deep = (
+        meanfield.trainability(
+            "tanh",
+            *meanfield.critical_point("tanh", 1 / depth),
+            depth,
+            "delta",
+            orthogonal=True,
+            size=2,
+            padding="same",
+            input_variance=np.array([[0.1, 0.2], [0.3, 0.4]]),
+            width=4,
+        )
+        for depth in (10**4, 10**6)
+    )
+    for field in ("output_variance", "jacobian_mean"):
+        ratio = getattr(shallow, field) / getattr(deep, field)
+        np.testing.assert_allclose(ratio, 100, rtol=5e-3, err_msg=field)
+    np.testing.assert_allclose(shallow.log_spread, deep.log_spread, rtol=5e-3)
+    for field in ("s_min", "s_max"):  # quantiles of a law that stands on six variances
+        ratio = getattr(shallow, field) / getattr(deep, field)
+        np.testing.assert_allclose(ratio, 10, rtol=0.25, err_msg=field)
+
+
 def test_saturated_inputs_meet_the_powers_of_their_moments():
     # E[tanh^2] -> 1 and E[tanh'^2] -> (4 / 3) / sqrt(2 pi q): from q = 1e300 in one layer to 1.
     point = meanfield.critical_point("tanh", 0.1)
