@@ -95,12 +95,16 @@ def make_optimizer(
         print(f"{config['optimizer']}, learning rate {rate:.4g} ({reason}).", flush=True)
     if config["schedule"] == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, config["steps"])
-    return {
+    optimizer = {
         "sgd": lambda: keras.optimizers.SGD(rate),
         "momentum": lambda: keras.optimizers.SGD(rate, momentum=0.9),
         "rmsprop": lambda: keras.optimizers.RMSprop(rate),
         "adam": lambda: keras.optimizers.Adam(rate),
     }[config["optimizer"]]()
+    if (config.get("outer_rate") or 1.0) == 1:
+        return optimizer
+    outer = {layer.name for layer in model.layers if layer.trainable_variables} - {"deep"}
+    return training.scaled_rates(optimizer, dict.fromkeys(sorted(outer), config["outer_rate"]))
 
 
 def stem_strides(config: Config) -> tuple[int, ...]:
@@ -137,6 +141,7 @@ def make_model(config: Config, image_shape: Sequence[int], classes: int) -> kera
         seed=config["seed"],
         stem_padding=config.get("stem_padding"),
         critical_readout=bool(config.get("critical_readout")),
+        input_scale=config.get("input_scale"),
     )
 
 
@@ -167,6 +172,7 @@ def verdict(
         padding = config.get("stem_padding") or config["padding"]
         stem = {"strides": stem_strides(config), "padding": padding}
         inputs = meanfield.stem_variances(images, *start, **stem).mean(axis=0)
+        inputs = inputs * (config.get("input_scale") or 1.0) ** 2
         inputs = np.maximum(inputs, 1e-12)  # pixels that are always black
     profile = config.get("variance_profile")
     return meanfield.trainability(

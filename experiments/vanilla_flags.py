@@ -96,6 +96,13 @@ def _define_network(define: _Definer) -> None:
         "The deep block's bias variables are divided by it; sqrt(q_star) if not given, 1 is none.",
         **ranges.SCALE,
     )
+    define.float(
+        "input_scale",
+        None,
+        "Factor on the deep block's input; 1 if not given, sqrt(q_star) for signals of the fixed "
+        "point's variance.",
+        **ranges.SCALE,
+    )
     define.boolean(
         "critical_readout",
         False,
@@ -123,6 +130,13 @@ def _define_optimizer(define: _Definer, flag_values: flags.FlagValues) -> None:
     )
     rho = "Fraction of the largest stable rate, for auto."
     define.float("rho", 0.3, rho, **ranges.RELATIVE_RATE)
+    define.float(
+        "outer_rate",
+        1.0,
+        "Learning rate of stem and readout as a multiple of the deep block's, which falls like "
+        "1 / depth: depth / 100 gives them that of a network of 100 layers.",
+        **ranges.SCALE,
+    )
     define.boolean(
         "fused",
         False,
@@ -204,6 +218,12 @@ def _validate(flag_values: flags.FlagValues) -> None:
             not values["shard_stack"] or (values["strategy"] == "tpu" and not values["fused"])
         ),
         "shard_stack needs strategy=tpu, and not fused",
+        flag_values=flag_values,
+    )
+    flags.register_multi_flags_validator(
+        ["outer_rate", "fused"],
+        lambda values: values["outer_rate"] == 1 or not values["fused"],
+        "outer_rate needs an optimizer that is not fused",
         flag_values=flag_values,
     )
     flags.register_multi_flags_validator(

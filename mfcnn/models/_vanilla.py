@@ -85,6 +85,7 @@ def vanilla_cnn(
     stem_padding: str | None = None,
     critical_readout: bool = False,
     kernel_initializer: Any = None,
+    input_scale: float | None = None,
     **deep_options: Any,
 ) -> keras.Model:
     """A plain CNN: no residual connections, no normalization.
@@ -132,6 +133,9 @@ def vanilla_cnn(
             1 / fan_in and zero.
         kernel_initializer: any Keras initializer for the deep block's kernels, instead of
             `initialization`; the variances then set the stem and the biases only.
+        input_scale: factor on the deep block's input; None is 1. The stem's signals are of order
+            one: sqrt(q_star) brings them to the fixed point, so that every layer bends them alike.
+            Else the first layers, which bend them most, are ever fewer of all as depth grows.
         **deep_options: for `mfcnn.layers.DeepConvolution`: form, checkpoint_levels, jit_compile,
             regularizers, constraints.
 
@@ -179,6 +183,9 @@ def vanilla_cnn(
     stem_padding = padding if stem_padding is None else padding_name(stem_padding, "stem_padding")
     critical_readout = arguments.boolean("critical_readout", critical_readout)
     x = _stem(images, strides, stem_padding, options, weight_variance, seeds, biases)
+    if input_scale is not None:
+        input_scale = arguments.number("input_scale", input_scale, above=0)
+        x = keras.layers.Rescaling(input_scale, name="input_scale")(x)
     own = next(seeds)
     if kernel_initializer is None:
         kernel_initializer = _kernel(initialization, weight_variance, variance_profile, own)

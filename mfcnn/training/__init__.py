@@ -6,6 +6,7 @@ from mfcnn.run_directory import RunDirectory
 from mfcnn.training.checkpoints import Checkpoints
 from mfcnn.training.failure import EXIT_START_AGAIN, PeerLostError, leave, lost_peers
 from mfcnn.training.fused import FusedUpdate
+from mfcnn.training.layer_rates import scaled_rates
 from mfcnn.training.learning_rate import (
     LAW_SAFETY,
     LAW_SPREAD,
@@ -50,6 +51,7 @@ __all__ = [
     "open_run",
     "plot_curves",
     "replace_file",
+    "scaled_rates",
     "use_logical_cpus",
 ]
 

@@ -1,0 +1,85 @@
+"""Learning rates that differ from layer to layer, for any Keras optimizer."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from mfcnn import arguments
+
+__all__ = ["scaled_rates"]
+
+
+def scaled_rates(
+    optimizer: keras.optimizers.Optimizer, rates: Mapping[str, float]
+) -> keras.optimizers.Optimizer:
+    """The same optimizer, whose learning rate is multiplied by a factor in some layers.
+
+    A deep block of equal layers asks for a rate that falls like 1 / depth, since all of them turn
+    the output together. The few layers around it do not: at its rate they stand still.
+
+    Args:
+        optimizer: a Keras optimizer that is not built yet; its schedule stays.
+        rates: factors, positive, by name of a layer: of all variables whose path has that name as
+            a part. Variables of no such layer keep the rate.
+
+    Returns:
+        An optimizer of a subclass of its class.
+
+    Raises:
+        ValueError: for a factor that is not positive; when it is built, for a name that no
+            variable's path has, or a variable that two names fit.
+        TypeError: for anything but a Keras optimizer and a mapping.
+
+    Example:
+        >>> adam = mfcnn.training.scaled_rates(keras.optimizers.Adam(1e-5), {"logits": 100.0})
+        >>> type(adam).__name__, isinstance(adam, keras.optimizers.Adam)
+        ('ScaledAdam', True)
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(f"optimizer must be a Keras optimizer. Received: optimizer={optimizer!r}")
+    if not isinstance(rates, Mapping):
+        raise TypeError(f"rates must map names of layers to factors. Received: rates={rates!r}")
+    rates = {
+        str(name): arguments.number(f"rates[{name!r}]", factor, above=0)
+        for name, factor in rates.items()
+    }
+    return _scaled(type(optimizer)).from_config({**optimizer.get_config(), "rates": rates})
+
+
+@functools.cache
+def _scaled(base: type[keras.optimizers.Optimizer]) -> Any:
+    class Scaled(base):  # type: ignore[valid-type, misc]
+        def __init__(self, *args: Any, rates: Mapping[str, float], **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.rates = dict(rates)
+
+        def build(self, variables: Any) -> None:
+            factors = [self._factor(variable.path) for variable in variables]
+            missing = set(self.rates) - {name for name, _ in factors if name}
+            if missing:
+                raise ValueError(
+                    "rates must name layers that have trainable variables. Received: "
+                    f"{', '.join(sorted(missing))}"
+                )
+            self._factors = [factor for _, factor in factors]
+            super().build(variables)
+
+        def _factor(self, path: str) -> tuple[str | None, float]:
+            names = [name for name in self.rates if name in path.split("/")]
+            if len(names) > 1:
+                raise ValueError(
+                    f"rates must name each variable once. Received: {', '.join(names)} for {path}"
+                )
+            return (names[0], self.rates[names[0]]) if names else (None, 1.0)
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            factor = self._factors[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, learning_rate * factor)
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "rates": self.rates}
+
+    Scaled.__name__ = Scaled.__qualname__ = f"Scaled{base.__name__}"
+    return Scaled
