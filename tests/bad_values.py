@@ -58,7 +58,7 @@ KINDS = {
     "budget memory_limit learning_rate timeout kappa memory_budget eta tau "
     "zeta mean_square momentum beat",
     "variance": "weight_variance bias_variance key_variance input_variance q_star q kappa_1 "
-    "kappa_2 q_sr ridge noise width_factor readout_scale bias_scale "
+    "kappa_2 q_sr ridge noise width_factor readout_scale bias_scale input_scale "
     "input_second_moment input_width_ratio exponent",
     "choice": "stem_padding outputs method padding readout initialization parameterization loss "
     "kernel form get kind layout solver mechanism",
@@ -77,7 +77,7 @@ KINDS = {
     "initializer": "initializer kernel_initializer bias_initializer",
     "shape": "input_shape shape",
     "dtype": "dtype",
-    "record": "moments limit point dataset solution",
+    "record": "moments limit point dataset solution rates",
     "path": "output_dir path directory log_dir",
     "text": "name title text",
     "function": "phi phi_prime make_model make_optimizer",
@@ -234,6 +234,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "images": np.ones([2, 4, 4, 1]),
         "depths": (2,),
     },
+    "mfcnn.training.scaled_rates": {"optimizer": keras.optimizers.SGD(0.1), "rates": {}},
     "mfcnn.repair": {"method": "auto", "layers": None},
     "mfcnn.diagnose": {"draws": 0, "tangent_kernel": False},
     "mfcnn.activations.keras_identifier": {"activation": mfcnn.activations.get("tanh")},
