@@ -78,7 +78,10 @@ def _rate_by_law(
     shape, classes = dataset.image_shape, dataset.classes
 
     def smaller(depth: int) -> keras.Model:
-        return make_model({**config, "depth": depth, "q_star": kappa / depth}, shape, classes)
+        own = {"depth": depth, "q_star": kappa / depth}
+        if config.get("input_scale"):  # in units of the square root of q_star
+            own["input_scale"] = config["input_scale"] * math.sqrt(config["depth"] / depth)
+        return make_model({**config, **own}, shape, classes)
 
     compiled = jit_compile(config, shape)
     return training.extrapolated_learning_rate(
@@ -101,10 +104,11 @@ def make_optimizer(
         "rmsprop": lambda: keras.optimizers.RMSprop(rate),
         "adam": lambda: keras.optimizers.Adam(rate),
     }[config["optimizer"]]()
-    if (config.get("outer_rate") or 1.0) == 1:
+    outer_rate = float(config.get("outer_rate") or 1.0)
+    if outer_rate == 1:
         return optimizer
-    outer = {layer.name for layer in model.layers if layer.trainable_variables} - {"deep"}
-    return training.scaled_rates(optimizer, dict.fromkeys(sorted(outer), config["outer_rate"]))
+    outer = {str(layer.name) for layer in model.layers if layer.trainable_variables} - {"deep"}
+    return training.scaled_rates(optimizer, dict.fromkeys(sorted(outer), outer_rate))
 
 
 def stem_strides(config: Config) -> tuple[int, ...]:

@@ -5,22 +5,38 @@ layers adds m times the change of its middle layer to log q, which is exact to s
 a relative error of some (1 / 200)^2 / 12 of the change. Logarithms of slopes are added likewise.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from mfcnn import activations
-from mfcnn.meanfield._gradients import variance_and_slope
+from mfcnn.meanfield._averaging import average
+from mfcnn.meanfield._gradients import Propagation, variance_and_slope
 from mfcnn.meanfield._tables import moment_table
 
-__all__ = ["Beyond", "leap"]
+__all__ = ["NOTHING", "Beyond", "beyond", "beyond_border", "windows"]
 
 _PARTS = 200  # a leap is this part of the layers before it
 _SETTLED = 1e-9  # what a change may add up to until it is rounding alone
 
 
 class Beyond(NamedTuple):
+    """Logarithms by which the layers that were not passed through change three numbers.
+
+    log_variances are the means over positions of the layers behind, as many as there are.
+    """
+
+    gradient_ratio: float
+    jacobian: float
+    variance: float
+    log_variances: np.ndarray
+
+
+NOTHING = Beyond(0.0, 0.0, 0.0, np.zeros(0))
+
+
+class _Path(NamedTuple):
     """What the layers behind the last one passed through do, at each position [n].
 
     Attributes:
@@ -39,7 +55,7 @@ class Beyond(NamedTuple):
     log_signals: np.ndarray
 
 
-def leap(
+def _leap(
     activation: activations.Activation,
     weight_variance: float,
     bias_variance: float,
@@ -47,7 +63,7 @@ def leap(
     layer: int,
     depth: int,
     sphere: float = np.inf,
-) -> Beyond:
+) -> _Path:
     """From layer `layer` to layer `depth`, at positions that no longer mix.
 
     log_variances are [2, n], of the layer before and of this one; `sphere` is as in `propagate`.
@@ -86,4 +102,74 @@ def leap(
     arrays = [tf.constant(a, tf.float64) for a in (log_variances, law, steps, left)]
     path, slopes, last_slopes, signals, signal = (a.numpy() for a in run(*arrays))
     signals = np.stack([signal, signals[-1]])
-    return Beyond(np.array(layers[1:]), path, slopes.sum(0), last_slopes[-1], signals)
+    return _Path(np.array(layers[1:]), path, slopes.sum(0), last_slopes[-1], signals)
+
+
+def beyond(
+    law: tuple[activations.Activation, float, float],
+    passes: Propagation,
+    outputs: Propagation,
+    seen: tuple[np.ndarray, np.ndarray],
+    depth: int,
+    sphere: float,
+) -> Beyond:
+    """Where positions no longer mix: the layers that were not passed through, in leaps.
+
+    `seen` is what the first layer's windows see of the input, and how many windows see a position.
+    """
+    layers = len(passes.slopes)
+    own, on_sphere = (
+        _leap(*law, p.log_variances[-2:].reshape(2, -1), layers, depth, radius)
+        for p, radius in ((passes, np.inf), (outputs, sphere))
+    )
+    with np.errstate(divide="ignore"):
+        slopes = np.log(passes.slopes.reshape(layers, -1))
+    image, windows = (np.log(a) for a in seen)
+    # What of the first layer's gradient comes from each position, and what that is multiplied by.
+    first = slopes[:-1].sum(0) + image
+    factor = slopes[-1] + own.log_slopes - own.log_last_slope
+    before, last = _log_sum(own.log_signals + windows)
+    back = slopes.sum(0)
+    ends = on_sphere.log_variances[-1], outputs.log_variances[-1].ravel()
+    behind = np.arange(layers + 1, depth + 1)
+    means = _log_sum(own.log_variances) - np.log(image.size)
+    return Beyond(
+        gradient_ratio=float(_log_sum(first + factor) - _log_sum(first) - last + before),
+        jacobian=float(_log_sum(back + own.log_slopes) - _log_sum(back)),
+        variance=float(_log_sum(ends[0]) - _log_sum(ends[1])),
+        log_variances=np.interp(
+            behind, [layers, *own.layers], [*passes.log_mean_variances[-1:], *means]
+        ),
+    )
+
+
+def windows(
+    inputs: np.ndarray, sizes: tuple[int, ...], profile: np.ndarray, padding: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the inputs over the windows [n], and how many windows a position is in, [n]."""
+    window, image = np.ones(profile.shape), tf.constant(np.broadcast_to(inputs, sizes)[None])
+    border = "same" if padding == "same" else "circular"
+    sums = average(image / np.max(inputs), window, border)
+    counts = average(tf.ones_like(image), window, border, adjoint=True)
+    return sums.numpy().ravel(), counts.numpy().ravel()
+
+
+def beyond_border(passes: Propagation, border: np.ndarray, depth: int) -> Beyond:
+    """With zeros at the border: the layers behind act as the last one passed through.
+
+    A layer multiplies backward signals by the one rate and variances by the other. The last
+    layer's gradient has its input's variance, the first one's the network's.
+    """
+    more = depth - len(passes.slopes)
+    with np.errstate(divide="ignore"):
+        backward = np.log(np.max(border))
+    means = passes.log_mean_variances
+    forward = means[-1] - means[-2]
+    rates = backward - forward, backward, forward
+    ratio, jacobian, variance = (float(more * rate) for rate in rates)
+    return Beyond(ratio, jacobian, variance, np.full(more, means[-1]))
+
+
+def _log_sum(logarithms: np.ndarray) -> Any:
+    """The logarithm of a sum over positions, the last axis, of numbers of these logarithms."""
+    return np.logaddexp.reduce(logarithms, axis=-1)

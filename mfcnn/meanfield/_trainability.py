@@ -1,24 +1,18 @@
 """The verdict before training: which depth can train."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from mfcnn import activations, arguments
-from mfcnn.meanfield._averaging import (
-    average,
-    check_padding,
-    check_valid_depth,
-    profile_and_size,
-)
+from mfcnn.meanfield._averaging import check_padding, check_valid_depth, profile_and_size
 from mfcnn.meanfield._basins import variance_basins
 from mfcnn.meanfield._fixed_points import FixedPoint, NoFixedPointError, fixed_point
 from mfcnn.meanfield._gradients import Propagation, propagate
 from mfcnn.meanfield._jacobian_moments import jacobian_moments
-from mfcnn.meanfield._leaps import leap
+from mfcnn.meanfield._leaps import NOTHING, Beyond, beyond, beyond_border, windows
 from mfcnn.meanfield._modes import averaging_matrix, depth_scales, mode_eigenvalues
 from mfcnn.meanfield._spectrum import jacobian_spectrum
 from mfcnn.meanfield._verdict import DEPTH_SCALES, Trainability
@@ -26,7 +20,7 @@ from mfcnn.meanfield._verdict import DEPTH_SCALES, Trainability
 __all__ = ["trainability"]
 
 # Layers, and layers times positions, that are passed through one by one; see `_leaps` and
-# `_beyond_border` for those behind. Twenty thousand layers take seconds, the values 100 MB.
+# `beyond_border` for those behind. Twenty thousand layers take seconds, the values 100 MB.
 _MOST_LAYERS, _MOST_VALUES = 20_000, 2_500_000
 _SINGULAR_VALUES = 1000  # of a network whose width is not given
 # Of variances whose singular values are computed: beyond it slopes are distributed as at its ends.
@@ -120,15 +114,13 @@ def trainability(
         outputs = _passes(*law, depth, inputs, profile, sizes, padding, sphere)
     border = _border_rates(passes, profile, sizes, padding)
     scales = _mode_scales(point, border, profile, sizes)
-    more = _Beyond(0.0, 0.0, 0.0, np.zeros(0))
-    if len(passes.slopes) < depth:
+    more = NOTHING
+    if len(passes.slopes) < depth and border is None:
         law = activation, max(weight_variance, 1e-300), bias_variance
-        seen = _windows(inputs, passes.slopes.shape[1:], profile, padding)
-        more = (
-            _beyond(law, passes, outputs, seen, depth, sphere)
-            if border is None
-            else _beyond_border(passes, border, depth)
-        )
+        seen = windows(inputs, passes.slopes.shape[1:], profile, padding)
+        more = beyond(law, passes, outputs, seen, depth, sphere)
+    elif len(passes.slopes) < depth and border is not None:
+        more = beyond_border(passes, border, depth)
     return Trainability(
         depth=depth,
         phase=point.phase,
@@ -218,88 +210,7 @@ def _depth_limit(point: FixedPoint, scales: np.ndarray, depth: int) -> dict[str,
     }
 
 
-class _Beyond(NamedTuple):
-    """Logarithms by which the layers that were not passed through change three numbers.
-
-    log_variances are the means over positions of the layers behind, as many as there are.
-    """
-
-    gradient_ratio: float
-    jacobian: float
-    variance: float
-    log_variances: np.ndarray
-
-
-def _beyond(
-    law: tuple,
-    passes: Propagation,
-    outputs: Propagation,
-    seen: tuple[np.ndarray, np.ndarray],
-    depth: int,
-    sphere: float,
-) -> _Beyond:
-    """Where positions no longer mix: the layers that were not passed through, in leaps.
-
-    `seen` is what the first layer's windows see of the input, and how many windows see a position.
-    """
-    layers = len(passes.slopes)
-    own, on_sphere = (
-        leap(*law, p.log_variances[-2:].reshape(2, -1), layers, depth, radius)
-        for p, radius in ((passes, np.inf), (outputs, sphere))
-    )
-    with np.errstate(divide="ignore"):
-        slopes = np.log(passes.slopes.reshape(layers, -1))
-    image, windows = (np.log(a) for a in seen)
-    # What of the first layer's gradient comes from each position, and what that is multiplied by.
-    first = slopes[:-1].sum(0) + image
-    factor = slopes[-1] + own.log_slopes - own.log_last_slope
-    before, last = _log_sum(own.log_signals + windows)
-    back = slopes.sum(0)
-    ends = on_sphere.log_variances[-1], outputs.log_variances[-1].ravel()
-    behind = np.arange(layers + 1, depth + 1)
-    means = _log_sum(own.log_variances) - np.log(image.size)
-    return _Beyond(
-        gradient_ratio=float(_log_sum(first + factor) - _log_sum(first) - last + before),
-        jacobian=float(_log_sum(back + own.log_slopes) - _log_sum(back)),
-        variance=float(_log_sum(ends[0]) - _log_sum(ends[1])),
-        log_variances=np.interp(
-            behind, [layers, *own.layers], [*passes.log_mean_variances[-1:], *means]
-        ),
-    )
-
-
-def _windows(
-    inputs: np.ndarray, sizes: tuple[int, ...], profile: np.ndarray, padding: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the inputs over the windows [n], and how many windows a position is in, [n]."""
-    window, image = np.ones(profile.shape), tf.constant(np.broadcast_to(inputs, sizes)[None])
-    border = "same" if padding == "same" else "circular"
-    sums = average(image / np.max(inputs), window, border)
-    counts = average(tf.ones_like(image), window, border, adjoint=True)
-    return sums.numpy().ravel(), counts.numpy().ravel()
-
-
-def _beyond_border(passes: Propagation, border: np.ndarray, depth: int) -> _Beyond:
-    """With zeros at the border: the layers behind act as the last one passed through.
-
-    A layer multiplies backward signals by the one rate and variances by the other. The last
-    layer's gradient has its input's variance, the first one's the network's.
-    """
-    more = depth - len(passes.slopes)
-    with np.errstate(divide="ignore"):
-        backward = np.log(np.max(border))
-    means = passes.log_mean_variances
-    forward = means[-1] - means[-2]
-    changes = (float(more * rate) for rate in (backward - forward, backward, forward))
-    return _Beyond(*changes, np.full(more, means[-1]))
-
-
-def _log_sum(logarithms: np.ndarray) -> Any:
-    """The logarithm of a sum over positions, the last axis, of numbers of these logarithms."""
-    return np.logaddexp.reduce(logarithms, axis=-1)
-
-
-def _gradients(passes: Propagation, more: _Beyond) -> dict[str, Any]:
+def _gradients(passes: Propagation, more: Beyond) -> dict[str, Any]:
     log_ratio = passes.log_gradients[0] - passes.log_gradients[-1] + more.gradient_ratio
     with np.errstate(over="ignore", under="ignore"):
         return {
@@ -316,7 +227,7 @@ def _jacobian(
     sizes: tuple[int, ...],
     passes: Propagation,
     depth: int,
-    more: _Beyond,
+    more: Beyond,
 ) -> dict[str, Any]:
     log_q = np.append(passes.log_mean_variances, more.log_variances)
     q = np.exp(np.clip(log_q, *np.log(_RANGE)))

@@ -45,12 +45,13 @@ def scaled_rates(
         str(name): arguments.number(f"rates[{name!r}]", factor, above=0)
         for name, factor in rates.items()
     }
-    return _scaled(type(optimizer)).from_config({**optimizer.get_config(), "rates": rates})
+    kind: Any = type(optimizer)
+    return _scaled(kind).from_config({**optimizer.get_config(), "rates": rates})
 
 
 @functools.cache
-def _scaled(base: type[keras.optimizers.Optimizer]) -> Any:
-    class Scaled(base):  # type: ignore[valid-type, misc]
+def _scaled(base: Any) -> Any:
+    class Scaled(base):
         def __init__(self, *args: Any, rates: Mapping[str, float], **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.rates = dict(rates)

@@ -34,6 +34,25 @@ def test_a_network_too_deep_to_measure_takes_the_law_of_its_family(
     assert rate == pytest.approx(0.6 / 7) and "(500, 1000, 2000) layers" in reason
 
 
+def test_smaller_networks_of_the_law_have_the_input_scale_of_their_own(digits, monkeypatch):
+    def law(make_model, depth, *_):
+        scale = make_model(40).get_layer("input_scale").scale
+        assert scale == pytest.approx(0.01 * (100_000 / 40) ** 0.5)
+        return 0.1, 7.0
+
+    monkeypatch.setattr(training, "extrapolated_learning_rate", law)
+    assert vanilla.learning_rate(config(depth=100_000, input_scale=0.01), None, digits)[0] == 0.1
+
+
+def test_stem_and_readout_have_the_rate_that_they_are_given():
+    own = config(depth=3, optimizer="adam", learning_rate="1e-4", outer_rate=30.0)
+    model = vanilla.make_model(own, (8, 8, 1), 10)
+    optimizer = vanilla.make_optimizer(own, model, None, verbose=False)
+    assert optimizer.rates == {"stem_1": 30.0, "stem_2": 30.0, "logits": 30.0}
+    plain = vanilla.make_optimizer(config(learning_rate="1e-4"), model, None, verbose=False)
+    assert not hasattr(plain, "rates")
+
+
 @pytest.mark.parametrize(
     "changes", [{"weight_variance": 1.2, "bias_variance": 0.1}, {"q_star": 0.01}, {"depth": 9}]
 )

@@ -67,6 +67,16 @@ def test_the_readout_gets_features_of_unit_scale():
     assert relu.get_layer("readout_scale").scale == 1
 
 
+def test_the_deep_block_gets_its_input_scaled():
+    plain, scaled = (
+        vanilla_cnn((8, 8, 1), 25, 4, 10, seed=0, input_scale=scale) for scale in (None, 0.2)
+    )
+    x = np.random.default_rng(0).normal(size=[3, 8, 8, 1]).astype("float32")
+    stem = keras.Model(plain.inputs, plain.get_layer("deep").input)(x)
+    entering = keras.Model(scaled.inputs, scaled.get_layer("deep").input)(x)
+    np.testing.assert_allclose(entering, 0.2 * stem, rtol=1e-6)
+
+
 # Keras knows the first; the others are saved as functions of ours.
 @pytest.mark.parametrize("activation", ["tanh", "erf", "gaussian"])
 def test_a_saved_model_gives_the_same_logits(activation, tmp_path):
