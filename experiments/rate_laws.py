@@ -3,7 +3,8 @@
     python -m experiments.rate_laws
 
 Theory gives each network a rate: rho * 2 / lambda_max of its own NTK (SGD, momentum) or 0.01 /
-depth (Adam). Every network trains at several multiples of it. The best multiple of the first depth
+depth (Adam). That of the deep block falls with depth; stem and readout keep theirs (--outer_depth:
+as in a network of so many layers), or all have one rate (--outer_depth=0). Every network trains at several multiples of it. The best multiple of the first depth
 is carried to the others: by theory, as 1 / depth and as depth^-3/2, two rules in use. Draws the
 last training loss against the multiple, and the rates against depth, to depths where theory's is
 known but nothing is trained. Prints what each rule loses to the best of the grid.
@@ -12,6 +13,7 @@ known but nothing is trained. Prints what each rule loses to the best of the gri
 import functools
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,8 @@ _QUICK = vanilla_sweep.network_settings(
     depths=["32", "320", "3200", "10000"],
     untrained_depths=["10", "100", "1000", "100000", "1000000"],
     optimizers=list(OPTIMIZERS),
-    multiples=["0.125", "0.25", "0.5", "1", "2", "4", "8"],
+    multiples=["0.125", "0.25", "0.5", "1", "2", "4", "8", "16", "32"],
+    outer_depth=32,
     filters=4,
     padding="same",
     strides=["2", "2"],
@@ -72,11 +75,17 @@ class Rates:
     @functools.cache  # noqa: B019 - one object, as long as the binary runs
     def _rate(self, optimizer: str, depth: int) -> float:
         auto = {"optimizer": optimizer, "depth": depth, "learning_rate": "auto"}
+        auto["outer_rate"] = outer_rate(self._networks.settings, depth)
         config, dataset = self._networks.settings | auto, self._networks.dataset
         # Adam's is a law, and beyond the measured depths the others' is one of smaller networks.
         needed = optimizer == "sgd" and depth <= vanilla.MEASURED_DEPTH
         model = vanilla.make_model(config, dataset.image_shape, dataset.classes) if needed else None
         return vanilla.learning_rate(config, model, dataset)[0]
+
+
+def outer_rate(settings: Mapping[str, Any], depth: int) -> float:
+    """The rate of stem and readout as a multiple of the deep block's."""
+    return depth / settings["outer_depth"] if settings["outer_depth"] else 1.0
 
 
 def measure(
@@ -89,7 +98,8 @@ def measure(
         return [row]
     row["learning_rate"] = rate * point["multiple"]
     network = {name: point[name] for name in ("optimizer", "depth")}
-    curve = networks.curve(network, folder, learning_rate=str(row["learning_rate"]))
+    own = {"outer_rate": outer_rate(networks.settings, point["depth"])}
+    curve = networks.curve(network, folder, learning_rate=str(row["learning_rate"]), **own)
     if curve and curve[-1]["step"] == networks.settings["steps"]:
         row |= {name: float(curve[-1][name]) for name in ("train_loss", "test_accuracy")}
     return [row]
@@ -199,6 +209,11 @@ def define_flags() -> None:
     )
     common.define_names(
         "optimizers", None, f"Some of {', '.join(OPTIMIZERS)}. Default: the preset's.", OPTIMIZERS
+    )
+    common.define_override(
+        "outer_depth",
+        "Stem and readout have the rate of a network of so many layers; 0: the deep block's.",
+        lower_bound=0,
     )
     common.define_numbers(
         "multiples", None, "Of theory's rate. Default: the preset's.", **ranges.RELATIVE_RATE

@@ -26,6 +26,7 @@ __all__ = [
     "learning_rate",
     "make_model",
     "make_optimizer",
+    "outer_rates",
     "set_precision",
     "stem_strides",
     "verdict",
@@ -67,7 +68,9 @@ def learning_rate(
         rate, lambda_max = _rate_by_law(config, kappa, dataset, images)
         where = f", {training.LAW_SAFETY} * depth * the largest / layer of {_SMALLER_DEPTHS} layers"
     else:
-        (rate, lambda_max), where = training.ntk_learning_rate(model, images, rho), ""
+        rates = outer_rates(config)
+        rate, lambda_max = training.ntk_learning_rate(model, images, rho, rates=rates)
+        where = ""
     return rate, f"{rho} * 2 / lambda_max, lambda_max(NTK) / n = {lambda_max:.4g}{where}"
 
 
@@ -85,7 +88,13 @@ def _rate_by_law(
 
     compiled = jit_compile(config, shape)
     return training.extrapolated_learning_rate(
-        smaller, config["depth"], images, config["rho"], _SMALLER_DEPTHS, compiled
+        smaller,
+        config["depth"],
+        images,
+        config["rho"],
+        _SMALLER_DEPTHS,
+        compiled,
+        outer_rates(config),
     )
 
 
@@ -104,11 +113,15 @@ def make_optimizer(
         "rmsprop": lambda: keras.optimizers.RMSprop(rate),
         "adam": lambda: keras.optimizers.Adam(rate),
     }[config["optimizer"]]()
+    rates = outer_rates(config)
+    return training.scaled_rates(optimizer, rates) if rates else optimizer
+
+
+def outer_rates(config: Config) -> dict[str, float]:
+    """The factors of `--outer_rate` by layer: of all but the deep block; none if they are 1."""
     outer_rate = float(config.get("outer_rate") or 1.0)
-    if outer_rate == 1:
-        return optimizer
-    outer = {str(layer.name) for layer in model.layers if layer.trainable_variables} - {"deep"}
-    return training.scaled_rates(optimizer, dict.fromkeys(sorted(outer), outer_rate))
+    stem = [f"stem_{index}" for index, _ in enumerate(config["strides"], 1)]
+    return {} if outer_rate == 1 else dict.fromkeys([*stem, "logits"], outer_rate)
 
 
 def stem_strides(config: Config) -> tuple[int, ...]:

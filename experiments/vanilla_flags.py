@@ -221,16 +221,6 @@ def _validate(flag_values: flags.FlagValues) -> None:
         flag_values=flag_values,
     )
     flags.register_multi_flags_validator(
-        ["outer_rate", "learning_rate", "optimizer"],
-        lambda values: (
-            values["outer_rate"] == 1
-            or values["learning_rate"] != "auto"
-            or values["optimizer"] not in ("sgd", "momentum")
-        ),
-        "outer_rate needs a learning_rate for sgd and momentum: auto is that of equal rates",
-        flag_values=flag_values,
-    )
-    flags.register_multi_flags_validator(
         ["outer_rate", "fused"],
         lambda values: values["outer_rate"] == 1 or not values["fused"],
         "outer_rate needs an optimizer that is not fused",

@@ -1,14 +1,14 @@
 """Learning rates that differ from layer to layer, for any Keras optimizer."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from mfcnn import arguments
 
-__all__ = ["scaled_rates"]
+__all__ = ["check_rates", "factors_of", "scaled_rates"]
 
 
 def scaled_rates(
@@ -39,14 +39,36 @@ def scaled_rates(
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(f"optimizer must be a Keras optimizer. Received: optimizer={optimizer!r}")
+    checked = check_rates(rates)
+    kind: Any = type(optimizer)
+    return _scaled(kind).from_config({**optimizer.get_config(), "rates": checked})
+
+
+def check_rates(rates: Any) -> dict[str, float]:
+    """The factors by name, if they are positive numbers."""
     if not isinstance(rates, Mapping):
         raise TypeError(f"rates must map names of layers to factors. Received: rates={rates!r}")
-    rates = {
+    return {
         str(name): arguments.number(f"rates[{name!r}]", factor, above=0)
         for name, factor in rates.items()
     }
-    kind: Any = type(optimizer)
-    return _scaled(kind).from_config({**optimizer.get_config(), "rates": rates})
+
+
+def factors_of(rates: Mapping[str, float], paths: Sequence[str]) -> list[float]:
+    """The factor of each variable, by its path; all names have to be met, each path by one."""
+    met = [[name for name in rates if name in path.split("/")] for path in paths]
+    for path, names in zip(paths, met):
+        if len(names) > 1:
+            raise ValueError(
+                f"rates must name each variable once. Received: {', '.join(names)} for {path}"
+            )
+    missing = set(rates) - {name for names in met for name in names}
+    if missing:
+        raise ValueError(
+            "rates must name layers that have trainable variables. Received: "
+            f"{', '.join(sorted(missing))}"
+        )
+    return [rates[names[0]] if names else 1.0 for names in met]
 
 
 @functools.cache
@@ -57,23 +79,8 @@ def _scaled(base: Any) -> Any:
             self.rates = dict(rates)
 
         def build(self, variables: Any) -> None:
-            factors = [self._factor(variable.path) for variable in variables]
-            missing = set(self.rates) - {name for name, _ in factors if name}
-            if missing:
-                raise ValueError(
-                    "rates must name layers that have trainable variables. Received: "
-                    f"{', '.join(sorted(missing))}"
-                )
-            self._factors = [factor for _, factor in factors]
+            self._factors = factors_of(self.rates, [variable.path for variable in variables])
             super().build(variables)
-
-        def _factor(self, path: str) -> tuple[str | None, float]:
-            names = [name for name in self.rates if name in path.split("/")]
-            if len(names) > 1:
-                raise ValueError(
-                    f"rates must name each variable once. Received: {', '.join(names)} for {path}"
-                )
-            return (names[0], self.rates[names[0]]) if names else (None, 1.0)
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             factor = self._factors[self._get_variable_index(variable)]

@@ -1,7 +1,7 @@
 """A learning rate from theory: a fraction of the largest stable one."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mfcnn import arguments, numerics
 from mfcnn.empirical import _inputs
+from mfcnn.training.layer_rates import check_rates, factors_of
 
 __all__ = ["LAW_SAFETY", "LAW_SPREAD", "extrapolated_learning_rate", "ntk_learning_rate"]
 
@@ -27,6 +28,7 @@ def ntk_learning_rate(
     iterations: int = 12,
     seed: int = 0,
     jit_compile: bool = False,
+    rates: Mapping[str, float] | None = None,
 ) -> tuple[float, float]:
     """The learning rate rho * 2 / lambda_max of the network's own NTK on a batch.
 
@@ -46,9 +48,11 @@ def ntk_learning_rate(
         seed: of the starting vector.
         jit_compile: whether XLA compiles the products, on one replica: for narrow deep stacks
             many times faster.
+        rates: factors on the rate of some layers, as in `scaled_rates`: the kernel is then
+            J R J^T, R the diagonal matrix of all parameters' factors.
 
     Returns:
-        (learning rate, lambda_max) as floats.
+        (learning rate, lambda_max) as floats; with `rates`, of the layers that are not named.
 
     Raises:
         ValueError: if rho is not positive, or lambda_max is zero or not finite: the outputs do not
@@ -70,7 +74,9 @@ def ntk_learning_rate(
     images = _inputs.convert(model, images, "images")
     if not _inputs.length(images):
         raise ValueError("images must hold at least one. Received: an empty batch")
-    product = _kernel_product(model, images, jit_compile)
+    paths = [variable.path for variable in model.trainable_variables]
+    factors = factors_of({} if rates is None else check_rates(rates), paths)
+    product = _kernel_product(model, images, jit_compile, factors)
     size = int(np.prod(model.compute_output_shape(images.shape)))
     lambda_max, _ = numerics.largest_eigenvalue(
         product, rng.standard_normal(size), iterations, 1e-3
@@ -90,6 +96,7 @@ def extrapolated_learning_rate(
     rho: float = 0.3,
     depths: Sequence[int] = (500, 1000, 2000),
     jit_compile: bool = False,
+    rates: Mapping[str, float] | None = None,
 ) -> tuple[float, float]:
     """The learning rate of `ntk_learning_rate` for a network too deep to measure it on.
 
@@ -104,6 +111,8 @@ def extrapolated_learning_rate(
         rho: fraction of the largest stable rate.
         depths: where lambda_max is measured.
         jit_compile: as in `ntk_learning_rate`.
+        rates: likewise, of the network to train. In smaller ones they are less in proportion to
+            the depth, so that the layers they name keep their rate.
 
     Returns:
         (learning rate, lambda_max) as floats.
@@ -124,10 +133,15 @@ def extrapolated_learning_rate(
     """
     depth, depths = arguments.depth(depth), arguments.integers("depths", depths, 1)
     arguments.function("make_model", make_model)
-    ratios = {
-        small: ntk_learning_rate(make_model(small), images, rho, jit_compile=jit_compile)[1] / small
-        for small in depths
-    }
+    factors = {} if rates is None else check_rates(rates)
+
+    def ratio(small: int) -> float:
+        own = {name: factor * small / depth for name, factor in factors.items()}
+        return ntk_learning_rate(
+            make_model(small), images, rho, jit_compile=jit_compile, rates=own
+        )[1]
+
+    ratios = {small: ratio(small) / small for small in depths}
     if max(ratios.values()) > LAW_SPREAD * min(ratios.values()):
         found = ", ".join(f"{value:.4g} at {small} layers" for small, value in ratios.items())
         raise ValueError(
@@ -138,8 +152,10 @@ def extrapolated_learning_rate(
     return 2 * rho / lambda_max, lambda_max
 
 
-def _kernel_product(model: keras.Model, images: tf.Tensor, jit_compile: bool) -> Any:
-    """The function v -> J J^T v / n of flat NumPy vectors."""
+def _kernel_product(
+    model: keras.Model, images: tf.Tensor, jit_compile: bool, factors: list[float]
+) -> Any:
+    """The function v -> J R J^T v / n of flat NumPy vectors, R of one factor by variable."""
     variables = [v.value for v in model.trainable_variables]
     strategy = tf.distribute.get_strategy()
     shape = model.compute_output_shape(images.shape)
@@ -150,6 +166,7 @@ def _kernel_product(model: keras.Model, images: tf.Tensor, jit_compile: bool) ->
         tangents = tape.gradient(
             outputs, variables, vector, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
+        tangents = [t if f == 1 else f * t for f, t in zip(factors, tangents)]
         with tf.autodiff.ForwardAccumulator(variables, tangents) as accumulator:
             outputs = model(images, training=False)
         return accumulator.jvp(outputs) / tf.cast(tf.shape(outputs)[0], outputs.dtype)

@@ -141,13 +141,7 @@ def test_what_only_the_run_can_tell_leaves_nothing_behind(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--optimizer=momentum"], "outer_rate needs a learning_rate for sgd and momentum"),
-        (["--optimizer=sgd", "--learning_rate=0.1", "--fused"], "outer_rate needs.*not fused"),
-    ],
-)
-def test_rates_of_their_own_are_refused_where_they_would_not_be_heeded(arguments, words, tmp_path):
-    with pytest.raises(flags.IllegalFlagValueError, match=words):
-        run(module_of("train"), tmp_path / "run", *SMALL, "--outer_rate=10", *arguments)
+def test_rates_of_their_own_are_refused_where_they_would_not_be_heeded(tmp_path):
+    fused = ["--outer_rate=10", "--optimizer=sgd", "--learning_rate=0.1", "--fused"]
+    with pytest.raises(flags.IllegalFlagValueError, match="outer_rate needs.*not fused"):
+        run(module_of("train"), tmp_path / "run", *SMALL, *fused)

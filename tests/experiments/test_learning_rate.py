@@ -20,7 +20,8 @@ def config(**changes):
 def test_a_network_too_deep_to_measure_takes_the_law_of_its_family(
     q_star, kappa, digits, monkeypatch
 ):
-    def law(make_model, depth, images, rho, depths, jit_compile):
+    def law(make_model, depth, images, rho, depths, jit_compile, rates):
+        assert rates == {}
         assert depth == 100_000 and max(depths) < depth and len(images) == 16
         small = make_model(40)
         alike = vanilla.make_model(config(depth=40, q_star=kappa / 40), (8, 8, 1), 10)
@@ -57,6 +58,6 @@ def test_stem_and_readout_have_the_rate_that_they_are_given():
     "changes", [{"weight_variance": 1.2, "bias_variance": 0.1}, {"q_star": 0.01}, {"depth": 9}]
 )
 def test_where_no_law_holds_the_own_ntk_is_measured(changes, digits, monkeypatch):
-    monkeypatch.setattr(training, "ntk_learning_rate", lambda model, *_: (model, 7.0))
+    monkeypatch.setattr(training, "ntk_learning_rate", lambda model, *_, **__: (model, 7.0))
     own = config(**({"depth": 100_000} | changes))
     assert vanilla.learning_rate(own, "this network", digits)[0] == "this network"

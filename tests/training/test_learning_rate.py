@@ -9,13 +9,15 @@ from mfcnn import layers, models
 from mfcnn.training import extrapolated_learning_rate, ntk_learning_rate
 
 
-def dense_ntk(model, images):
+def dense_ntk(model, images, rates=()):
     with tf.GradientTape(persistent=True) as tape:
         outputs = model(images)
     variables = [v.value for v in model.trainable_variables]
     rows = outputs.shape.num_elements()
     jacobian = tape.jacobian(outputs, variables, experimental_use_pfor=False)
-    jacobian = np.concatenate([np.reshape(j, [rows, -1]) for j in jacobian], axis=1)
+    scales = [np.sqrt(dict(rates).get(v.path.split("/")[-2], 1)) for v in model.trainable_variables]
+    jacobian = [s * np.reshape(j, [rows, -1]) for s, j in zip(scales, jacobian)]
+    jacobian = np.concatenate(jacobian, axis=1)
     return jacobian.astype("float64") @ jacobian.T.astype("float64")
 
 
@@ -31,6 +33,21 @@ def test_lambda_max_is_the_largest_eigenvalue_of_the_ntk():
     tolerance = (eigenvalues[-2] / eigenvalues[-1]) ** 80 + 1e-4
     assert lambda_max == pytest.approx(eigenvalues[-1], rel=tolerance)
     assert rate == pytest.approx(1 / lambda_max)
+
+
+def test_with_rates_by_layer_it_is_that_of_the_weighted_kernel():
+    model = models.vanilla_cnn((8, 8, 1), 5, 4, 3, seed=1)
+    rates = {"logits": 50.0, "stem_2": 7.0}
+    _, lambda_max = ntk_learning_rate(model, images(), iterations=40, rates=rates)
+    eigenvalues = np.linalg.eigvalsh(dense_ntk(model, images(), rates) / 6)
+    tolerance = (eigenvalues[-2] / eigenvalues[-1]) ** 80 + 1e-4
+    assert lambda_max == pytest.approx(eigenvalues[-1], rel=tolerance)
+    # The law's smaller networks have factors in proportion to their depth.
+    larger = {name: factor * 80 for name, factor in rates.items()}
+    _, extrapolated = extrapolated_learning_rate(
+        lambda depth: model, 400, images(), depths=(5,), rates=larger
+    )
+    assert extrapolated == pytest.approx(1.25 * 80 * lambda_max, rel=2e-3)
 
 
 def test_the_stable_rate_falls_like_one_over_depth():
