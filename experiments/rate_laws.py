@@ -3,11 +3,11 @@
     python -m experiments.rate_laws
 
 Theory gives each network a rate: rho * 2 / lambda_max of its own NTK (SGD, momentum) or 0.01 /
-depth (Adam). That of the deep block falls with depth; stem and readout keep theirs (--outer_depth:
-as in a network of so many layers), or all have one rate (--outer_depth=0). Every network trains at several multiples of it. The best multiple of the first depth
-is carried to the others: by theory, as 1 / depth and as depth^-3/2, two rules in use. Draws the
-last training loss against the multiple, and the rates against depth, to depths where theory's is
-known but nothing is trained. Prints what each rule loses to the best of the grid.
+depth (Adam). It is the deep block's: stem and readout keep that of a network of --outer_depth
+layers (0: all have one rate). Every network trains at several multiples of it. The best multiple
+of the first depth is carried to the others: by theory, as 1 / depth and as depth^-3/2, two rules in
+use. Draws the last training loss against the multiple, and the rates against depth, to depths where
+theory's is known but nothing is trained. Prints what each rule loses to the best of the grid.
 """
 
 import functools
