@@ -218,12 +218,20 @@ class Kernel:
             "for float64, for fewer layers, or a smaller variance.",
         }
         for field, value in values.items() if tf.executing_eagerly() else ():
-            # Extremes, not a mask: nothing as large as the kernel is made.
             array = np.asarray(value)  # without a copy, which value.numpy() makes
-            if array.size and not (math.isfinite(array.min()) and math.isfinite(array.max())):
+            if not _finite(array):
                 raise OverflowError(
                     f"the {field} of {self!r} is not finite in {self.dtype.name}: {advice[field]}"
                 )
+
+
+def _finite(array: np.ndarray) -> bool:
+    """Whether all entries are finite, without a mask of the array's size."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(array.sum()):
+            return True
+    # Finite entries may have a sum that is not.
+    return not array.size or (math.isfinite(array.min()) and math.isfinite(array.max()))
 
 
 def _made(kind: type, params: dict[str, Any]) -> Kernel:
@@ -258,7 +266,7 @@ def _real(name: str, x: Any) -> tf.Tensor:
     if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
         raise TypeError(f"{name} must be an array of real numbers. Received: {tensor.dtype.name}")
     tensor = tensor if tensor.dtype == tf.float64 else tf.cast(tensor, tf.float64)
-    if tf.executing_eagerly() and not math.isfinite(np.asarray(tensor).sum()):
+    if tf.executing_eagerly() and not _finite(np.asarray(tensor)):
         raise ValueError(f"{name} must be finite. Received NaN or infinite values.")
     return tensor
 
