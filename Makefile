@@ -46,7 +46,8 @@ TEST_RUNS := "tests/empirical/test_[a-r]*.py" "tests/empirical/test_[s-z]*.py" t
 .PHONY: run test test-slow soak coverage figures docs bench lint format clean
 
 run: $(STAMP)
-	$(BIN)/python -m experiments.train --output_dir=$(OUTPUT_DIR)
+	$(BIN)/python -m experiments.train --learning_rate=3e-5 --schedule=cosine --outer_rate=100 \
+		--output_dir=$(OUTPUT_DIR)
 
 # One run after the other: TensorFlow keeps what it compiled until its process ends, and no process
 # is to need 2 GB.
