@@ -168,7 +168,9 @@ _PROGRAM = (
     "stem_padding",
     "readout",
     "readout_scale",
+    "input_scale",
     "optimizer",
+    "outer_rate",
 )
 _START = ("q_star", "weight_variance", "bias_variance")
 

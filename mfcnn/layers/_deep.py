@@ -22,8 +22,8 @@ _XLA_MAX_ELEMENTS = 2**14
 
 # Where one matrix between all positions is the fastest form under XLA, by the same benchmark: the
 # batch has to outweigh the matrix, which each layer makes of its kernel.
-_DENSE_MAX_POSITIONS = 9
-_DENSE_MIN_BATCH = {"narrow": 16, "wide": 32}
+_DENSE_MAX_POSITIONS, _DENSE_MIN_BATCH = 9, 16
+_WIDE, _DENSE_MAX_POSITIONS_WIDE, _DENSE_MIN_BATCH_WIDE = 16, 4, 64  # from so many channels on
 
 
 class _DeepStack(StackedLayer, ActivatedLayer):
@@ -342,9 +342,13 @@ def _fastest_form(shape: tf.TensorShape) -> str:
     """
     if not borrowed.compiled_by_xla() or _accelerated():
         return "library"
-    small = None not in shape and shape[1] * shape[2] <= _DENSE_MAX_POSITIONS
-    least = _DENSE_MIN_BATCH["narrow" if (shape[3] or 0) < 16 else "wide"]
-    return "dense" if small and shape[0] >= least else "matmul"
+    if None in shape:
+        return "matmul"
+    batch, height, width, filters = shape
+    positions, images = _DENSE_MAX_POSITIONS, _DENSE_MIN_BATCH
+    if filters >= _WIDE:
+        positions, images = _DENSE_MAX_POSITIONS_WIDE, _DENSE_MIN_BATCH_WIDE
+    return "dense" if height * width <= positions and batch >= images else "matmul"
 
 
 def xla_is_faster(filters: int, positions: int) -> bool:

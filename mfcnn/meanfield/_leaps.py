@@ -118,10 +118,11 @@ def beyond(
     `seen` is what the first layer's windows see of the input, and how many windows see a position.
     """
     layers = len(passes.slopes)
-    own, on_sphere = (
-        _leap(*law, p.log_variances[-2:].reshape(2, -1), layers, depth, radius)
-        for p, radius in ((passes, np.inf), (outputs, sphere))
-    )
+    own = _leap(*law, passes.log_variances[-2:].reshape(2, -1), layers, depth)
+    on_sphere = own
+    if outputs is not passes:
+        start = outputs.log_variances[-2:].reshape(2, -1)
+        on_sphere = _leap(*law, start, layers, depth, sphere)
     with np.errstate(divide="ignore"):
         slopes = np.log(passes.slopes.reshape(layers, -1))
     image, windows = (np.log(a) for a in seen)

@@ -22,15 +22,17 @@ def scaled_rates(
     Args:
         optimizer: a Keras optimizer that is not built yet; its schedule stays.
         rates: factors, positive, by name of a layer: of all variables whose path has that name as
-            a part. Variables of no such layer keep the rate.
+            a part. Variables of no such layer keep the rate. Weight decay is not scaled.
 
     Returns:
-        An optimizer of a subclass of its class.
+        An optimizer of a subclass of its class; models that are compiled with it are saved and
+        loaded as any other where its class is one of Keras's.
 
     Raises:
         ValueError: for a factor that is not positive; when it is built, for a name that no
             variable's path has, or a variable that two names fit.
-        TypeError: for anything but a Keras optimizer and a mapping.
+        TypeError: for anything but a Keras optimizer with steps of its own (LossScaleOptimizer
+            and MultiOptimizer leave them to others) and a mapping.
 
     Example:
         >>> adam = mfcnn.training.scaled_rates(keras.optimizers.Adam(1e-5), {"logits": 100.0})
@@ -39,6 +41,11 @@ def scaled_rates(
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(f"optimizer must be a Keras optimizer. Received: optimizer={optimizer!r}")
+    if not _makes_steps(type(optimizer)):
+        raise TypeError(
+            "optimizer must make its steps itself: scale the rates of the optimizers inside. "
+            f"Received: optimizer={optimizer!r}"
+        )
     checked = check_rates(rates)
     kind: Any = type(optimizer)
     return _scaled(kind).from_config({**optimizer.get_config(), "rates": checked})
@@ -90,4 +97,15 @@ def _scaled(base: Any) -> Any:
             return {**super().get_config(), "rates": self.rates}
 
     Scaled.__name__ = Scaled.__qualname__ = f"Scaled{base.__name__}"
-    return Scaled
+    return keras.saving.register_keras_serializable("mfcnn")(Scaled)
+
+
+def _makes_steps(kind: type[keras.optimizers.Optimizer]) -> bool:
+    return kind.update_step is not keras.optimizers.Optimizer.update_step
+
+
+# Keras finds the class of a saved optimizer by its name: those of its own exist from the start.
+for _kind in vars(keras.optimizers).values():
+    if isinstance(_kind, type) and issubclass(_kind, keras.optimizers.Optimizer):
+        if _makes_steps(_kind):
+            _scaled(_kind)

@@ -2,10 +2,11 @@
 
 import re
 
+import keras
 import numpy as np
 import pytest
 
-from experiments import train
+from experiments import train, vanilla
 from mfcnn import models
 
 CONFIG = {
@@ -81,3 +82,18 @@ def test_the_memory_is_that_of_the_block_that_is_built(optimizer, slots):
         assert said(text, "slots NUMBER KiB") == pytest.approx(slots * kib, abs=0.06)
     else:
         assert "slots 0 B" in text
+
+
+@pytest.mark.parametrize("input_scale", [None, 0.2])
+def test_the_verdict_is_that_of_the_scaled_input(input_scale):
+    """The deep block's output, of networks of 64 channels, in standard errors of their mean."""
+    own = CONFIG | {"filters": 64, "depth": 10, "input_scale": input_scale, "seed": 0}
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("float32")
+    squares = []
+    for seed in range(20):
+        model = vanilla.make_model(own | {"seed": seed}, (8, 8, 1), 10)
+        deep = keras.Model(model.inputs, model.get_layer("deep").output)
+        squares.append(np.mean(np.square(deep(images))))
+    mean, error = np.mean(squares), np.std(squares, ddof=1) / np.sqrt(20)
+    q = vanilla.verdict(own, (8, 8, 1), images).output_variance
+    assert error < 0.02 * mean and abs(gauss(lambda u: np.tanh(u) ** 2, q) - mean) < 4 * error

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from mfcnn import activations, kernels
-from tests.kernels import sampling, test_every_layer, test_wide_networks
+from tests.kernels import layer_networks, sampling, test_wide_networks
 from tests.kernels.test_wide_networks import dense, sequential, weights
 
 FIELDS = ("network", "kernel", "width", "worst", "probability", "error", "seconds")
@@ -36,9 +36,9 @@ def _activation(name: str):
 # A network's place decides its seed: new ones are put behind the others.
 NETWORKS = (
     test_wide_networks.MODELS
-    | {n: m for n, m in test_every_layer.MODELS.items() if n not in test_every_layer.ATTENTION}
+    | {n: m for n, m in layer_networks.MODELS.items() if n not in layer_networks.ATTENTION}
     | {name: _activation(name) for name in activations.NAMES}
-    | test_every_layer.ATTENTION
+    | layer_networks.ATTENTION
 )
 
 
@@ -47,10 +47,10 @@ def rows_of(name: str, width: int, draws: int, seed: int) -> list[list]:
     # Other draws for each: probabilities of networks that share draws are not independent.
     keras.utils.set_random_seed(1000 * seed + list(NETWORKS).index(name))
     started, make = time.process_time(), NETWORKS[name]
-    x = test_every_layer.inputs_of(name, make(4))
+    x = layer_networks.inputs_of(name, make(4))
     rows, columns = np.triu_indices(2)
     samples, expected = [], []
-    sampled = test_every_layer.SAMPLED.get(name, False)
+    sampled = layer_networks.SAMPLED.get(name, False)
     for n, count in ((width, draws), (width // 2, draws // 2)):
         kernel = kernels.from_keras(make(n), sampled=sampled)(x)
         expected.append([np.asarray(k)[rows, columns] for k in kernel[:2]])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mfcnn import kernels, layers
-from tests.kernels.test_every_layer import functional, two_inputs
+from tests.kernels.layer_networks import functional, two_inputs
 from tests.kernels.test_wide_networks import dense, line, weights
 from tests.tolerances import float32, float64
 

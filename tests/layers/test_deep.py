@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from mfcnn.activations import Activation
 from mfcnn.initializers import ConvolutionDeltaOrthogonal
-from mfcnn.layers import DeepConvolution, DeepDense, _stack, xla_is_faster
+from mfcnn.layers import DeepConvolution, DeepDense, _deep, _stack, xla_is_faster
 from tests.tolerances import float32, float64
 
 
@@ -236,3 +236,26 @@ def test_a_stack_saved_in_pieces_is_the_same_stack(tmp_path, monkeypatch):
 )
 def test_xla_is_taken_where_it_was_measured_to_be_faster(filters, positions, faster):
     assert xla_is_faster(filters, positions) == faster
+
+
+@pytest.mark.parametrize(
+    ("shape", "form"),
+    [
+        # Of the table in BUILD_NOTES.md: which form takes less time under XLA.
+        ((16, 2, 2, 8), "dense"),
+        ((16, 3, 3, 4), "dense"),
+        ((8, 3, 3, 4), "matmul"),
+        ((16, 4, 4, 4), "matmul"),
+        ((16, 2, 2, 16), "matmul"),
+        ((64, 2, 2, 16), "dense"),
+        ((64, 2, 2, 128), "dense"),
+        ((32, 3, 3, 16), "matmul"),
+        ((128, 3, 3, 64), "matmul"),
+        ((None, 2, 2, 16), "matmul"),
+    ],
+)
+def test_the_form_under_xla_is_the_faster_one_of_the_table(shape, form, monkeypatch):
+    monkeypatch.setattr(_deep.borrowed, "compiled_by_xla", lambda: True)
+    assert _deep._fastest_form(tf.TensorShape(shape)) == form
+    monkeypatch.setattr(_deep.borrowed, "compiled_by_xla", lambda: False)
+    assert _deep._fastest_form(tf.TensorShape(shape)) == "library"

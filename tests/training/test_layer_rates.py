@@ -1,18 +1,26 @@
 """Rates by layer: each variable moves as under an optimizer of its own rate."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
 
 from mfcnn import models, training
 
+# All that Keras has and that make steps of their own, without what is not their rate's: decay.
 OPTIMIZERS = {
-    "sgd": keras.optimizers.SGD,
-    "momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
-    "rmsprop": keras.optimizers.RMSprop,
-    "adam": keras.optimizers.Adam,
-    "adamw": lambda rate: keras.optimizers.AdamW(rate, weight_decay=0.0),
+    name: kind
+    for name, kind in vars(keras.optimizers).items()
+    if isinstance(kind, type)
+    and issubclass(kind, keras.optimizers.Optimizer)
+    and kind.update_step is not keras.optimizers.Optimizer.update_step
 }
+
+
+def make(name, rate):
+    arguments = inspect.signature(OPTIMIZERS[name]).parameters
+    return OPTIMIZERS[name](rate, **{a: 0.0 for a in arguments if "weight_decay" in a})
 
 
 def moved(optimizer, steps=3):
@@ -30,13 +38,40 @@ def moved(optimizer, steps=3):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_variable_moves_at_its_own_rate(name):
-    make = OPTIMIZERS[name]
-    slow, fast = moved(make(1e-3)), moved(make(1e-2))
-    both = moved(training.scaled_rates(make(1e-3), {"logits": 10.0, "stem_1": 10.0}))
+    slow, fast = moved(make(name, 1e-3)), moved(make(name, 1e-2))
+    both = moved(training.scaled_rates(make(name, 1e-3), {"logits": 10.0, "stem_1": 10.0}))
     for path, change in both.items():
         expected = fast[path] if {"logits", "stem_1"} & set(path.split("/")) else slow[path]
         # Rounding of the weights, of order one, in each of three steps.
         np.testing.assert_allclose(change, expected, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_momentum_is_of_the_scaled_steps():
+    slow, fast = (keras.optimizers.SGD(rate, momentum=0.9) for rate in (1e-3, 1e-2))
+    both = moved(training.scaled_rates(slow, {"logits": 10.0}))
+    expected = moved(fast)
+    for path in (path for path in both if "logits" in path):
+        np.testing.assert_allclose(both[path], expected[path], rtol=1e-4, atol=1e-6)
+
+
+def test_a_compiled_model_is_saved_and_goes_on(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="readout")])
+    model.compile(training.scaled_rates(keras.optimizers.Adam(1e-3), {"readout": 2.0}), "mse")
+    data = np.ones([4, 3]), np.zeros([4, 2])
+    model.fit(*data, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.optimizer.rates == {"readout": 2.0} and int(again.optimizer.iterations) == 1
+    for one in (model, again):
+        one.fit(*data, verbose=0)
+    for one, other in zip(model.get_weights(), again.get_weights()):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_optimizer_that_leaves_its_steps_to_others_is_refused():
+    inner = keras.optimizers.SGD(0.1)
+    with pytest.raises(TypeError, match="optimizer must make its steps itself.*Received"):
+        training.scaled_rates(keras.optimizers.LossScaleOptimizer(inner), {})
 
 
 def test_a_schedule_is_scaled_as_it_runs():
