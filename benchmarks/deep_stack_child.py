@@ -193,7 +193,7 @@ def torch_step(depth, channels, batch, side, threads, checkpoint):
     return step, {}
 
 
-def jax_step(depth, channels, batch, side, threads):
+def jax_step(depth, channels, batch, side, threads, form):
     if threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -210,9 +210,15 @@ def jax_step(depth, channels, batch, side, threads):
     def layer(h, parameters):
         kernel, bias = parameters
         padded = jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="wrap")
-        z = jax.lax.conv_general_dilated(
-            padded, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        if form == "matmul":
+            shifts = [(u, v) for u in range(KERNEL) for v in range(KERNEL)]
+            windows = [padded[:, u : u + side, v : v + side] for u, v in shifts]
+            rows = jnp.concatenate(windows, -1).reshape(-1, KERNEL * KERNEL * channels)
+            z = (rows @ kernel.reshape(-1, channels)).reshape(h.shape)
+        else:
+            z = jax.lax.conv_general_dilated(
+                padded, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
         return jnp.tanh(z + bias), None
 
     def loss(parameters):
@@ -236,10 +242,12 @@ IMPLEMENTATIONS = {
     "mfcnn_fused": lambda *a: mfcnn_step(*a, jit_compile=False, fused=True),
     "floor_library": lambda *a: floor_step(*a, form="library", jit_compile=False),
     "floor_matmul_jit": lambda *a: floor_step(*a, form="matmul", jit_compile=True),
+    "floor_dense_jit": lambda *a: floor_step(*a, form="dense", jit_compile=True),
     "keras": keras_step,
     "torch": lambda *a: torch_step(*a, checkpoint=False),
     "torch_checkpoint": lambda *a: torch_step(*a, checkpoint=True),
-    "jax": jax_step,
+    "jax": lambda *a: jax_step(*a, form="library"),
+    "jax_matmul": lambda *a: jax_step(*a, form="matmul"),
 }
 
 

@@ -6,6 +6,8 @@ A value beyond it (`--q_star=1e9`) is a slip, and is refused before anything is 
 from typing import Any
 
 __all__ = [
+    "CORRELATION",
+    "CURVATURE",
     "FRACTION",
     "LEARNING_RATE",
     "LOSS",
@@ -40,6 +42,9 @@ RELATIVE_RATE: Range = {
     "upper_bound": 1e2,
 }  # in units of the largest stable one
 FRACTION: Range = {"lower_bound": 0.0, "upper_bound": 1.0}
+# What `activations.tailored` is asked for, of all layers together.
+CORRELATION: Range = {"lower_bound": 0.01, "upper_bound": 0.99}
+CURVATURE: Range = {"lower_bound": 1e-3, "upper_bound": 1e2}
 LOSS: Range = {"lower_bound": 0.0, "upper_bound": 1e3}
 WIDTH_FACTOR: Range = {"above": 0.0, "upper_bound": 1e3}
 SECONDS: Range = {"lower_bound": 0.0, "upper_bound": 1e6}  # eleven days

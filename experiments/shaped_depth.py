@@ -6,7 +6,9 @@ A network's map of correlations flattens with depth unless its activation is sha
 (`mfcnn.activations.tailored`). Trains, at several depths and seeds, plain networks with tailored
 leaky relu and tanh and the critical tanh network, and a ResNet of as many convolutions with batch
 normalization; all have one stem, one readout and the same steps of Adam, each at the best (by
-training loss) of a few rates. Draws the test accuracy against depth; prints the table.
+training loss) of the rates tried. A plain network's rate falls like 1 / depth in its deep block;
+its stem and readout keep one rate at any depth, as a ResNet's layers do
+(`training.scaled_rates`). Draws the test accuracy against depth; prints the table.
 
 Source: G. Zhang, A. Botev, J. Martens, "Deep learning without shortcuts" (2022).
 """
@@ -20,7 +22,7 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import binary, common, sweep, vanilla, vanilla_sweep
+from experiments import binary, common, ranges, sweep, vanilla, vanilla_sweep
 from experiments.curves import Rows, column, curves_of
 from mfcnn import activations, layers, models, training
 
@@ -30,19 +32,22 @@ METHODS = ("tailored leaky relu", "tailored tanh", "critical tanh", "resnet")
 _QUICK = vanilla_sweep.network_settings(
     depths=["20", "200", "2000"],
     methods=list(METHODS),
-    # Times the depth for plain networks; a ResNet's rate is its thirtieth at any depth.
-    learning_rates=["0.03", "0.1"],
+    learning_rates=["0.03"],
+    eta=0.6,
+    tau=1.0,
     seeds=3,
     padding="same",
     strides=["2", "2", "2", "2"],
     readout="flatten",
     batch_size=64,
-    steps=500,
+    steps=1000,
     eval_every=250,
-    test_subset=2000,
 )
 _PAPER = {"strides": ["1", "2", "2"], "filters": 64, "steps": 20_000, "eval_every": 1000}
-_RESNET_RATE = 1 / 30
+# A rate times the depth is that of a deep block of plain layers; a tenth of it that of the layers
+# around it, a third that of a ResNet: the best for 20 layers (experiments/README.md).
+_OUTER_DEPTH = 10
+_RESNET_DEPTH = 3
 
 
 def residual_block(filters: int, seed: int) -> keras.Model:
@@ -95,7 +100,9 @@ def make_model(config: vanilla.Config, shape: tuple[int, ...], classes: int) -> 
         # The conditions are for weights that keep the mean square, and no biases.
         start = {"weight_variance": 1.0, "bias_variance": 0.0, "bias_scale": 1.0}
         name = method.removeprefix("tailored ").replace(" ", "_")
-        activation = activations.tailored(name, config["depth"] + len(config["strides"]))
+        depth = config["depth"] + len(config["strides"])
+        own = {"eta": config["eta"]} if name == "leaky_relu" else {"tau": config["tau"]}
+        activation = activations.tailored(name, depth, **own)
     return models.vanilla_cnn(
         shape,
         config["depth"],
@@ -110,16 +117,22 @@ def make_model(config: vanilla.Config, shape: tuple[int, ...], classes: int) -> 
     )
 
 
+def make_optimizer(config: vanilla.Config) -> keras.optimizers.Optimizer:
+    """Adam on a cosine for the network of a point, at the rates of its kinds of layers."""
+    plain = config["method"] != "resnet"
+    rate = config["learning_rate"] / (config["depth"] if plain else _RESNET_DEPTH)
+    adam = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, config["steps"]))
+    outer_rate = config["depth"] / _OUTER_DEPTH if plain else 1.0
+    return training.scaled_rates(adam, vanilla.outer_rates({**config, "outer_rate": outer_rate}))
+
+
 def measure(networks: vanilla_sweep.Networks, point: sweep.Point, folder: pathlib.Path) -> Rows:
     """Trains the network of a point and returns the last row of its table."""
     config, dataset = networks.settings | point, networks.dataset
     plain = point["method"] != "resnet"
-    rate = point["learning_rate"] * (1 / point["depth"] if plain else _RESNET_RATE)
     trainer = training.Trainer(
         lambda: make_model(config, dataset.image_shape, dataset.classes),
-        lambda model: keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(rate, config["steps"])
-        ),
+        lambda model: make_optimizer(config),
         dataset,
         folder,
         strategy=networks.strategy,
@@ -199,6 +212,12 @@ def define_flags() -> None:
     """Defines the flags of this binary."""
     vanilla_sweep.define_flags("shaped_depth", "depths", "learning_rates")
     common.define_override("seeds", "Draws of each network.", lower_bound=1)
+    common.define_override(
+        "eta", "Correlation that leaky relu leaves of 0.", flags.DEFINE_float, **ranges.CORRELATION
+    )
+    common.define_override(
+        "tau", "Curvature at 1 of tanh's map.", flags.DEFINE_float, **ranges.CURVATURE
+    )
     common.define_names(
         "methods", None, f"Some of {', '.join(METHODS)}. Default: the preset's.", METHODS
     )

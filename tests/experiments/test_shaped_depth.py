@@ -37,10 +37,23 @@ def test_the_best_rate_diverges_for_no_seed():
     assert found["error"] == pytest.approx(0.05)  # |0.9 - 0.8| / sqrt(2) / sqrt(2)
 
 
+@pytest.mark.parametrize(
+    "method, depth, deep, around",
+    [("critical tanh", 6, 0.05, 0.03), ("tailored tanh", 600, 5e-4, 0.03), ("resnet", 6, 0.1, 0.1)],
+)
+def test_only_a_plain_deep_block_has_a_rate_that_falls_with_depth(method, depth, deep, around):
+    config = {"depth": depth, "strides": ["2"], "learning_rate": 0.3, "steps": 10}
+    optimizer = shaped_depth.make_optimizer(config | {"method": method})
+    variables = [keras.Variable(1.0, name=name) for name in ("stem_1", "deep", "logits")]
+    optimizer.apply([np.float32(1.0)] * 3, variables)  # Adam's first step is its rate
+    moved = [1 - float(variable.value) for variable in variables]
+    np.testing.assert_allclose(moved, [around, deep, around], rtol=1e-4)
+
+
 @pytest.mark.parametrize("method", shaped_depth.METHODS)
 def test_networks_have_as_many_convolutions_at_each_depth(method):
     config = {"depth": 6, "filters": 4, "strides": ["2"], "readout": "flatten", "seed": 1}
-    config |= {"method": method, "padding": "same", "q_star": None}
+    config |= {"method": method, "padding": "same", "q_star": None, "eta": 0.9, "tau": 0.3}
     deep = [
         layer
         for layer in shaped_depth.make_model(config, (8, 8, 1), 10).layers
