@@ -1,6 +1,6 @@
 r"""`mfcnn.layers.Repeat`: the first step, memory against the prediction, a deep transformer.
 
-    python -m benchmarks.repeat --depths=10,1000,10000
+    python -m benchmarks.repeat --depths=10,10000
     python -m benchmarks.repeat --train_depth=1000 --train_steps=200
 
 The first form prints for each block and depth CPU seconds of the first training step and of a later
@@ -19,7 +19,7 @@ from absl import app, flags
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("depths", ["10", "1000", "10000"], "Depths.")
-flags.DEFINE_list("blocks", ["dense", "convolution", "transformer"], "Blocks.")
+flags.DEFINE_list("blocks", ["dense", "convolution", "transformer", "gated", "masked"], "Blocks.")
 flags.DEFINE_integer("batch", 16, "Examples in a step.")
 flags.DEFINE_bool("jit_compile", False, "Whether XLA compiles the step.")
 flags.DEFINE_integer("train_depth", None, "Trains a transformer of this many blocks instead.")
@@ -29,7 +29,7 @@ flags.DEFINE_string("child", None, "Internal: the block and depth that this proc
 
 
 def make_block(kind, depth=1):
-    """A block and the shape of its input; the last branch's weights shrink with the depth."""
+    """A block and the shape of an input, or shapes; the last branch shrinks with the depth."""
     import keras
 
     layers = keras.layers
@@ -40,7 +40,17 @@ def make_block(kind, depth=1):
         x = layers.Conv2D(16, 3, padding="same", use_bias=False)(inputs)
         x = layers.Activation("relu")(layers.BatchNormalization()(x))
         return keras.Model(inputs, layers.Add()([inputs, x])), (8, 8, 16)
+    if kind == "gated":
+        inputs = [keras.Input((64,)), keras.Input((64,))]
+        gate, value = layers.Dense(64, "sigmoid")(inputs[0]), layers.Dense(64, "tanh")(inputs[1])
+        outputs = [layers.Multiply()([gate, value]), layers.Add()([inputs[0], value])]
+        return keras.Model(inputs, outputs), [(64,), (64,)]
     width, tokens = 16, 8
+    if kind == "masked":
+        inputs = keras.Input((tokens, width))
+        x = layers.Dense(width, "tanh")(layers.Dropout(0.1)(inputs))
+        x = layers.MultiHeadAttention(2, width // 2)(x, x)
+        return keras.Model(inputs, layers.Add()([inputs, x])), (tokens, width)
     last = {"kernel_initializer": keras.initializers.VarianceScaling(1 / depth)}
     inputs = keras.Input((tokens, width))
     x = layers.LayerNormalization()(inputs)
@@ -48,6 +58,20 @@ def make_block(kind, depth=1):
     x = layers.Add()([inputs, layers.Dense(width, **last)(attention(x, x))])
     y = layers.Dense(2 * width, "gelu")(layers.LayerNormalization()(x))
     return keras.Model(inputs, layers.Add()([x, layers.Dense(width, **last)(y)])), (tokens, width)
+
+
+def make_batch(kind, shape):
+    """Normal numbers for a block; of each masked example the last two tokens do not count."""
+    import keras
+    import tensorflow as tf
+
+    if isinstance(shape, list):
+        return [tf.random.stateless_normal([FLAGS.batch, *each], [0, 0]) for each in shape]
+    x = tf.random.stateless_normal([FLAGS.batch, *shape], [0, 0])
+    if kind == "masked":
+        counts = tf.range(shape[0]) < shape[0] - 2
+        x = keras.layers.Masking()(tf.where(counts[:, None], x, 0.0))
+    return x
 
 
 def measure(kind, depth):
@@ -60,13 +84,14 @@ def measure(kind, depth):
     def step_of(depth):
         block, shape = make_block(kind, depth)
         layer = mfcnn.layers.Repeat(block, depth)
-        x = tf.random.stateless_normal([FLAGS.batch, *shape], [0, 0])
-        layer.build(x.shape)
+        x = make_batch(kind, shape)
+        layer.build([y.shape for y in x] if isinstance(x, list) else x.shape)
         variables = [v.value for v in layer.trainable_variables]
 
         def step():
             with tf.GradientTape() as tape:
-                loss = tf.reduce_sum(tf.square(layer(x, training=True)))
+                outputs = tf.nest.flatten(layer(x, training=True))
+                loss = tf.add_n([tf.reduce_sum(tf.square(y)) for y in outputs])
             for variable, gradient in zip(variables, tape.gradient(loss, variables)):
                 variable.assign_sub(1e-9 * gradient)
 

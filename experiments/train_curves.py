@@ -95,6 +95,7 @@ def draw(rows: Rows) -> Figure:
             axes[1, place].plot(x, column(curve, "test_accuracy"), color=color, label=label)
             axes[0, place].set_title(f"training loss against {against}")
             axes[1, place].set(title=f"test accuracy against {against}", xlabel=against)
+    axes[0, 2].set_xscale("log")  # hours of a step are proportional to depth
     axes[0, 0].legend()
     return figure
 

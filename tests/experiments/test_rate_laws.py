@@ -40,7 +40,23 @@ def test_the_binary_draws_its_table(tmp_path, capsys, pictures):
 
 
 def test_a_diverged_network_is_never_the_best():
-    assert rate_laws.best(GRID)["multiple"] == 1
+    assert rate_laws.best(GRID)["multiple"] == pytest.approx(1)
+    assert rate_laws.best(GRID[1:])["multiple"] == 1  # one converged
+    assert math.isnan(rate_laws.best(GRID[2:])["train_loss"])
+    assert math.isnan(rate_laws.loss_at(GRID[2:], 0.4))
+
+
+def test_the_best_rate_is_found_between_the_points_of_the_grid():
+    rows = [
+        {**GRID[0], "multiple": m, "learning_rate": 0.2 * m, "train_loss": 3 * math.exp(x * x)}
+        for m in (0.5, 1.0, 2.0, 4.0, 8.0)
+        for x in [math.log(m / 3)]
+    ]
+    found = rate_laws.best(rows)
+    assert found["multiple"] == pytest.approx(3, rel=2e-3)  # of 2,001 rates between 0.5 and 8
+    assert found["learning_rate"] == pytest.approx(0.6, rel=2e-3)
+    assert found["train_loss"] == pytest.approx(3, rel=4e-6)
+    assert rate_laws.loss_at(rows, 1.2) == pytest.approx(3 * 2 ** math.log(2))
 
 
 @pytest.mark.parametrize(
