@@ -61,12 +61,13 @@ def theory(
     )
     readout = "the sum over positions" if config["readout"] == "pool" else "each position"
     filters = config["filters"]
+    compiled = vanilla.jit_compile(config, image_shape)
     memory = layers.stack_memory(
         depth,
         layer_parameters=(9 * filters + 1) * filters,
         activation_size=config["batch_size"] * math.prod(sides) * filters,
         slots=_SLOTS[config["optimizer"]],
-        gradient_copies=0 if config["fused"] else 1,
+        gradient_copies=0 if config["fused"] else 1 if compiled else 2,
     )
     return (
         f"Start: sigma_w^2 = {weight_variance:.6g}, sigma_b^2 = {bias_variance:.6g}; "

@@ -23,6 +23,8 @@ CONFIG = {
     "strides": [1, 2, 2],
     "padding": "circular",
     "readout": "pool",
+    "jit_compile": None,
+    "strategy": "default",
 }
 NUMBER = r"(-?[\d.,]+(?:e[+-]?\d+)?)"
 
@@ -82,6 +84,18 @@ def test_the_memory_is_that_of_the_block_that_is_built(optimizer, slots):
         assert said(text, "slots NUMBER KiB") == pytest.approx(slots * kib, abs=0.06)
     else:
         assert "slots 0 B" in text
+
+
+@pytest.mark.parametrize(
+    ("own", "copies"),
+    [({"fused": True}, 0), ({"jit_compile": True}, 1), ({"jit_compile": False}, 2)],
+)
+def test_gradients_are_counted_as_often_as_the_step_holds_them(own, copies):
+    """Compiled in place; uncompiled gathered and copied; fused, each layer's at once."""
+    text = train.theory(CONFIG | {"optimizer": "sgd"} | own, (8, 8, 1))
+    kib = said(text, "parameters NUMBER KiB")
+    found = said(text, "gradients NUMBER KiB") if copies else float("gradients 0 B" not in text)
+    assert found == pytest.approx(copies * kib, abs=0.16)  # figures of one decimal
 
 
 @pytest.mark.parametrize("input_scale", [None, 0.2])
