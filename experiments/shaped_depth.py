@@ -45,7 +45,7 @@ _QUICK = vanilla_sweep.network_settings(
 )
 _PAPER = {"strides": ["1", "2", "2"], "filters": 64, "steps": 20_000, "eval_every": 1000}
 # A rate times the depth is that of a deep block of plain layers; a tenth of it that of the layers
-# around it, a third that of a ResNet: the best for 20 layers (experiments/README.md).
+# around it, a third that of a ResNet: the best in trials at 20 layers.
 _OUTER_DEPTH = 10
 _RESNET_DEPTH = 3
 
