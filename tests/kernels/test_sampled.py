@@ -90,7 +90,7 @@ def test_a_draw_computes_what_is_drawn_once_and_nothing_that_no_draw_reads(monke
     assert min(times.values()) == 1 and max(times.values()) == 8
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # Monte Carlo over finite networks takes minutes
 @pytest.mark.parametrize("pooling", ["max", "global", "filters", "two activations"])
 def test_sampled_kernels_are_the_means_of_finite_networks(pooling):
     keras.utils.set_random_seed(0)
